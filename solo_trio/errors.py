@@ -1,0 +1,121 @@
+"""The whole error tree. Owns: the three kinds of failure and the published table of codes. Never: decides which one.
+
+`Rejected` is the caller's fault (nothing was written), `Faulted` is the world's (may be retried), `KernelBug` is ours.
+A code is stable for ever; its status and title live in `CODES`, its page in `docs/errors/`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from attrs import frozen
+
+
+@frozen
+class Code:
+    """One row of the published table: the HTTP status and a title that never varies."""
+
+    status: int
+    title: str
+
+
+CODES: Final[dict[str, Code]] = {
+    "invalid_json": Code(400, "The body is not acceptable JSON"),
+    "invalid_field": Code(400, "A field has a wrong value"),
+    "unknown_field": Code(400, "A field is not known"),
+    "invalid_id": Code(400, "An id has a wrong form"),
+    "invalid_header": Code(400, "A header has a wrong value"),
+    "tenant_required": Code(400, "The request must name a tenant"),
+    "unauthenticated": Code(401, "No valid credential"),
+    "permission_denied": Code(403, "The credential does not allow this"),
+    "tenant_mismatch": Code(403, "The request names another tenant than its credential"),
+    "host_not_allowed": Code(403, "The Host or Origin header is not one of this server's"),
+    "not_found": Code(404, "No such route"),
+    "service_not_found": Code(404, "No such service"),
+    "tenant_not_found": Code(404, "No such tenant"),
+    "function_not_found": Code(404, "The service exports no such function"),
+    "method_not_allowed": Code(405, "The route does not take this method"),
+    "service_exists": Code(409, "The service exists already"),
+    "service_stopping": Code(409, "The service is still being stopped"),
+    "service_deleted": Code(409, "The service was deleted before it became ready"),
+    "tenant_exists": Code(409, "The tenant exists already"),
+    "idempotency_conflict": Code(409, "The Idempotency-Key was used for a different request"),
+    "revision_mismatch": Code(412, "The revision is not the current one"),
+    "too_large": Code(413, "The request is too large"),
+    "unsupported_media_type": Code(415, "The body must be application/json"),
+    "service_start_failed": Code(422, "The service did not become ready"),
+    "quota_exceeded": Code(429, "A quota is used up"),
+    "kernel_bug": Code(500, "A defect in the kernel"),
+    "call_failed": Code(502, "The function raised"),
+    "call_interrupted": Code(502, "The service ended during the call"),
+    "result_not_serialisable": Code(502, "The function's result is not JSON"),
+    "service_not_running": Code(503, "The service is not running"),
+    "overloaded": Code(503, "Too much work is waiting"),
+    "storage_full": Code(503, "The disk is full"),
+    "shutting_down": Code(503, "The kernel is shutting down"),
+    "kernel_stopped": Code(503, "The kernel has stopped"),
+    "call_timeout": Code(504, "The call took too long"),
+    # The rest never reaches HTTP: a kernel that refuses to start says one of these and exits 1.
+    "data_in_use": Code(500, "Another kernel uses the data directory"),
+    "data_unwritable": Code(500, "The data directory cannot be written"),
+    "data_newer": Code(500, "The data directory was written by a newer version"),
+    "data_damaged": Code(500, "The data directory is damaged"),
+    "services_alive": Code(500, "Processes of the previous kernel could not be ended"),
+    "journal_failed": Code(500, "The journal can no longer be written"),
+    "runtime_unavailable": Code(503, "The runtime cannot start services here"),
+    "not_reachable": Code(503, "The server cannot be reached"),
+}
+
+
+class SoloError(Exception):
+    """The root: a stable `code`, and a `detail` sentence that says what to do."""
+
+    def __init__(self, code: str, detail: str, **extra: Any) -> None:
+        super().__init__(f"{code}: {detail}")
+        if code not in CODES:
+            raise KeyError(f"error code {code!r} is not in the table")
+        self.code = code
+        self.detail = detail
+        self.extra = extra
+        """Further members of the problem document, JSON-able."""
+
+    @property
+    def status(self) -> int:
+        return CODES[self.code].status
+
+    @property
+    def title(self) -> str:
+        return CODES[self.code].title
+
+
+class Rejected(SoloError):
+    """The caller's fault: nothing durable was written, and the same request fails again."""
+
+
+class Faulted(SoloError):
+    """The world's fault: the same request may succeed later."""
+
+    def __init__(self, code: str, detail: str, *, retry_after_s: int | None = None, **extra: Any) -> None:
+        super().__init__(code, detail, **extra)
+        self.retry_after_s = retry_after_s
+
+
+class KernelBug(SoloError):
+    """Our fault: a defect, contained to one command if nothing was committed."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("kernel_bug", detail)
+
+
+class StorageFull(Faulted):
+    """No space for the append; nothing of it was written."""
+
+    def __init__(self, detail: str = "free disk space; the kernel takes new work again by itself") -> None:
+        super().__init__("storage_full", detail, retry_after_s=5)
+
+
+class JournalFailed(Faulted):
+    """An append or fsync failed in a way that cannot be retried as success: the kernel must stop."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("journal_failed", detail)

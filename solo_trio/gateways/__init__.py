@@ -1,0 +1,1 @@
+"""Projections of the operations table. Owns: translation. Never: decides."""

@@ -1,0 +1,76 @@
+"""What the log holds. Owns: the stored form of an event and what is written with it. Never: knows how it is stored."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+@frozen
+class StoredEvent:
+    """One row of the log, as bytes that are for ever.
+
+    `at_us`: UTC microseconds since 1970, never decreasing. `kernel_time`: seconds of kernel life, downtime counts zero.
+    `payload`: JSON, or None once it was erased (the row then applies as identity).
+    `incarnation`: the tenant's, so that all of an incarnation can be erased; None for the system's own.
+    """
+
+    id: int
+    at_us: int
+    kernel_time: float
+    tenant_id: str | None
+    incarnation: str | None
+    subject: str | None
+    type: str
+    schema: int
+    payload: bytes | None
+    causation_id: int | None = None
+    correlation_id: str | None = None
+
+
+@frozen
+class Artifact:
+    """Content-addressed source: `digest` is the lower-case hex SHA-256 of `content`. Writing it twice is a no-op."""
+
+    digest: str
+    content: bytes
+
+
+@frozen
+class KeyRow:
+    """A wrapped key: deleting the row shreds everything made with it. `purpose`: "token" (a macaroon root key) so far."""
+
+    key_id: str
+    incarnation: str
+    purpose: str
+    wrapped: bytes
+
+
+@frozen
+class IdempotencyRow:
+    """Which event a request with an `Idempotency-Key` caused first, so that the same request gets the same answer.
+
+    `scope`: the tenant's incarnation, or "system". `fingerprint`: hex SHA-256 of operation and input.
+    """
+
+    scope: str
+    key: str
+    fingerprint: str
+    event_id: int
+    at_us: int
+
+
+Attachment = Artifact | KeyRow | IdempotencyRow
+
+
+@frozen
+class EventQuery:
+    """Which events to read: id > `after`, ascending, at most `limit`. None means any."""
+
+    after: int = 0
+    limit: int = 100
+    tenant_id: str | None = None
+    incarnation: str | None = None
+    subject: str | None = None
+    types: tuple[str, ...] | None = None
+    newest: bool = False
+    """Take the last `limit` that match instead of the first; still answered in ascending order."""

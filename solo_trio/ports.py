@@ -1,0 +1,172 @@
+"""The seams. Owns: what the kernel asks of the world, as protocols on one page. Never: an implementation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Protocol
+
+import trio
+from attrs import field, frozen
+
+from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, StoredEvent
+
+
+class Clock(Protocol):
+    def wall_us(self) -> int:
+        """UTC microseconds since 1970; may jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds; never jumps, meaning only in differences."""
+        ...
+
+
+class Entropy(Protocol):
+    def token(self, size_bytes: int) -> bytes:
+        """Unpredictable bytes, for keys and ids."""
+        ...
+
+    def uniform(self) -> float:
+        """A number in [0, 1), for jitter."""
+        ...
+
+
+class Journal(Protocol):
+    """The durable log. One writer; every method is called from the Trio thread. The order of durability is `append`'s."""
+
+    async def append(
+        self, events: Sequence[StoredEvent], attachments: Sequence[Attachment] = (), *, reserved: bool = False
+    ) -> None:
+        """Write all of it in one transaction, or nothing; on return it survives power loss.
+
+        `events` continue the ids without a gap. `reserved` may use the space that is held back on a full disk.
+        Raises `StorageFull` (nothing written) or `JournalFailed` (stop: nothing may be acknowledged any more).
+        Cancelling the caller never cancels the write.
+        """
+        ...
+
+    def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
+        """All events with id > `after`, ascending, in pages; damage raises `Faulted("data_damaged")`."""
+        ...
+
+    async def read(self, query: EventQuery) -> list[StoredEvent]: ...
+
+    async def artifact(self, digest: str) -> Artifact:
+        """Raises `Faulted("data_damaged")` if it is missing or does not have its digest."""
+        ...
+
+    async def keys(self) -> list[KeyRow]: ...
+
+    async def idempotency(self, since_us: int) -> list[IdempotencyRow]:
+        """Rows with `at_us` >= `since_us`, ascending; older ones are deleted."""
+        ...
+
+
+# -- runtimes
+
+
+@frozen
+class Launch:
+    """Everything a runtime needs to start one generation of one service."""
+
+    tenant_id: str
+    incarnation: str
+    service_id: str
+    version: int
+    generation: int
+    entry: str
+    """"source", or "callable:NAME", or "import:PATH"."""
+    source: str
+    config: dict[str, Any]
+    limits: dict[str, float]
+    """`memory_mb cpu_seconds threads fds disk_mb calls_in_flight` where set; see `model.limits`."""
+    log: LogSink = field(repr=False)
+    outgoing: CallOut = field(repr=False)
+
+
+class LogSink(Protocol):
+    def __call__(self, stream: Literal["stdout", "stderr", "log"], level: str, message: str, fields: dict[str, Any]) -> None:
+        """Take one line of a service's output; never blocks, drops and counts above the service's bound."""
+        ...
+
+
+class CallOut(Protocol):
+    async def __call__(
+        self, service_id: str, function: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float
+    ) -> Any:
+        """A service calls another service of its tenant; raises `SoloError`."""
+        ...
+
+
+EndKind = Literal["completed", "crashed", "load_failed", "stopped", "killed", "lost"]
+
+
+@frozen
+class Ending:
+    """How a service ended.
+
+    completed: `main` returned. crashed: it raised, exited or was signalled by itself. load_failed: the source did not
+    compile, raised on import, or has no usable entry. stopped: it followed a stop request. killed: the kernel killed it.
+    lost: the sandbox or zygote around it died, which is not the service's fault.
+    """
+
+    kind: EndKind
+    reason: str
+    """One line, for people."""
+    traceback: str = ""
+    """The last lines, bounded by the runtime."""
+    exit_code: int | None = None
+    signal: str | None = None
+
+
+class Running(Protocol):
+    """A started service. `ready` and `ended` are set once and stay set; a service may end without becoming ready."""
+
+    ready: trio.Event
+    ended: trio.Event
+    ending: Ending | None
+    """Set before `ended` is."""
+
+    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Call an exported function; the caller bounds the time by cancelling, which cancels the function.
+
+        Raises `Rejected("function_not_found")`, `Faulted` with `call_failed` (extra: error_type), `call_interrupted`,
+        `result_not_serialisable`, or `overloaded` (too many calls in flight).
+        """
+        ...
+
+    def request_stop(self) -> None:
+        """Ask it to end by itself; idempotent."""
+        ...
+
+    def kill(self) -> None:
+        """End it now, as far as the runtime can; idempotent. A shielded task may live on: watch `ended`."""
+        ...
+
+    def usage(self) -> dict[str, float]:
+        """`{rss_bytes, cpu_s}` where the runtime can tell, else {}."""
+        ...
+
+
+class Runtime(Protocol):
+    isolation: str
+    """"task" or "process"."""
+
+    async def start(self, launch: Launch, nursery: trio.Nursery) -> Running:
+        """Start it; its tasks live in `nursery` and never raise into it. Raises `Faulted("runtime_unavailable")`.
+
+        Returns once the process was forked or the task was spawned, not once it is ready: the start clock begins here.
+        """
+        ...
+
+    async def close(self, deadline: float) -> None:
+        """End whatever still runs by `deadline` (trio.current_time() seconds); called when no service is wanted any more."""
+        ...
+
+
+class Telemetry(Protocol):
+    def bug(self, where: str, error: BaseException) -> None:
+        """A contained defect of the kernel: kept and shown, never swallowed."""
+        ...
+
+    def note(self, message: str, **fields: Any) -> None: ...

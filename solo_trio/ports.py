@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 import trio
 from attrs import field, frozen
 
+from solo_trio.model.ending import EndKind as EndKind
+from solo_trio.model.ending import Ending as Ending
 from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, StoredEvent
 
 
@@ -96,27 +98,6 @@ class CallOut(Protocol):
     ) -> Any:
         """A service calls another service of its tenant; raises `SoloError`."""
         ...
-
-
-EndKind = Literal["completed", "crashed", "load_failed", "stopped", "killed", "lost"]
-
-
-@frozen
-class Ending:
-    """How a service ended.
-
-    completed: `main` returned. crashed: it raised, exited or was signalled by itself. load_failed: the source did not
-    compile, raised on import, or has no usable entry. stopped: it followed a stop request. killed: the kernel killed it.
-    lost: the sandbox or zygote around it died, which is not the service's fault.
-    """
-
-    kind: EndKind
-    reason: str
-    """One line, for people."""
-    traceback: str = ""
-    """The last lines, bounded by the runtime."""
-    exit_code: int | None = None
-    signal: str | None = None
 
 
 class Running(Protocol):

@@ -1,0 +1,307 @@
+"""Decisions about services. Owns: command + state -> events. Never: performs anything.
+
+Commands of two kinds: what somebody asks for (deploy, restart, kill), and what was observed (ready, ended), which names the
+generation it is about; an observation of an older one is dropped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from attrs import frozen
+
+from solo_trio.errors import Rejected
+from solo_trio.model import service_events as ev
+from solo_trio.model.ending import Ending
+from solo_trio.model.event import Decision, Event, Now, Proposed
+from solo_trio.model.ids import check_id
+from solo_trio.model.record import Artifact
+from solo_trio.model.service import ServiceState, Status
+from solo_trio.model.spec import ServiceSpec
+from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, tenant_of
+from solo_trio.policy.restart import count_crash, wants_restart
+
+if TYPE_CHECKING:
+    from solo_trio.model.state import KernelState
+
+SERVICES_MAX: Final = 1_000
+LOST_STARTS_MAX: Final = 3
+"""A first start whose sandbox was lost is tried again this often before the deployment fails."""
+
+
+@frozen
+class Accepted:
+    """The reply to a verb that is answered by a later outcome: `event_id` is the intent's."""
+
+    event_id: int
+    deployment: int
+    changed: bool = True
+    """False: nothing was written, because it already is as asked."""
+
+
+# -- what somebody asks for
+
+
+@frozen
+class Deploy:
+    """Record the intent to run a service. `idempotent`: an equal specification that is there already is a no-op."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    service_id: str
+    spec: ServiceSpec
+    source: bytes = b""
+    idempotent: bool = False
+    services_max: int = SERVICES_MAX
+    services_per_tenant_max: int = SERVICES_PER_TENANT_MAX
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        tenant = tenant_of(state, self.tenant_id)
+        check_id("service_id", self.service_id)
+        self.spec.check()
+        existing = tenant.services.get(self.service_id)
+        if existing is not None:
+            if existing.status is Status.STOPPING:
+                raise Rejected("service_stopping", "wait until it has stopped, then deploy again")
+            if self.idempotent and existing.spec == self.spec:
+                return Decision(reply=Accepted(existing.deployment, existing.deployment, changed=False))
+            raise Rejected("service_exists", f"delete '{self.service_id}' first, or deploy under another service_id")
+        per_tenant = self.services_per_tenant_max
+        if tenant.limits.max_services is not None:
+            per_tenant = min(per_tenant, tenant.limits.max_services)
+        if len(tenant.services) >= per_tenant:
+            raise Rejected("quota_exceeded", f"delete a service first; the tenant may have {per_tenant}")
+        if sum(len(each.services) for each in state.tenants.values()) >= self.services_max:
+            raise Rejected("quota_exceeded", f"the system may have {self.services_max} services; delete one first")
+        intent = ev.ServiceDeploymentStarted(self.spec, version=1)
+        attachments = (Artifact(self.spec.digest, self.source),) if self.spec.entry == "source" else ()
+        event_id = state.last_id + 1
+        return Decision(
+            (Proposed(intent, tenant.tenant_id, tenant.incarnation, self.service_id),),
+            attachments,
+            Accepted(event_id, event_id),
+        )
+
+
+@frozen
+class Kill:
+    """Stop a service and forget it. Asking again while it stops joins the stop that runs."""
+
+    RESERVED: ClassVar[bool] = True
+
+    tenant_id: str
+    service_id: str
+    grace_ms: int
+    force: bool = False
+    revision: int | None = None
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _wanted(state, self.tenant_id, self.service_id, self.revision)
+        if service.stop is not None:
+            return Decision(reply=Accepted(service.stop.event_id, service.deployment, changed=False))
+        killed = ev.ServiceKilled(service.deployment, service.generation, self.grace_ms, self.force)
+        events: tuple[Event, ...] = (killed,)
+        if not service.wants_to_run:  # nothing runs: both facts at once
+            events = (killed, ev.ServiceStopped(service.deployment, service.generation, "not_running"))
+        return _about(state, self.tenant_id, service, *events, reply=Accepted(state.last_id + 1, service.deployment))
+
+
+@frozen
+class Restart:
+    """Ask for a fresh start; never counts in the window, and re-arms a service that was given up."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    service_id: str
+    revision: int | None = None
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _wanted(state, self.tenant_id, self.service_id, self.revision)
+        if service.stop is not None:
+            raise Rejected("service_stopping", "it is being stopped; deploy it again once it is gone")
+        if not service.confirmed:
+            raise Rejected("service_not_running", "its first start is still under way; wait for it")
+        requested = ev.ServiceRestartRequested(service.deployment, service.generation)
+        return _about(
+            state, self.tenant_id, service, requested, reply=Accepted(state.last_id + 1, service.deployment)
+        )
+
+
+# -- what the supervisor reports
+
+
+@frozen
+class BeginStart:
+    """A supervisor is about to start the service; the reply is the new generation, or None if it is no longer wanted."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    incarnation: str
+    service_id: str
+    deployment: int
+    epoch: int
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
+        if service is None or not service.wants_to_run or service.begun or service.epoch != self.epoch:
+            return Decision()
+        generation = service.generation + 1
+        started = ev.ServiceStarted(service.deployment, generation, service.next_cause)
+        return _about(state, self.tenant_id, service, started, reply=generation)
+
+
+@frozen
+class ReportReady:
+    """The generation is ready. The reply is False if that came too late to matter."""
+
+    RESERVED: ClassVar[bool] = True
+
+    tenant_id: str
+    incarnation: str
+    service_id: str
+    deployment: int
+    generation: int
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
+        if service is None or not _is_running(service, self.generation) or not service.wants_to_run:
+            return Decision(reply=False)
+        which = (service.deployment, service.generation)
+        events: list[Event] = [ev.ServiceReady(*which)]
+        if not service.confirmed:
+            events.append(ev.ServiceDeployed(*which, version=service.version, digest=service.spec.digest))
+        if service.next_cause == "recovery":
+            events.append(ev.ServiceRecovered(*which))
+        return _about(state, self.tenant_id, service, *events, reply=True)
+
+
+@frozen
+class ReportEnded:
+    """The generation ended. `timed_out`: the kernel killed it because it did not become ready in time."""
+
+    RESERVED: ClassVar[bool] = True
+
+    tenant_id: str
+    incarnation: str
+    service_id: str
+    deployment: int
+    generation: int
+    ending: Ending
+    timed_out: bool = False
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
+        if service is None or not _is_running(service, self.generation):
+            return Decision()
+        return _about(state, self.tenant_id, service, *self._consequences(service, now))
+
+    def _consequences(self, service: ServiceState, now: Now) -> tuple[Event, ...]:
+        ending, which = self.ending, (service.deployment, service.generation)
+        if service.stop is not None:
+            if ending.kind in ("crashed", "load_failed"):
+                return self._crash(service, counted=False, restart=False), ev.ServiceStopped(*which, reason="crashed")
+            return (ev.ServiceStopped(*which, reason=ending.kind),)
+        if ending.kind == "lost" and (service.confirmed or service.attempt + 1 < LOST_STARTS_MAX):
+            return (self._crash(service, counted=False, restart=True),)
+        if not service.confirmed:
+            return (ev.ServiceDeploymentFailed(*which, reason=ending.reason, traceback=ending.traceback),)
+        recovering = service.next_cause == "recovery" and service.ready_at_us is None
+        if recovering and ending.kind == "load_failed":
+            return (ev.ServiceRecoveryFailed(*which, reason=ending.reason, traceback=ending.traceback),)
+        abnormal = ending.kind != "completed"
+        if not wants_restart(service.spec.restart, abnormal=abnormal):
+            if abnormal:
+                return (self._crash(service, counted=False, restart=False),)
+            return (ev.ServiceStopped(*which, reason="completed"),)
+        if recovering and self.timed_out:
+            return (self._crash(service, counted=False, restart=True),)
+        limits = service.spec.restart_limits
+        window, give_up = count_crash(
+            service.window, now.kernel_time, max_restarts=limits.max_restarts, max_seconds=limits.max_seconds
+        )
+        crashed = self._crash(service, counted=True, restart=not give_up)
+        if not give_up:
+            return (crashed,)
+        given_up = ev.ServiceGivenUp(
+            *which,
+            reason=ending.reason,
+            crashes=len(window),
+            max_restarts=limits.max_restarts,
+            max_seconds=limits.max_seconds,
+        )
+        return crashed, given_up
+
+    def _crash(self, service: ServiceState, *, counted: bool, restart: bool) -> ev.ServiceCrashed:
+        ending = self.ending
+        return ev.ServiceCrashed(
+            service.deployment,
+            service.generation,
+            reason=ending.reason,
+            traceback=ending.traceback,
+            exit_code=ending.exit_code,
+            signal=ending.signal,
+            counted=counted,
+            restart=restart,
+        )
+
+
+@frozen
+class ReportStopped:
+    """A service that was asked to stop had nothing running (any more), so there is no ending to report."""
+
+    RESERVED: ClassVar[bool] = True
+
+    tenant_id: str
+    incarnation: str
+    service_id: str
+    deployment: int
+    reason: str
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
+        if service is None or service.stop is None:
+            return Decision()
+        stopped = ev.ServiceStopped(service.deployment, service.generation, self.reason)
+        return _about(state, self.tenant_id, service, stopped)
+
+
+def _wanted(state: KernelState, tenant_id: str, service_id: str, revision: int | None) -> ServiceState:
+    service = find_service(state, tenant_id, service_id)
+    if revision is not None and revision != service.revision:
+        raise Rejected("revision_mismatch", f"read the service again; its revision is {service.revision}")
+    return service
+
+
+def find_service(state: KernelState, tenant_id: str, service_id: str) -> ServiceState:
+    """The service, or `Rejected`: tenant_not_found, invalid_id, service_not_found."""
+    service = tenant_of(state, tenant_id).services.get(check_id("service_id", service_id))
+    if service is None:
+        raise Rejected("service_not_found", f"deploy '{service_id}' first, or list the services to see their ids")
+    return service
+
+
+def _current(
+    state: KernelState, tenant_id: str, incarnation: str, service_id: str, deployment: int
+) -> ServiceState | None:
+    """The service if incarnation and deployment are still the current ones, else None: the observation is stale."""
+    tenant = state.tenants.get(tenant_id)
+    if tenant is None or tenant.incarnation != incarnation:
+        return None
+    service = tenant.services.get(service_id)
+    return service if service is not None and service.deployment == deployment else None
+
+
+def _is_running(service: ServiceState, generation: int) -> bool:
+    return service.begun and service.generation == generation
+
+
+def _about(
+    state: KernelState, tenant_id: str, service: ServiceState, *events: Event, reply: object = None
+) -> Decision:
+    incarnation = state.tenants[tenant_id].incarnation
+    return Decision(
+        tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events), reply=reply
+    )

@@ -1,0 +1,231 @@
+"""What can happen to a service. Owns: the events and what each means to the state. Never: when one is recorded.
+
+Every outcome names its `deployment` and `generation`, and the row carries the tenant's incarnation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import evolve, frozen
+
+from solo_trio.model.event import Event, event
+from solo_trio.model.record import StoredEvent
+from solo_trio.model.service import Cause, Crash, ServiceState, Status, StopRequest
+from solo_trio.model.spec import ServiceSpec
+from solo_trio.policy.restart import count_crash
+
+if TYPE_CHECKING:
+    from solo_trio.model.state import KernelState
+
+
+@event("service_deployment_started")
+@frozen
+class ServiceDeploymentStarted(Event):
+    """The intent to run a service: it is retried by recovery until it is deployed, failed or killed."""
+
+    spec: ServiceSpec
+    version: int
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        assert stamp.tenant_id is not None and stamp.subject is not None
+        if state.service(stamp.tenant_id, stamp.subject) is not None:
+            raise LookupError(f"service {stamp.tenant_id}/{stamp.subject} exists")
+        service = ServiceState(stamp.subject, stamp.id, stamp.id, stamp.id, self.version, self.spec)
+        return state.put(stamp.tenant_id, service)
+
+
+@frozen
+class _Outcome(Event):
+    deployment: int
+    generation: int
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
+        """The service after it, or None if it is forgotten."""
+        raise NotImplementedError
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        service = state.expect(stamp)
+        if service.deployment != self.deployment:
+            raise LookupError(f"deployment {self.deployment} of {stamp.subject} is not the current one")
+        changed = self.change(service, stamp)
+        assert stamp.tenant_id is not None
+        if changed is None:
+            return state.drop(stamp.tenant_id, service.service_id)
+        return state.put(stamp.tenant_id, changed)
+
+
+@event("service_started")
+@frozen
+class ServiceStarted(_Outcome):
+    """A new generation is being started. `cause`: deploy, restart (after a crash), recovery, or manual."""
+
+    cause: Cause
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return evolve(
+            service,
+            status=Status.STARTING if service.status is Status.STARTING else Status.RESTARTING,
+            generation=self.generation,
+            begun=True,
+            restarts=service.restarts + (self.cause == "restart"),
+        )
+
+
+@event("service_ready")
+@frozen
+class ServiceReady(_Outcome):
+    """The generation loaded and said that it is ready."""
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return evolve(
+            service, status=Status.READY, ready_at_us=stamp.at_us, ready_kernel_time=stamp.kernel_time
+        )
+
+
+@event("service_deployed")
+@frozen
+class ServiceDeployed(_Outcome):
+    """The deployment is a fact: its first generation became ready."""
+
+    version: int
+    digest: str
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return evolve(service, confirmed=True)
+
+
+@event("service_deployment_failed")
+@frozen
+class ServiceDeploymentFailed(_Outcome):
+    """The first start failed: the intent is forgotten, nothing is left to recover."""
+
+    reason: str
+    traceback: str
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> None:
+        return None
+
+
+@event("service_recovered")
+@frozen
+class ServiceRecovered(_Outcome):
+    """The service runs again after a restart of the kernel."""
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return service
+
+
+@event("service_recovery_failed")
+@frozen
+class ServiceRecoveryFailed(_Outcome):
+    """The source no longer compiles or loads: the service is given up until somebody restarts or deletes it."""
+
+    reason: str
+    traceback: str
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        crash = Crash(stamp.at_us, self.reason, self.traceback)
+        return evolve(_ended(service), status=Status.GIVEN_UP, last_crash=crash)
+
+
+@event("service_crashed")
+@frozen
+class ServiceCrashed(_Outcome):
+    """A generation ended that should not have. `counted`: in the restart window; `restart`: it will be started again."""
+
+    reason: str
+    traceback: str
+    exit_code: int | None
+    signal: str | None
+    counted: bool
+    restart: bool
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        limits = service.spec.restart_limits
+        window = service.window
+        if self.counted:
+            window, _ = count_crash(
+                window, stamp.kernel_time, max_restarts=limits.max_restarts, max_seconds=limits.max_seconds
+            )
+        stable = (
+            service.ready_kernel_time is not None
+            and stamp.kernel_time - service.ready_kernel_time >= limits.max_seconds
+        )
+        status = service.status
+        if service.stop is None:
+            status = Status.RESTARTING if self.restart else Status.STOPPED
+        return evolve(
+            _ended(service),
+            status=status,
+            next_cause="restart" if service.confirmed else "deploy",
+            window=window,
+            attempt=1 if stable else service.attempt + 1,
+            last_crash=Crash(stamp.at_us, self.reason, self.traceback),
+        )
+
+
+@event("service_given_up")
+@frozen
+class ServiceGivenUp(_Outcome):
+    """Too many crashes: `crashes` counted in `max_seconds`, the last for `reason`. A restart by hand re-arms it."""
+
+    reason: str
+    crashes: int
+    max_restarts: int
+    max_seconds: float
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return evolve(service, status=Status.GIVEN_UP)
+
+
+@event("service_restart_requested")
+@frozen
+class ServiceRestartRequested(_Outcome):
+    """Somebody asked for a fresh start: the running generation is stopped, the window and backoff are emptied."""
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return evolve(
+            _ended(service),
+            status=Status.RESTARTING,
+            next_cause="manual",
+            epoch=stamp.id,
+            revision=stamp.id,
+            window=(),
+            attempt=0,
+        )
+
+
+@event("service_killed")
+@frozen
+class ServiceKilled(_Outcome):
+    """Somebody asked to stop and forget the service; from here it is never recovered."""
+
+    grace_ms: int
+    force: bool
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return evolve(
+            service,
+            status=Status.STOPPING,
+            stop=StopRequest(stamp.id, self.grace_ms, self.force),
+            revision=stamp.id,
+        )
+
+
+@event("service_stopped")
+@frozen
+class ServiceStopped(_Outcome):
+    """It no longer runs. `reason`: stopped, killed, crashed (while stopping), completed, not_running, kernel_restarted.
+
+    After a `service_killed` the service is forgotten; otherwise it ended by itself and stays listed as stopped.
+    """
+
+    reason: str
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
+        return None if service.stop is not None else evolve(_ended(service), status=Status.STOPPED)
+
+
+def _ended(service: ServiceState) -> ServiceState:
+    return evolve(service, begun=False, ready_at_us=None, ready_kernel_time=None)

@@ -1,0 +1,60 @@
+"""A service's specification. Owns: what a deployment asks for, as data. Never: its source (that is an artifact)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, Literal
+
+from attrs import evolve, field, frozen
+
+from solo_trio.errors import Rejected
+from solo_trio.model.limits import Limits
+from solo_trio.policy.restart import RestartType
+
+SOURCE_BYTES_MAX: Final = 1_048_576
+RESTARTS_MAX: Final = 1_000
+RESTART_SECONDS_MAX: Final = 86_400.0
+
+Isolation = Literal["process", "task"]
+
+
+@frozen
+class RestartLimits:
+    """At most `max_restarts` restarts in `max_seconds` of kernel time; one more gives up."""
+
+    max_restarts: int = 5
+    max_seconds: float = 60.0
+
+
+@frozen
+class ServiceSpec:
+    """Everything that is wanted of a service. Two equal specifications deploy the same thing.
+
+    `entry`: "source" (the artifact of `digest`), "callable:NAME" or "import:PATH" (embedding only, `digest` of "").
+    """
+
+    format: Literal["python_source"] = "python_source"
+    entry: str = "source"
+    digest: str = ""
+    isolation: Isolation = "process"
+    restart: RestartType = "permanent"
+    restart_limits: RestartLimits = field(factory=RestartLimits)
+    limits: Limits = field(factory=Limits)
+    config: dict[str, Any] = field(factory=dict)
+    ephemeral: bool = False
+    """Not recovered after a restart of the kernel: its callable cannot be found again."""
+
+    def check(self) -> ServiceSpec:
+        """Return self, or raise `Rejected("invalid_field")`."""
+        if not 0 <= self.restart_limits.max_restarts <= RESTARTS_MAX:
+            raise Rejected("invalid_field", f"restart_limits.max_restarts must be between 0 and {RESTARTS_MAX}")
+        seconds = self.restart_limits.max_seconds
+        if not (math.isfinite(seconds) and 0 < seconds <= RESTART_SECONDS_MAX):
+            raise Rejected(
+                "invalid_field", f"restart_limits.max_seconds must be above 0 and at most {RESTART_SECONDS_MAX:g}"
+            )
+        self.limits.check()
+        return self
+
+    def with_digest(self, digest: str) -> ServiceSpec:
+        return evolve(self, digest=digest)

@@ -1,0 +1,84 @@
+"""The whole state. Owns: the root record, finding and replacing a service in it, folding. Never: I/O.
+
+State is only ever `fold(events)`; the live path and recovery run this same reducer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import evolve, field, frozen
+from rpds import HashTrieMap
+
+from solo_trio.errors import KernelBug
+from solo_trio.model.capability import Capability
+from solo_trio.model.event import Record
+from solo_trio.model.record import StoredEvent
+from solo_trio.model.service import ServiceState
+from solo_trio.model.system import SystemState
+from solo_trio.model.tenant import TenantState
+
+
+@frozen
+class KernelState:
+    """Immutable: a reader holds a consistent snapshot without a lock, a draft costs O(log n)."""
+
+    last_id: int = 0
+    last_at_us: int = 0
+    kernel_time: float = 0.0
+    system: SystemState = field(factory=SystemState)
+    tenants: HashTrieMap[str, TenantState] = field(factory=HashTrieMap)
+    capabilities: HashTrieMap[str, Capability] = field(factory=HashTrieMap)
+
+    def service(self, tenant_id: str, service_id: str) -> ServiceState | None:
+        tenant = self.tenants.get(tenant_id)
+        return None if tenant is None else tenant.services.get(service_id)
+
+    def services(self) -> Iterable[tuple[TenantState, ServiceState]]:
+        """All services with their tenants, sorted by id."""
+        for tenant_id in sorted(self.tenants):
+            tenant = self.tenants[tenant_id]
+            for service_id in sorted(tenant.services):
+                yield tenant, tenant.services[service_id]
+
+    def expect(self, stamp: StoredEvent) -> ServiceState:
+        """The service an event is about; LookupError if it is not there (the event then cannot have happened)."""
+        service = self.service(stamp.tenant_id or "", stamp.subject or "")
+        if service is None:
+            raise LookupError(f"no service {stamp.tenant_id}/{stamp.subject}")
+        return service
+
+    def put(self, tenant_id: str, service: ServiceState) -> KernelState:
+        tenant = self.tenants[tenant_id]
+        services = tenant.services.insert(service.service_id, service)
+        return evolve(self, tenants=self.tenants.insert(tenant_id, evolve(tenant, services=services)))
+
+    def drop(self, tenant_id: str, service_id: str) -> KernelState:
+        tenant = self.tenants[tenant_id]
+        services = tenant.services.remove(service_id)
+        return evolve(self, tenants=self.tenants.insert(tenant_id, evolve(tenant, services=services)))
+
+
+def apply(state: KernelState, record: Record) -> KernelState:
+    """One step of the fold. Raises `KernelBug` if the record does not continue `state`; an erased one changes nothing."""
+    stored = record.stored
+    if stored.id != state.last_id + 1:
+        raise KernelBug(f"event {stored.id} does not follow event {state.last_id}")
+    if record.event is not None:
+        try:
+            state = record.event.apply(state, stored)
+        except (LookupError, AssertionError) as error:
+            raise KernelBug(f"event {stored.id} ({stored.type}) cannot be applied: {error}") from error
+    return evolve(
+        state,
+        last_id=stored.id,
+        last_at_us=max(state.last_at_us, stored.at_us),
+        kernel_time=max(state.kernel_time, stored.kernel_time),
+    )
+
+
+def fold(records: Iterable[Record], state: KernelState | None = None) -> KernelState:
+    state = KernelState() if state is None else state
+    for record in records:
+        state = apply(state, record)
+    return state

@@ -1,0 +1,107 @@
+"""A tenant. Owns: its slice, its events, its decisions. Never: its services' rules (`service_decisions`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from attrs import evolve, field, frozen
+from rpds import HashTrieMap
+
+from solo_trio.errors import Rejected
+from solo_trio.model.capability import CapabilityGranted
+from solo_trio.model.event import Decision, Event, Now, Proposed, event
+from solo_trio.model.ids import check_id
+from solo_trio.model.record import KeyRow, StoredEvent
+from solo_trio.model.service import ServiceState
+
+if TYPE_CHECKING:
+    from solo_trio.model.state import KernelState
+
+SERVICES_PER_TENANT_MAX: Final = 100
+TENANTS_MAX: Final = 100
+
+
+@frozen
+class TenantLimits:
+    """Bounds on one tenant; None: the configuration's (see `contract.md`, `POST /tenants`)."""
+
+    max_services: int | None = None
+
+
+@frozen
+class TenantState:
+    """`incarnation`: new each time the tenant is created, so that nothing of an earlier one can reach this one."""
+
+    tenant_id: str
+    incarnation: str
+    created_at_us: int
+    limits: TenantLimits
+    key_id: str = ""
+    capability_id: str = ""
+    services: HashTrieMap[str, ServiceState] = field(factory=HashTrieMap)
+
+
+@event("tenant_created")
+@frozen
+class TenantCreated(Event):
+    """A tenant exists. `key_id`: the wrapped root key its tokens are made with; `capability_id`: its own capability."""
+
+    key_id: str
+    capability_id: str
+    limits: TenantLimits
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        assert stamp.tenant_id is not None and stamp.incarnation is not None
+        if stamp.tenant_id in state.tenants:
+            raise LookupError(f"tenant {stamp.tenant_id} exists")
+        tenant = TenantState(
+            stamp.tenant_id, stamp.incarnation, stamp.at_us, self.limits, self.key_id, self.capability_id
+        )
+        return evolve(state, tenants=state.tenants.insert(stamp.tenant_id, tenant))
+
+
+@frozen
+class CreateTenant:
+    """Create a tenant with its root key and its own capability; what is random about it comes as arguments."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    incarnation: str
+    key: KeyRow
+    capability_id: str
+    limits: TenantLimits = field(factory=TenantLimits)
+    tenants_max: int = TENANTS_MAX
+    get: bool = False
+    """An existing tenant is the answer rather than a refusal."""
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        check_id("tenant_id", self.tenant_id)
+        existing = state.tenants.get(self.tenant_id)
+        if existing is not None:
+            if self.get:
+                return Decision(reply=existing.incarnation)
+            raise Rejected("tenant_exists", f"choose another tenant_id; '{self.tenant_id}' is taken")
+        if len(state.tenants) >= self.tenants_max:
+            raise Rejected("quota_exceeded", f"remove a tenant or raise max_tenants; there are {self.tenants_max}")
+
+        def proposed(what: Event) -> Proposed:
+            return Proposed(what, self.tenant_id, self.incarnation)
+
+        return Decision(
+            events=(
+                proposed(TenantCreated(self.key.key_id, self.capability_id, self.limits)),
+                proposed(CapabilityGranted(self.capability_id, self.key.key_id, "tenant", ("*",))),
+            ),
+            attachments=(self.key,),
+            reply=self.incarnation,
+        )
+
+
+def tenant_of(state: KernelState, tenant_id: str, incarnation: str | None = None) -> TenantState:
+    """The tenant, or `Rejected("tenant_not_found")`; an older incarnation is not found either."""
+    tenant: Any = state.tenants.get(tenant_id)
+    if tenant is None or (incarnation is not None and tenant.incarnation != incarnation):
+        raise Rejected("tenant_not_found", f"create the tenant '{tenant_id}' first")
+    assert isinstance(tenant, TenantState)
+    return tenant

@@ -1,0 +1,1 @@
+"""The HTTP gateway. Owns: the guarded wire and what HTTP adds to an operation. Never: decides."""

@@ -1,0 +1,211 @@
+"""One guarded connection. Owns: its socket, its deadlines, and the barrier. Never: lets an exception or a stall out.
+
+Hypercorn on Trio dies with a connection: two requests of a few bytes suffice (`tests/gateways/test_wire_attacks.py`).
+Here a connection ends in one of three ways, each bounded in time: the peer ends it; we end it (`_end`: last bytes,
+end of stream, then what the peer still sends is read and dropped for a while); we cut it (`cut`: closed at once).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from solo_trio.gateways.http.asgi import Inbox, Message, Receive, Scope, Send
+from solo_trio.gateways.http.incidents import Incidents
+from solo_trio.gateways.http.limits import ServerLimits
+from solo_trio.gateways.http.wire import StrictProtocol
+
+GuardedApp = Callable[[Scope, Receive, Send, Callable[[], None]], Awaitable[None]]
+"""An ASGI application that also gets a function which cuts the connection."""
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class _AppTasks(TaskGroup):
+    """Runs the application calls of one connection, each behind an `Inbox`."""
+
+    def __init__(self, app: GuardedApp, cut: Callable[[], None], inbox_messages: int) -> None:
+        super().__init__()
+        self._app = app
+        self._cut = cut
+        self._inbox_messages = inbox_messages
+
+    async def spawn_app(self, app: Any, config: Any, scope: Any, send: Any) -> Any:
+        inbox = Inbox(self._inbox_messages)
+        self.spawn(self._run_app, scope, inbox, send)
+        return inbox.put
+
+    async def _run_app(self, scope: Scope, inbox: Inbox, send: Callable[[Message | None], Awaitable[None]]) -> None:
+        try:
+            await self._app(scope, inbox.receive, send, self._cut)
+        finally:
+            inbox.close()
+            await send(None)
+
+    def cancel_after(self, seconds: float) -> None:
+        assert self._nursery is not None
+        self._nursery.cancel_scope.deadline = trio.current_time() + seconds
+
+
+class GuardedConnection(TCPServer):
+    """`TCPServer` with the barrier, bounded writes, and deadlines on every wait for the peer."""
+
+    stream: Any  # a trio.SocketStream; Hypercorn's annotation names only the TLS one
+    protocol: Any
+
+    def __init__(
+        self,
+        app: GuardedApp,
+        stream: trio.SocketStream,
+        *,
+        config: Config,
+        context: WorkerContext,
+        state: dict[str, Any],
+        limits: ServerLimits,
+        incidents: Incidents,
+        new_request_id: Callable[[], str],
+    ) -> None:
+        super().__init__(app, config, context, state, stream)  # type: ignore[arg-type]
+        self._guarded_app = app
+        self._limits = limits
+        self._incidents = incidents
+        self._new_request_id = new_request_id
+        self._ended = False
+        self._lingers = False
+        self._reading = trio.CancelScope()
+        self._idle = True
+        self._head_begun = False
+        self._read_deadline = trio.current_time() + limits.head_s
+        self._receiving = trio.CancelScope()
+
+    async def run(self) -> None:
+        try:
+            await self._run()
+        except* Exception as group:  # noqa: BLE001 - the barrier: one bad peer must not end the nursery of all
+            self._incidents.add("connection_contained", group)
+        finally:
+            self.cut()
+
+    async def _run(self) -> None:
+        socket = self.stream.socket
+        try:
+            client = parse_socket_addr(socket.family, socket.getpeername())
+            server = parse_socket_addr(socket.family, socket.getsockname())
+        except OSError:  # the peer left before it was served
+            return
+        tasks = _AppTasks(self._guarded_app, self.cut, self._limits.inbox_messages)
+        async with tasks:
+            self.protocol = StrictProtocol(
+                self.app,
+                self.config,
+                self.context,
+                tasks,
+                ConnectionState(self.state),
+                False,
+                client,
+                server,
+                self.protocol_send,
+                limits=self._limits,
+                new_request_id=self._new_request_id,
+            )
+            await self._read_data()
+            with trio.CancelScope(shield=True):  # waits for nothing: a disconnect never waits in an Inbox
+                await self.protocol.handle(Closed())
+            tasks.cancel_after(self._limits.disconnect_s)
+        if self._lingers:
+            await self._linger()
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._write(event.data)
+        elif isinstance(event, Closed):
+            await self._end()
+        elif isinstance(event, Updated):
+            self._idle = event.idle
+            self._head_begun = False
+            self._set_read_deadline(trio.current_time() + self._limits.idle_s if event.idle else math.inf)
+
+    async def _write(self, data: bytes) -> None:
+        """All of `data`, even when cancelled meanwhile (half a frame is worse than late), but never for ever."""
+        async with self.send_lock:
+            view = memoryview(data)
+            for start in range(0, len(data), self._limits.write_bytes):
+                if self._ended:
+                    return
+                with trio.move_on_after(self._limits.write_s, shield=True) as scope:
+                    try:
+                        await self.stream.send_all(view[start : start + self._limits.write_bytes])
+                    except _GONE:
+                        self.cut()
+                if scope.cancelled_caught:
+                    self._incidents.add("write_cut")
+                    self.cut()
+
+    async def _end(self) -> None:
+        with trio.CancelScope(shield=True):  # bounded by the write that may hold the lock
+            async with self.send_lock:
+                if not self._ended:
+                    self._ended = self._lingers = True
+                    try:
+                        await self.stream.send_eof()
+                    except _GONE:
+                        self._lingers = False
+        self._reading.cancel()
+
+    async def _read_data(self) -> None:
+        """Until the peer ends or is too slow, or we end or cut."""
+        with self._reading:
+            while not self._ended:
+                with trio.CancelScope(deadline=self._read_deadline) as self._receiving:
+                    try:
+                        data = bytes(await self.stream.receive_some(self._limits.read_bytes))
+                    except _GONE:
+                        return
+                if self._receiving.cancelled_caught:
+                    if self._head_begun:
+                        self._incidents.add("connection_slow_head")
+                    return
+                if self._idle and not self._head_begun:
+                    self._head_begun = True
+                    self._set_read_deadline(min(self._read_deadline, trio.current_time() + self._limits.head_s))
+                await self.protocol.handle(RawData(data))
+                if not data:
+                    return
+
+    async def _linger(self) -> None:
+        left = self._limits.linger_bytes
+        with trio.move_on_after(self._limits.linger_s):
+            while left > 0:
+                try:
+                    data = await self.stream.receive_some(self._limits.read_bytes)
+                except _GONE:
+                    return
+                if not data:
+                    return
+                left -= len(data)
+
+    def _set_read_deadline(self, at: float) -> None:
+        self._read_deadline = at
+        self._receiving.deadline = at
+
+    def end_if_idle(self) -> None:
+        """Closes a connection that waits for a request; a busy one closes after its response (`context.terminated`)."""
+        if self._idle:
+            self._head_begun = False
+            self._set_read_deadline(-math.inf)
+
+    def cut(self) -> None:
+        """Closes at once: whoever writes or reads is woken. Any number of times, from any task."""
+        self._ended = True
+        self._lingers = False
+        self._reading.cancel()
+        self.stream.socket.close()

@@ -1,0 +1,39 @@
+"""What went wrong on the wire. Owns: counts by kind. Never: logs, raises, or holds anything a client sent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+Kind = Literal[
+    "accept_failed",  # accept() raised: too many open files, for example
+    "connection_refused",  # above the cap
+    "connection_contained",  # an exception that would have killed the server, stopped at its connection
+    "connection_slow_head",
+    "body_slow",
+    "body_too_large",
+    "host_refused",
+    "write_cut",  # the client did not read
+    "finish_cut",  # the end of a response took too long
+    "request_failed",  # the application raised; the client got `kernel_bug`
+    "grace_cut",  # still busy at the end of the grace of a shutdown
+    "lifespan_slow",  # the application did not end in time after the last connection
+    "tell_failed",  # the callback below raised
+]
+
+
+class Incidents:
+    """`tell(kind, cause)` is called for each, in the Trio thread. It must not block; what it raises is only counted."""
+
+    def __init__(self, tell: Callable[[Kind, BaseException | None], None] | None = None) -> None:
+        self.count: Counter[Kind] = Counter()
+        self._tell = tell
+
+    def add(self, kind: Kind, cause: BaseException | None = None) -> None:
+        self.count[kind] += 1
+        if self._tell is not None:
+            try:
+                self._tell(kind, cause)
+            except Exception:  # noqa: BLE001 - telemetry must not take down what it watches
+                self.count["tell_failed"] += 1

@@ -1,0 +1,62 @@
+"""What one HTTP server may spend. Owns: every limit of the wire, by name and unit. Never: enforces one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import field, frozen, validators
+
+_positive: Any = validators.gt(0)  # for int and float alike
+
+
+@frozen(kw_only=True)
+class ServerLimits:
+    """Sizes are bytes, times are seconds (`_s`). Tests pass short ones; nothing else in `gateways/http` is a number."""
+
+    connections_max: int = field(default=512, validator=_positive)
+    """Open connections; one more is closed at once, unanswered."""
+    backlog: int = field(default=128, validator=_positive)
+    """Connections the system completes before they are accepted."""
+    accept_retry_s: float = field(default=0.1, validator=_positive)
+    """Pause after a failed accept (EMFILE and its kin)."""
+
+    head_bytes_max: int = field(default=16 * 1024, validator=_positive)
+    """Request line and headers together; also one chunk header or the trailers."""
+    head_s: float = field(default=10.0, validator=_positive)
+    """From the first byte of a request to the end of its head."""
+    idle_s: float = field(default=75.0, validator=_positive)
+    """From the end of a response to the first byte of the next request."""
+    connection_requests_max: int = field(default=10_000, validator=_positive)
+    """Then the connection is closed, after an answer that says so."""
+
+    body_bytes_max: int = field(default=4 * 1024 * 1024, validator=_positive)
+    body_parts_max: int = field(default=16 * 1024, validator=_positive)
+    """Pieces a body may arrive in: one-byte chunks cost a thousand times their size in processor time."""
+    body_s: float = field(default=30.0, validator=_positive)
+    """From the end of the head to the end of the body."""
+    bodies_bytes_max: int = field(default=64 * 1024 * 1024, validator=_positive)
+    """Bytes of all bodies being received at once."""
+
+    message_bytes_max: int = field(default=1024 * 1024, validator=_positive)
+    """One WebSocket message (characters, if it is text)."""
+    inbox_messages: int = field(default=16, validator=_positive)
+    """Received pieces that wait for the application; a piece is at most `read_bytes` (or one WebSocket message)."""
+
+    read_bytes: int = field(default=64 * 1024, validator=_positive)
+    write_bytes: int = field(default=64 * 1024, validator=_positive)
+    write_s: float = field(default=20.0, validator=_positive)
+    """For each `write_bytes`: a client that reads slower than this is cut."""
+
+    finish_s: float = field(default=5.0, validator=_positive)
+    """End-of-response work after the application is done or cancelled, beyond writing."""
+    disconnect_s: float = field(default=1.0, validator=_positive)
+    """From a connection's end to the cancellation of an application that goes on."""
+    linger_s: float = field(default=1.0, validator=_positive)
+    linger_bytes: int = field(default=1024 * 1024, validator=_positive)
+    """What is read and dropped after our last byte, so that the client gets it instead of a reset."""
+
+    startup_s: float = field(default=30.0, validator=_positive)
+    grace_s: float = field(default=3.0, validator=_positive)
+    """Shutdown: for requests already begun; then their connections are cut."""
+    shutdown_s: float = field(default=2.0, validator=_positive)
+    """Shutdown: for the application's own lifespan to end, after the last connection."""

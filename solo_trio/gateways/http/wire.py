@@ -1,0 +1,158 @@
+"""HTTP/1.1 and WebSocket, strictly. Owns: what of h11 and Hypercorn is refused or bounded. Never: reads a socket.
+
+HTTP/2 is off: Hypercorn's has no back-pressure (`h2c` upgrades are ignored, the prior-knowledge preface is refused).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final, cast
+
+import h11
+from hypercorn.events import Closed
+from hypercorn.protocol.events import EndBody, Request, Response, StreamClosed
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
+from wsproto.events import CloseConnection, Message
+from wsproto.events import Event as FrameEvent
+from wsproto.frame_protocol import CloseReason
+
+from solo_trio.errors import Rejected
+from solo_trio.gateways.http.limits import ServerLimits
+from solo_trio.gateways.http.problems import problem_response
+
+_HEAD_END: Final = b"\r\n\r\n"
+_LOOSE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]")
+"""A line feed without carriage return, the reverse, or a folded header: other servers read these differently."""
+_TOO_LARGE: Final = frozenset({413, 414, 431})
+
+
+class StrictConnection(h11.Connection):
+    """h11 without what it forgives in a head."""
+
+    def __init__(self, head_bytes_max: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=head_bytes_max)
+        self._head_bytes_max = head_bytes_max
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            head = self.trailing_data[0].partition(_HEAD_END)[0]
+            if len(head) > self._head_bytes_max:
+                raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
+            if _LOOSE.search(head):
+                raise h11.RemoteProtocolError("the head has loose line ends or folded headers")
+        return super().next_event()
+
+
+class _BoundedBuffer(WebsocketBuffer):
+    """Hypercorn's keeps growing after the limit: it writes first."""
+
+    def extend(self, event: Message[Any]) -> None:
+        if self.length + len(event.data) > self.max_length:
+            raise FrameTooLargeError
+        super().extend(event)
+
+
+class StrictWebSocket(WSStream):
+    """Without compression (a bomb), and closed, not only told, when a message is too big."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.buffer = _BoundedBuffer(self.config.websocket_max_message_size)
+
+    async def handle(self, event: StreamEvent) -> None:
+        if isinstance(event, Request):
+            kept = [each for each in event.headers if each[0].lower() != b"sec-websocket-extensions"]
+            event = replace(event, headers=kept)
+        await super().handle(event)
+
+    async def _send_wsproto_event(self, event: FrameEvent) -> None:
+        await super()._send_wsproto_event(event)
+        if isinstance(event, CloseConnection) and event.code == CloseReason.MESSAGE_TOO_BIG:
+            await self.send(StreamClosed(stream_id=self.stream_id))
+
+
+class StrictProtocol(H11Protocol):
+    """Hypercorn's HTTP/1.1 with `StrictConnection`, the streams above, and answers that always carry X-Request-ID."""
+
+    def __init__(self, *args: Any, limits: ServerLimits, new_request_id: Callable[[], str]) -> None:
+        super().__init__(*args)
+        self.connection = StrictConnection(limits.head_bytes_max)
+        self._new_request_id = new_request_id
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Hypercorn switches to HTTP/2 here; `_create_stream` refuses instead."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = list(request.headers)
+        names = {name for name, _ in headers}
+        upgrades = _tokens(headers, b"connection") >= {b"upgrade"} and request.method == b"GET"
+        to_websocket = upgrades and _tokens(headers, b"upgrade") == {b"websocket"}
+        framed = names & {b"content-length", b"transfer-encoding"}
+        if (
+            request.http_version not in (b"1.0", b"1.1")
+            or not request.target.startswith(b"/")
+            or len(framed) == 2
+            or (framed and to_websocket)
+            or (b"transfer-encoding" in names and request.http_version == b"1.0")
+        ):
+            await self._send_error_response(400)
+            await self.send(Closed())
+            return
+        stream_class: type[HTTPStream | WSStream] = HTTPStream
+        if to_websocket:
+            stream_class = StrictWebSocket
+            self.connection = H11WSConnection(cast(h11.Connection, self.connection))
+        self.stream = stream_class(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        self.keep_alive_requests += 1
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=headers,
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and all(name != b"x-request-id" for name, _ in event.headers):
+            event = replace(event, headers=[*event.headers, self._request_id_header()])
+        await super().stream_send(event)
+        if isinstance(event, EndBody) and isinstance(self.stream, WSStream):
+            # An answer other than 101. Hypercorn would leave the connection open, deaf and without a timeout.
+            await self.send(Closed())
+
+    async def _send_error_response(self, status_code: int) -> None:
+        request_id = self._request_id_header()
+        if status_code in _TOO_LARGE:
+            error = Rejected("too_large", "send fewer or shorter headers")
+        else:
+            error = Rejected("invalid_header", "send well-formed HTTP/1.1 with a path that starts with /")
+        status, headers, body = problem_response(error, request_id[1].decode())
+        headers += [request_id, (b"connection", b"close"), *self.config.response_headers("h11")]
+        await self._send_h11_event(h11.Response(status_code=status, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+    def _request_id_header(self) -> tuple[bytes, bytes]:
+        return b"x-request-id", self._new_request_id().encode("ascii")
+
+
+def _tokens(headers: list[tuple[bytes, bytes]], name: bytes) -> set[bytes]:
+    return {token.strip().lower() for each, value in headers if each == name for token in value.split(b",") if token}

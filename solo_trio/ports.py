@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 import trio
 from attrs import field, frozen
 
-from solo_trio.model.ending import EndKind as EndKind
 from solo_trio.model.ending import Ending as Ending
+from solo_trio.model.ending import EndKind as EndKind
 from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, StoredEvent
 
 
@@ -87,7 +87,9 @@ class Launch:
 
 
 class LogSink(Protocol):
-    def __call__(self, stream: Literal["stdout", "stderr", "log"], level: str, message: str, fields: dict[str, Any]) -> None:
+    def __call__(
+        self, stream: Literal["stdout", "stderr", "log"], level: str, message: str, fields: dict[str, Any]
+    ) -> None:
         """Take one line of a service's output; never blocks, drops and counts above the service's bound."""
         ...
 
@@ -143,6 +145,31 @@ class Runtime(Protocol):
     async def close(self, deadline: float) -> None:
         """End whatever still runs by `deadline` (trio.current_time() seconds); called when no service is wanted any more."""
         ...
+
+
+class ServiceLogs(Protocol):
+    """What services said, kept and bounded, readable after their death."""
+
+    def sink(self, incarnation: str, service_id: str, generation: int, *, bytes_per_s: int | None) -> LogSink: ...
+
+    async def read(self, query: LogQuery) -> list[dict[str, Any]]:
+        """Entries as in `contract.md`, ascending by id."""
+        ...
+
+
+@frozen
+class LogQuery:
+    """Which log entries: of one service or of all of the tenant; at least `level`; id > `after`.
+
+    `tail`: the newest so many; otherwise the oldest `limit`.
+    """
+
+    incarnation: str
+    service_id: str | None = None
+    level: str | None = None
+    after: int = 0
+    tail: int | None = None
+    limit: int = 100
 
 
 class Telemetry(Protocol):

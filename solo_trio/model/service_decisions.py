@@ -74,7 +74,7 @@ class Deploy:
             raise Rejected("quota_exceeded", f"delete a service first; the tenant may have {per_tenant}")
         if sum(len(each.services) for each in state.tenants.values()) >= self.services_max:
             raise Rejected("quota_exceeded", f"the system may have {self.services_max} services; delete one first")
-        intent = ev.ServiceDeploymentStarted(self.spec, version=1)
+        intent = ev.ServiceDeploymentStarted(self.spec, self.spec.digest, version=1)
         attachments = (Artifact(self.spec.digest, self.source),) if self.spec.entry == "source" else ()
         event_id = state.last_id + 1
         return Decision(
@@ -124,9 +124,7 @@ class Restart:
         if not service.confirmed:
             raise Rejected("service_not_running", "its first start is still under way; wait for it")
         requested = ev.ServiceRestartRequested(service.deployment, service.generation)
-        return _about(
-            state, self.tenant_id, service, requested, reply=Accepted(state.last_id + 1, service.deployment)
-        )
+        return _about(state, self.tenant_id, service, requested, reply=Accepted(state.last_id + 1, service.deployment))
 
 
 # -- what the supervisor reports
@@ -298,10 +296,6 @@ def _is_running(service: ServiceState, generation: int) -> bool:
     return service.begun and service.generation == generation
 
 
-def _about(
-    state: KernelState, tenant_id: str, service: ServiceState, *events: Event, reply: object = None
-) -> Decision:
+def _about(state: KernelState, tenant_id: str, service: ServiceState, *events: Event, reply: object = None) -> Decision:
     incarnation = state.tenants[tenant_id].incarnation
-    return Decision(
-        tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events), reply=reply
-    )
+    return Decision(tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events), reply=reply)

@@ -25,6 +25,7 @@ class ServiceDeploymentStarted(Event):
     """The intent to run a service: it is retried by recovery until it is deployed, failed or killed."""
 
     spec: ServiceSpec
+    digest: str
     version: int
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
@@ -78,9 +79,7 @@ class ServiceReady(_Outcome):
     """The generation loaded and said that it is ready."""
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
-        return evolve(
-            service, status=Status.READY, ready_at_us=stamp.at_us, ready_kernel_time=stamp.kernel_time
-        )
+        return evolve(service, status=Status.READY, ready_at_us=stamp.at_us, ready_kernel_time=stamp.kernel_time)
 
 
 @event("service_deployed")

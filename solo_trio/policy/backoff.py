@@ -22,5 +22,7 @@ def restart_delay(attempt: int, chance: float, *, max_restarts: int, max_seconds
 
     `chance` in [0, 1) takes the delay from half of the exponential value to the whole of it.
     """
-    whole = min(FIRST_DELAY_S * 2.0 ** min(max(attempt - 1, 0), DOUBLINGS_MAX), longest_delay(max_restarts, max_seconds))
+    whole = min(
+        FIRST_DELAY_S * 2.0 ** min(max(attempt - 1, 0), DOUBLINGS_MAX), longest_delay(max_restarts, max_seconds)
+    )
     return whole * (0.5 + 0.5 * chance)

@@ -1,0 +1,203 @@
+"""The kernel as a whole. Owns: wiring loop, hub and tenants; calls; the order of start and shutdown. Never: parses, routes.
+
+Everything that lives hangs in the nursery that `run` opens: leaving it is a shutdown, cancelling it is a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import trio
+from attrs import frozen
+
+from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.kernel.hub import Hub
+from solo_trio.kernel.loop import Loop
+from solo_trio.kernel.recovery import Recovery, RecoveryReport
+from solo_trio.kernel.staging import Submission
+from solo_trio.kernel.supervisor import START_LIMIT_ALL
+from solo_trio.kernel.tenant import TenantSupervisor
+from solo_trio.model.event import Record
+from solo_trio.model.limits import CEILING, Limits
+from solo_trio.model.service import ServiceState, Status
+from solo_trio.model.service_decisions import find_service
+from solo_trio.model.system import BeginShutdown, CompleteShutdown
+from solo_trio.ports import CallOut, Clock, Entropy, Journal, Running, Runtime, ServiceLogs, Telemetry
+
+CLOSE_SHARE: Final = 0.7
+"""The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
+CRASH_CLOSE_S: Final = 5.0
+"""How long a cancelled kernel waits, shielded, for the processes it leaves to be gone."""
+
+
+@frozen
+class Parts:
+    """What the kernel is made of; `bootstrap` names the concrete classes."""
+
+    journal: Journal
+    clock: Clock
+    entropy: Entropy
+    telemetry: Telemetry
+    runtimes: Mapping[str, Runtime]
+    logs: ServiceLogs
+    ceiling: Limits = CEILING
+    recovery_timeout_s: float = 30.0
+    version: str = ""
+
+
+class Core:
+    def __init__(self, parts: Parts, recovery: Recovery) -> None:
+        self.journal = parts.journal
+        self.entropy = parts.entropy
+        self.telemetry = parts.telemetry
+        self.runtimes = parts.runtimes
+        self.logs = parts.logs
+        self.ceiling = parts.ceiling
+        self.recovery = recovery
+        self.hub = Hub(parts.journal, recovery.state.last_id)
+        self.loop = Loop(parts.journal, parts.clock, self.hub, parts.telemetry, recovery.state)
+        self.loop.remember(recovery.idempotency)
+        self.loop.touched = self._touched
+        self.starts = trio.CapacityLimiter(START_LIMIT_ALL)
+        self.tenants: dict[str, TenantSupervisor] = {}
+        self._tenants_nursery: trio.Nursery | None = None
+        self.closing = False
+        self.closed = trio.Event()
+        self.stop_deadline = self.close_deadline = float("inf")
+        self.killed_at_close = 0
+
+    @property
+    def report(self) -> RecoveryReport | None:
+        """How the recovery of this start went, once it is over."""
+        return self.recovery.report
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `shutdown` is over. `started` once `system_started` is durable and recovery is under way."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.loop.run)
+                async with trio.open_nursery() as tenants:
+                    self._tenants_nursery = tenants
+                    await self.recovery.begin(self)
+                    for tenant_id in sorted(self.loop.state.tenants):
+                        self._converge(tenant_id, None)
+                    task_status.started()
+                    nursery.start_soon(self.recovery.watch, self)
+                    await self.closed.wait()
+                # every tenant's nursery is empty now
+                await self._complete_shutdown()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.closing = True
+            self._tenants_nursery = None
+            self.hub.close()
+            with trio.move_on_after(CRASH_CLOSE_S, shield=True):
+                deadline = min(self.close_deadline, trio.current_time() + CRASH_CLOSE_S)
+                for runtime in self.runtimes.values():
+                    await runtime.close(deadline)
+
+    # -- done: converging on the state
+
+    def _touched(self, records: Sequence[Record]) -> None:
+        by_tenant: dict[str, set[str]] = {}
+        for record in records:
+            if record.stored.tenant_id is not None and record.stored.subject is not None:
+                by_tenant.setdefault(record.stored.tenant_id, set()).add(record.stored.subject)
+        for tenant_id, service_ids in by_tenant.items():
+            self._converge(tenant_id, service_ids)
+
+    def _converge(self, tenant_id: str, service_ids: set[str] | None) -> None:
+        tenant = self.loop.state.tenants.get(tenant_id)
+        supervisor = self.tenants.get(tenant_id)
+        if supervisor is None and tenant is not None and self._tenants_nursery is not None and not self.closing:
+            supervisor = TenantSupervisor(self, tenant)
+            self.tenants[tenant_id] = supervisor
+            self._tenants_nursery.start_soon(self._run_tenant, supervisor)
+        elif supervisor is not None:
+            supervisor.converge(service_ids)
+
+    async def _run_tenant(self, supervisor: TenantSupervisor) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            supervisor.converge()
+
+    # -- shutdown
+
+    async def shutdown(self, timeout_s: float, reason: str) -> None:
+        """Refuse new work, stop every service, all within `timeout_s`; `run` returns then. A second call changes nothing."""
+        if self.closing:
+            return
+        began = trio.current_time()
+        self.loop.refuse_outside()
+        try:
+            await self.loop.report(Submission(BeginShutdown(reason)))
+        except SoloError as error:
+            self.telemetry.note("shutdown could not be recorded", error=str(error))
+        self.closing = True
+        self.stop_deadline = began + timeout_s * CLOSE_SHARE
+        self.close_deadline = began + timeout_s
+        for tenant in self.tenants.values():
+            tenant.converge()
+        self.closed.set()
+        self.hub.close()
+
+    async def _complete_shutdown(self) -> None:
+        try:
+            await self.loop.report(Submission(CompleteShutdown(self.killed_at_close)))
+        except SoloError as error:
+            self.telemetry.note("the end of the shutdown could not be recorded", error=str(error))
+
+    # -- calls
+
+    async def call(
+        self,
+        tenant_id: str,
+        service_id: str,
+        function: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        timeout_s: float,
+    ) -> Any:
+        """Call an exported function of a service, waiting for one that starts or restarts. Raises `SoloError`."""
+        with trio.move_on_after(timeout_s):
+            running = await self._wait_callable(tenant_id, service_id)
+            return await running.call(function, args, kwargs)
+        raise Faulted(
+            "call_timeout", f"{service_id}.{function} took longer than {timeout_s:g} s; allow it more, or call less"
+        )
+
+    async def _wait_callable(self, tenant_id: str, service_id: str) -> Running:
+        with self.hub.follow(tenant_id, service_id) as follow:
+            while True:
+                service = find_service(self.loop.state, tenant_id, service_id)
+                running = self.running(tenant_id, service)
+                if running is not None and service.status is Status.READY and not running.ended.is_set():
+                    return running
+                if not service.wants_to_run or self.closing:
+                    raise Faulted(
+                        "service_not_running",
+                        f"'{service_id}' is {service.status}; restart it, or deploy it again",
+                        retry_after_s=None,
+                    )
+                await follow.next()
+
+    def running(self, tenant_id: str, service: ServiceState) -> Running | None:
+        tenant = self.tenants.get(tenant_id)
+        supervisor = None if tenant is None else tenant.supervisors.get(service.service_id)
+        if supervisor is None or supervisor.deployment != service.deployment:
+            return None
+        return supervisor.running
+
+    def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
+        """What a service of this tenant calls its siblings with."""
+
+        async def call(
+            service_id: str, function: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float
+        ) -> Any:
+            tenant = self.loop.state.tenants.get(tenant_id)
+            if tenant is None or tenant.incarnation != incarnation:
+                raise Rejected("tenant_not_found", "the tenant of this service is gone")
+            return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s)
+
+        return call

@@ -1,0 +1,117 @@
+"""Recovery. Owns: reading the log at start, waiting until what is wanted runs again, its report. Never: starts a service
+(converging does that, the same way as always).
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Final
+
+import trio
+from attrs import define, field, frozen
+
+from solo_trio.kernel.loop import IDEMPOTENCY_SECONDS
+from solo_trio.kernel.staging import Submission
+from solo_trio.model import codec
+from solo_trio.model.record import EventQuery, IdempotencyRow
+from solo_trio.model.service import Status
+from solo_trio.model.state import KernelState, apply
+from solo_trio.model.system import StartSystem
+from solo_trio.ports import Clock, Journal
+
+if TYPE_CHECKING:
+    from solo_trio.kernel.core import Core
+
+REPLAY_YIELD_RECORDS: Final = 500
+SETTLING: Final = (
+    "service_ready",
+    "service_crashed",
+    "service_recovery_failed",
+    "service_deployment_failed",
+    "service_given_up",
+    "service_stopped",
+    "service_killed",
+    "service_restart_requested",
+)
+"""After one of these a recovered service is ready, or has failed, or is no longer recovery's."""
+
+
+@frozen
+class RecoveryReport:
+    """How a start went: times in seconds, services counted when it was over."""
+
+    events: int
+    replay_s: float
+    duration_s: float
+    wanted: int
+    ready: int
+    failed: int
+    pending: int
+    """Neither ready nor failed when the time was over."""
+
+    @property
+    def complete(self) -> bool:
+        return self.pending == 0
+
+
+@define
+class Recovery:
+    """One start of the kernel on its log. `done` is set when each wanted service is ready or failed, or time is over."""
+
+    state: KernelState
+    idempotency: list[IdempotencyRow]
+    replay_s: float
+    version: str
+    timeout_s: float
+    done: trio.Event = field(factory=trio.Event)
+    report: RecoveryReport | None = None
+    _began: float = 0.0
+    _after: int = 0
+    _pending: set[tuple[str, str]] = field(factory=set)
+    _wanted: int = 0
+
+    async def begin(self, core: Core) -> None:
+        """Record that a kernel started; what is wanted from here on is to be recovered."""
+        self._began = trio.current_time()
+        await core.loop.report(Submission(StartSystem(self.version, platform.python_version())))
+        state = core.loop.state
+        self._after = state.last_id
+        self._pending = {
+            (tenant.tenant_id, service.service_id)
+            for tenant, service in state.services()
+            if service.wants_to_run or service.stop is not None
+        }
+        self._wanted = len(self._pending)
+
+    async def watch(self, core: Core) -> None:
+        """Until recovery is over; then the report stands."""
+        watch = core.hub.watch(EventQuery(after=self._after, types=SETTLING))
+        with trio.move_on_after(self.timeout_s):
+            while self._pending and (page := await watch.next_page()):
+                for stored in page:
+                    self._pending.discard((stored.tenant_id or "", stored.subject or ""))
+        services = [service for _, service in core.loop.state.services()]
+        ready = sum(service.status is Status.READY for service in services)
+        self.report = RecoveryReport(
+            events=self.state.last_id,
+            replay_s=self.replay_s,
+            duration_s=self.replay_s + trio.current_time() - self._began,
+            wanted=self._wanted,
+            ready=ready,
+            failed=max(0, self._wanted - ready - len(self._pending)),
+            pending=len(self._pending),
+        )
+        self.done.set()
+
+
+async def replay(journal: Journal, clock: Clock, *, version: str, timeout_s: float) -> Recovery:
+    """Fold the whole log. Raises `Faulted` (data_damaged, data_newer) or `KernelBug` if it cannot be folded."""
+    began = trio.current_time()
+    state = KernelState()
+    async for page in journal.replay():
+        for position, stored in enumerate(page):
+            state = apply(state, codec.to_record(stored))
+            if position % REPLAY_YIELD_RECORDS == 0:
+                await trio.lowlevel.checkpoint()
+    rows = await journal.idempotency(max(0, clock.wall_us() - IDEMPOTENCY_SECONDS * 1_000_000))
+    return Recovery(state, rows, trio.current_time() - began, version, timeout_s)

@@ -1,0 +1,108 @@
+"""Deciding against a draft. Owns: one submission -> staged records, with nothing believed yet. Never: writes, waits.
+
+Every event is encoded, decoded again and applied to the draft before it is appended, so that the log can never hold
+something that recovery could not read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from attrs import evolve, field, frozen
+from rpds import HashTrieMap
+
+from solo_trio.errors import Rejected
+from solo_trio.model import codec
+from solo_trio.model.capability import EMBEDDER, Authority
+from solo_trio.model.event import Decision, Now, Record
+from solo_trio.model.record import Attachment, IdempotencyRow, StoredEvent
+from solo_trio.model.state import KernelState, apply
+
+
+class Command(Protocol):
+    RESERVED: ClassVar[bool]
+    """May use the space that is held back on a full disk."""
+
+    def decide(self, state: KernelState, now: Now) -> Decision: ...
+
+
+@frozen
+class Idempotency:
+    """The caller's `Idempotency-Key`, within its `scope` (a tenant's incarnation, or "system")."""
+
+    scope: str
+    key: str
+    fingerprint: str
+
+
+@frozen
+class Repeated:
+    """The reply to a request that was made before: `event_id` is the first event it caused."""
+
+    event_id: int
+
+
+@frozen
+class Submission:
+    command: Command
+    authority: Authority = EMBEDDER
+    idempotency: Idempotency | None = None
+    correlation_id: str | None = None
+    causation_id: int | None = None
+
+
+Seen = HashTrieMap[tuple[str, str], IdempotencyRow]
+
+
+@frozen
+class Draft:
+    """What would be believed if everything staged so far were committed."""
+
+    state: KernelState
+    seen: Seen = field(factory=HashTrieMap)
+    records: tuple[Record, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+
+
+def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
+    """Decide one submission; returns the next draft and the reply. Raises `Rejected` or whatever a defect raises."""
+    submission.authority.check(draft.state)
+    key = submission.idempotency
+    if key is not None and (row := draft.seen.get((key.scope, key.key))) is not None:
+        if row.fingerprint != key.fingerprint:
+            raise Rejected("idempotency_conflict", "use a new Idempotency-Key for a request that differs")
+        return draft, Repeated(row.event_id)
+    decision = submission.command.decide(draft.state, now)
+    state, records = draft.state, []
+    first_id = state.last_id + 1
+    for proposed in decision.events:
+        event_id = state.last_id + 1
+        stored = StoredEvent(
+            id=event_id,
+            at_us=now.at_us,
+            kernel_time=now.kernel_time,
+            tenant_id=proposed.tenant_id,
+            incarnation=proposed.incarnation,
+            subject=proposed.subject,
+            type=proposed.event.TYPE,
+            schema=proposed.event.SCHEMA,
+            payload=codec.encode(proposed.event),
+            causation_id=submission.causation_id if event_id == first_id else first_id,
+            correlation_id=submission.correlation_id,
+        )
+        record = codec.to_record(stored)
+        state = apply(state, record)
+        records.append(record)
+    attachments, seen = decision.attachments, draft.seen
+    if key is not None and records:
+        row = IdempotencyRow(key.scope, key.key, key.fingerprint, first_id, now.at_us)
+        seen = seen.insert((key.scope, key.key), row)
+        attachments = (*attachments, row)
+    staged = evolve(
+        draft,
+        state=state,
+        seen=seen,
+        records=draft.records + tuple(records),
+        attachments=draft.attachments + attachments,
+    )
+    return staged, decision.reply

@@ -1,0 +1,343 @@
+"""One supervising task per service. Owns: starting, watching and stopping one deployment. Never: decides what is wanted.
+
+Level-triggered: it compares what the state wants with what runs, does the next step, and reports what it saw as a command.
+Whatever it waits for, a change of the state or the kernel's shutdown wakes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from attrs import evolve
+
+from solo_trio.errors import Faulted, SoloError, StorageFull
+from solo_trio.kernel.loop import submission_error
+from solo_trio.kernel.staging import Submission
+from solo_trio.model import service_decisions as decisions
+from solo_trio.model.ending import Ending
+from solo_trio.model.limits import Limits, effective
+from solo_trio.model.service import ServiceState
+from solo_trio.policy.backoff import restart_delay
+from solo_trio.ports import Launch, Running
+
+if TYPE_CHECKING:
+    from solo_trio.kernel.core import Core
+
+STORAGE_RETRY_S: Final = 1.0
+START_LIMIT_ALL: Final = 64
+START_LIMIT_PER_TENANT: Final = 16
+
+
+class ServiceSupervisor:
+    """Runs one deployment of one service until nothing is wanted of it any more."""
+
+    def __init__(
+        self,
+        core: Core,
+        tenant_id: str,
+        incarnation: str,
+        service_id: str,
+        deployment: int,
+        starts: trio.CapacityLimiter,
+    ) -> None:
+        self._core = core
+        self._tenant_id = tenant_id
+        self._incarnation = incarnation
+        self._service_id = service_id
+        self.deployment = deployment
+        self._starts = starts
+        self._changed = trio.Event()
+        self.running: Running | None = None
+        """What runs now, ready or not."""
+        self._generation = 0
+        self._epoch = 0
+        self._reported_ready = False
+        self._delayed_until: tuple[int, float] | None = None
+
+    def notify(self) -> None:
+        """The state of this service, or what the kernel does as a whole, has changed."""
+        self._changed.set()
+
+    def _state(self) -> ServiceState | None:
+        tenant = self._core.loop.state.tenants.get(self._tenant_id)
+        if tenant is None or tenant.incarnation != self._incarnation:
+            return None
+        service = tenant.services.get(self._service_id)
+        return service if service is not None and service.deployment == self.deployment else None
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            try:
+                while await self._step(nursery):
+                    pass
+            except SoloError as error:
+                if not submission_error(error):
+                    raise
+                await self._end_quietly()
+            finally:
+                if self.running is not None:  # cancelled, or a defect: nothing may outlive its supervisor
+                    self.running.kill()
+
+    async def _step(self, nursery: trio.Nursery) -> bool:
+        """One comparison and what follows from it; False when there is nothing left to do."""
+        self._changed = trio.Event()
+        service = self._state()
+        if self._core.closing:
+            await self._end_quietly()
+            return False
+        if service is None:
+            await self._end_quietly()
+            return False
+        if service.stop is not None:
+            await self._stop(service)
+            return False
+        if not service.wants_to_run:
+            await self._end_quietly()
+            return False
+        if self.running is not None and self._epoch != service.epoch:
+            await self._end(self._grace_s(service), force=False)
+        elif self.running is None and service.begun:  # an earlier supervising task failed after it began this one
+            self._generation = service.generation
+            await self._report_end(Ending("lost", "its supervising task failed"), timed_out=False)
+        elif self.running is None:
+            await self._start(service, nursery)
+        elif self.running.ended.is_set():
+            await self._report_ended(self.running.ending or _no_ending(), timed_out=False)
+        else:
+            await self._wait_any(self.running.ended.wait)
+        return True
+
+    # -- starting
+
+    async def _start(self, service: ServiceState, nursery: trio.Nursery) -> None:
+        if not await self._wait_for_delay(service):
+            return
+        async with _Place(self, (self._starts, self._core.starts)) as place:
+            if not place.taken:
+                return
+            begin = decisions.BeginStart(
+                self._tenant_id, self._incarnation, self._service_id, self.deployment, service.epoch
+            )
+            generation = await self._report(begin)
+            if generation is None:
+                return
+            self._generation, self._epoch, self._reported_ready = generation, service.epoch, False
+            limits = effective(service.spec.limits, self._core.ceiling)
+            try:
+                launch = await self._launch(service, limits)
+                self.running = await self._core.runtimes[service.spec.isolation].start(launch, nursery)
+            except Faulted as fault:
+                await self._report_end(Ending("lost", fault.detail), timed_out=False)
+                return
+            await self._wait_until_ready(self.running, limits.start_timeout_s or 0)
+
+    async def _wait_for_delay(self, service: ServiceState) -> bool:
+        """Wait out the backoff; False if something changed meanwhile. A spurious wake-up does not begin it anew."""
+        if service.attempt == 0 or service.next_cause not in ("restart", "deploy"):
+            return True
+        if self._delayed_until is None or self._delayed_until[0] != service.generation:
+            limits = service.spec.restart_limits
+            delay = restart_delay(
+                service.attempt,
+                self._core.entropy.uniform(),
+                max_restarts=limits.max_restarts,
+                max_seconds=limits.max_seconds,
+            )
+            self._delayed_until = (service.generation, trio.current_time() + delay)
+        with trio.move_on_at(self._delayed_until[1]):
+            await self._changed.wait()
+            return False
+        return True
+
+    async def _launch(self, service: ServiceState, limits: Limits) -> Launch:
+        source = ""
+        if service.spec.entry == "source":
+            source = (await self._core.journal.artifact(service.spec.digest)).content.decode()
+        given = evolve(limits, start_timeout_s=None, stop_timeout_s=None, log_bytes_per_s=None).given()
+        return Launch(
+            tenant_id=self._tenant_id,
+            incarnation=self._incarnation,
+            service_id=self._service_id,
+            version=service.version,
+            generation=self._generation,
+            entry=service.spec.entry,
+            source=source,
+            config=service.spec.config,
+            limits=given,
+            log=self._core.logs.sink(
+                self._incarnation, self._service_id, self._generation, bytes_per_s=limits.log_bytes_per_s
+            ),
+            outgoing=self._core.outgoing(self._tenant_id, self._incarnation),
+        )
+
+    async def _wait_until_ready(self, running: Running, timeout_s: float) -> None:
+        """Until it is ready (reported), ended, timed out (killed, reported) or no longer wanted (left to the next step)."""
+        deadline = trio.current_time() + timeout_s
+        while not running.ended.is_set():
+            if running.ready.is_set():
+                if not self._reported_ready:
+                    self._reported_ready = True
+                    await self._report(
+                        decisions.ReportReady(
+                            self._tenant_id, self._incarnation, self._service_id, self.deployment, self._generation
+                        )
+                    )
+                return
+            service = self._state()
+            if self._core.closing or service is None or service.stop is not None or service.epoch != self._epoch:
+                return
+            self._changed = trio.Event()
+            with trio.move_on_at(deadline):
+                await self._wait_any(running.ready.wait, running.ended.wait)
+                continue
+            running.kill()
+            await running.ended.wait()
+            ending = Ending(
+                "crashed",
+                f"did not become ready within {timeout_s:g} s",
+                running.ending.traceback if running.ending is not None else "",
+            )
+            await self._report_ended(ending, timed_out=True)
+            return
+
+    # -- ending
+
+    def _grace_s(self, service: ServiceState) -> float:
+        return effective(service.spec.limits, self._core.ceiling).stop_timeout_s or 0
+
+    async def _stop(self, service: ServiceState) -> None:
+        """A stop was asked for: end what runs, then say so."""
+        assert service.stop is not None
+        if self.running is None:
+            reason = "kernel_restarted" if self._generation == 0 and service.generation else "not_running"
+            await self._report(
+                decisions.ReportStopped(self._tenant_id, self._incarnation, self._service_id, self.deployment, reason)
+            )
+            return
+        ending = await self._end(service.stop.grace_ms / 1_000, force=service.stop.force)
+        if service.begun:
+            await self._report_end(ending, timed_out=False)
+        else:  # a restart by hand was on its way, so no outcome is expected of what just ended
+            await self._report(
+                decisions.ReportStopped(
+                    self._tenant_id, self._incarnation, self._service_id, self.deployment, ending.kind
+                )
+            )
+
+    async def _end(self, grace_s: float, *, force: bool) -> Ending:
+        """Ask it to end, wait the grace, kill it, wait until it is gone (a shielded task: for as long as it takes)."""
+        assert self.running is not None
+        running = self.running
+        if not force:
+            running.request_stop()
+            with trio.move_on_after(grace_s):
+                await running.ended.wait()
+        if not running.ended.is_set():
+            running.kill()
+            while not running.ended.is_set():
+                if self._core.closing:
+                    with trio.move_on_at(self._core.close_deadline):
+                        await running.ended.wait()
+                    break
+                self._changed = trio.Event()
+                await self._wait_any(running.ended.wait)
+        self.running = None
+        return running.ending or _no_ending()
+
+    async def _end_quietly(self) -> None:
+        """Nothing is wanted of it and nothing is recorded: the kernel closes, or the state has moved on."""
+        if self.running is None:
+            return
+        running = self.running
+        if self._core.closing:
+            running.request_stop()
+            with trio.move_on_at(self._core.stop_deadline):
+                await running.ended.wait()
+        if not running.ended.is_set():
+            self._core.killed_at_close += self._core.closing
+            running.kill()
+            with trio.move_on_at(self._core.close_deadline if self._core.closing else float("inf")):
+                await running.ended.wait()
+        self.running = None
+
+    async def _report_ended(self, ending: Ending, *, timed_out: bool) -> None:
+        self.running = None
+        await self._report_end(ending, timed_out=timed_out)
+
+    async def _report_end(self, ending: Ending, *, timed_out: bool) -> None:
+        await self._report(
+            decisions.ReportEnded(
+                self._tenant_id,
+                self._incarnation,
+                self._service_id,
+                self.deployment,
+                self._generation,
+                ending,
+                timed_out=timed_out,
+            )
+        )
+
+    # -- waiting and telling
+
+    async def _report(self, command: Any) -> Any:
+        """Submit what was observed; on a full disk again and again, because it must not be lost while the kernel lives."""
+        while True:
+            try:
+                return await self._core.loop.report(Submission(command, causation_id=self.deployment))
+            except StorageFull:
+                if self._core.closing:
+                    return None
+                await trio.sleep(STORAGE_RETRY_S)
+
+    async def _wait_any(self, *waits: Callable[[], Awaitable[Any]]) -> None:
+        """Until one of `waits` is over, or something changed."""
+        async with trio.open_nursery() as nursery:
+
+            async def one(wait: Callable[[], Awaitable[Any]]) -> None:
+                await wait()
+                nursery.cancel_scope.cancel()
+
+            for wait in (self._changed.wait, *waits):
+                nursery.start_soon(one, wait)
+
+
+class _Place:
+    """A place in each of the start limiters, given up if the service changes while it waits for one."""
+
+    def __init__(self, supervisor: ServiceSupervisor, limiters: tuple[trio.CapacityLimiter, ...]) -> None:
+        self._supervisor = supervisor
+        self._limiters = limiters
+        self._held: list[trio.CapacityLimiter] = []
+        self.taken = False
+
+    async def __aenter__(self) -> _Place:
+        for limiter in self._limiters:
+            try:
+                limiter.acquire_on_behalf_of_nowait(self)
+            except trio.WouldBlock:
+                await self._supervisor._wait_any(lambda each=limiter: self._take(each))  # type: ignore[misc]
+                if limiter not in self._held:
+                    self._give_back()
+                    return self
+            else:
+                self._held.append(limiter)
+        self.taken = True
+        return self
+
+    async def _take(self, limiter: trio.CapacityLimiter) -> None:
+        await limiter.acquire_on_behalf_of(self)
+        self._held.append(limiter)
+
+    def _give_back(self) -> None:
+        for limiter in self._held:
+            limiter.release_on_behalf_of(self)
+        self._held.clear()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._give_back()
+
+
+def _no_ending() -> Ending:
+    return Ending("lost", "it ended without saying how")

@@ -1,0 +1,71 @@
+"""A tenant's nursery. Owns: its supervising tasks, one per service. Never: reaches another tenant.
+
+A defect in one supervising task ends that service's run, is kept by telemetry, and the service converges again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from solo_trio.kernel.supervisor import START_LIMIT_PER_TENANT, ServiceSupervisor
+from solo_trio.model.tenant import TenantState
+
+if TYPE_CHECKING:
+    from solo_trio.kernel.core import Core
+
+DEFECT_PAUSE_S: Final = 1.0
+
+
+class TenantSupervisor:
+    def __init__(self, core: Core, tenant: TenantState) -> None:
+        self._core = core
+        self.tenant_id = tenant.tenant_id
+        self.incarnation = tenant.incarnation
+        self._starts = trio.CapacityLimiter(START_LIMIT_PER_TENANT)
+        self.supervisors: dict[str, ServiceSupervisor] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Supervise until cancelled, or until the kernel closes and every service has ended."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                task_status.started()
+                await self._core.closed.wait()
+            finally:
+                self._nursery = None
+
+    def converge(self, service_ids: Iterable[str] | None = None) -> None:
+        """Compare what is wanted of these services (None: of all) with what is supervised, and start what is missing."""
+        tenant = self._core.loop.state.tenants.get(self.tenant_id)
+        if tenant is None or tenant.incarnation != self.incarnation:
+            service_ids = list(self.supervisors) if service_ids is None else service_ids
+        elif service_ids is None:
+            service_ids = sorted({*tenant.services, *self.supervisors})
+        for service_id in service_ids:
+            supervisor = self.supervisors.get(service_id)
+            if supervisor is not None:
+                supervisor.notify()
+                continue
+            service = tenant.services.get(service_id) if tenant is not None else None
+            if service is None or self._nursery is None or self._core.closing:
+                continue
+            if service.wants_to_run or service.stop is not None:
+                supervisor = ServiceSupervisor(
+                    self._core, self.tenant_id, self.incarnation, service_id, service.deployment, self._starts
+                )
+                self.supervisors[service_id] = supervisor
+                self._nursery.start_soon(self._supervise, service_id, supervisor, name=f"{self.tenant_id}/{service_id}")
+
+    async def _supervise(self, service_id: str, supervisor: ServiceSupervisor) -> None:
+        try:
+            await supervisor.run()
+        except Exception as error:  # noqa: BLE001 - contained to this service, kept by telemetry, converged again
+            self._core.telemetry.bug(f"supervising {self.tenant_id}/{service_id}", error)
+            await trio.sleep(DEFECT_PAUSE_S)
+        finally:
+            del self.supervisors[service_id]
+        self.converge((service_id,))

@@ -1,0 +1,108 @@
+"""The data directory. Owns: making it, and the lock that keeps a second kernel out. Never: reads what is in it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from solo_trio.errors import Faulted
+from solo_trio.journal.library import no_space
+
+LOCK_FILE: Final = "lock"
+LOCK_TEXT_BYTES_MAX: Final = 256
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make the directory (0700) if it is missing, durably; raises `Faulted("data_unwritable")`."""
+    try:
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(path.parent)
+        if not directory.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(directory))
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not writable", str(directory))
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory survive power loss."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unwritable(directory: Path, error: OSError) -> Faulted:
+    return Faulted(
+        "data_unwritable",
+        f"{directory} cannot be used as data directory ({error.strerror}): correct it, or name another directory",
+    )
+
+
+class DataLock:
+    """`with DataLock(directory):` holds `lock` in it; raises `Faulted` with `data_in_use` or `data_unwritable`.
+
+    The lock is a `flock`: it ends with the process that holds it, however that ends. The file is never removed, because a
+    kernel that waits with the old file open would then hold a lock on nothing. Its text is for people only.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._fd: int | None = None
+
+    def __enter__(self) -> DataLock:
+        if self._fd is not None:
+            raise RuntimeError("a DataLock is entered once at a time")
+        prepare_directory(self._directory)
+        try:
+            fd = os.open(self._directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _unwritable(self._directory, error) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(fd)
+            os.close(fd)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise _unwritable(self._directory, error) from error
+            raise Faulted(
+                "data_in_use",
+                f"another kernel ({holder}) uses {self._directory}: stop it, or name another directory",
+            ) from error
+        self._fd = fd
+        _describe(fd, f"{os.getpid()}\nThe Solo kernel with this process id uses this directory.\n")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        try:
+            _describe(fd, "")
+        finally:
+            os.close(fd)
+
+
+def _holder(fd: int) -> str:
+    text = os.pread(fd, LOCK_TEXT_BYTES_MAX, 0).split(b"\n", 1)[0]
+    return f"pid {int(text)}" if text.isdigit() else "of unknown pid"
+
+
+def _describe(fd: int, text: str) -> None:
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text.encode(), 0)
+    except OSError as error:
+        # A kernel must be able to start on a full disk; the lock holds without its text.
+        if not no_space(error):
+            raise

@@ -1,0 +1,108 @@
+"""A journal in memory. Owns: `ports.Journal` for tests and for kernels that need not survive. Never: threads, files.
+
+It keeps the contract of the durable one (`tests/journal/contract.py`), save that nothing outlives the object. The same
+object given to a second kernel is a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import trio
+
+from solo_trio.errors import KernelBug
+from solo_trio.journal.library import damaged
+from solo_trio.journal.store import check_artifact
+from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, StoredEvent
+
+REPLAY_PAGE_ROWS: Final = 2_000
+
+
+class MemoryJournal:
+    """`ports.Journal` in lists."""
+
+    def __init__(self) -> None:
+        self.warning: str | None = None
+        self._events: list[StoredEvent] = []
+        self._artifacts: dict[str, Artifact] = {}
+        self._keys: dict[str, KeyRow] = {}
+        self._idempotency: dict[tuple[str, str], IdempotencyRow] = {}
+
+    async def append(
+        self, events: Sequence[StoredEvent], attachments: Sequence[Attachment] = (), *, reserved: bool = False
+    ) -> None:
+        # A checkpoint that cannot be cancelled: as with the durable journal, who calls this hears how it ended.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        for id_, event in enumerate(events, start=len(self._events) + 1):
+            if event.id != id_:
+                raise KernelBug(f"event {event.id} was to be appended where event {id_} is next")
+        for item in attachments:
+            if isinstance(item, Artifact):
+                check_artifact(item)
+        self._events.extend(events)
+        for item in attachments:
+            match item:
+                case Artifact():
+                    self._artifacts.setdefault(item.digest, item)
+                case KeyRow():
+                    self._keys[item.key_id] = item
+                case IdempotencyRow():
+                    self._idempotency[item.scope, item.key] = item
+
+    def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
+        return _Replay(self._events, after)
+
+    async def read(self, query: EventQuery) -> list[StoredEvent]:
+        await trio.lowlevel.checkpoint()
+        found = [event for event in self._events[query.after :] if _matches(event, query)]
+        if query.newest:
+            return found[max(0, len(found) - query.limit) :]
+        return found[: query.limit]
+
+    async def artifact(self, digest: str) -> Artifact:
+        await trio.lowlevel.checkpoint()
+        if digest not in self._artifacts:
+            raise damaged(f"artifact {digest} is missing")
+        return self._artifacts[digest]
+
+    async def keys(self) -> list[KeyRow]:
+        await trio.lowlevel.checkpoint()
+        return [self._keys[key_id] for key_id in sorted(self._keys)]
+
+    async def idempotency(self, since_us: int) -> list[IdempotencyRow]:
+        await trio.lowlevel.checkpoint()
+        self._idempotency = {name: row for name, row in self._idempotency.items() if row.at_us >= since_us}
+        return sorted(self._idempotency.values(), key=lambda row: (row.at_us, row.scope, row.key))
+
+    async def close(self) -> None:
+        """Nothing to do; the events stay, so that a test can open a second kernel on them."""
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+class _Replay:
+    def __init__(self, events: list[StoredEvent], after: int) -> None:
+        self._events = events
+        self._at = after
+        if after > len(events):
+            raise damaged(f"event {after} is missing")
+
+    def __aiter__(self) -> _Replay:
+        return self
+
+    async def __anext__(self) -> Sequence[StoredEvent]:
+        await trio.lowlevel.checkpoint()
+        page = self._events[self._at : self._at + REPLAY_PAGE_ROWS]
+        if not page:
+            raise StopAsyncIteration
+        self._at += len(page)
+        return page
+
+
+def _matches(event: StoredEvent, query: EventQuery) -> bool:
+    return (
+        (query.tenant_id is None or event.tenant_id == query.tenant_id)
+        and (query.incarnation is None or event.incarnation == query.incarnation)
+        and (query.subject is None or event.subject == query.subject)
+        and (query.types is None or event.type in query.types)
+    )

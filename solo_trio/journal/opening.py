@@ -1,0 +1,155 @@
+"""Opening and closing a data directory. Owns: the order of the checks before anything is believed. Never: repairs.
+
+A check that fails refuses to start and says what is wrong: which rows to believe is not for a program to guess. Every
+raw read happens here, before the first connection: to open a database file beside SQLite's own connection, and to close
+it again, drops SQLite's locks on it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from solo_trio.journal import reads, schema, wal, witness
+from solo_trio.journal.library import at_open, damaged, driver, means
+from solo_trio.journal.lock import prepare_directory
+from solo_trio.journal.reserve import (
+    PAGE_BYTES,
+    RESERVE_BYTES_MIN,
+    TINY_DISK_SHARE,
+    Reserve,
+    disk_bytes,
+    reserve_bytes,
+)
+from solo_trio.journal.store import CHECKPOINT_PAGES_MAX, Store
+from solo_trio.journal.witness import NO_EVENTS, WITNESS_FILE, Head, Witness
+
+READERS_MAX: Final = 2
+
+
+def open_store(directory: Path, key: bytes) -> tuple[Store, list[driver.Connection]]:
+    """The writing side and `READERS_MAX` connections for the reading side; raises what `open_journal` says."""
+    try:
+        return _open(directory, key)
+    except (driver.Error, OSError) as error:
+        # The reserve is there so that a kernel can still stop services on a full disk; for that it must start.
+        if not _is_full(directory, error) or not Reserve(directory, 0).free():
+            raise at_open(error, directory) from error
+    try:
+        return _open(directory, key)
+    except (driver.Error, OSError) as error:
+        raise at_open(error, directory) from error
+
+
+def close_store(store: Store, readers: list[driver.Connection]) -> None:
+    """Close everything; raises `JournalFailed` or OSError if the last checkpoint or fsync failed.
+
+    The last connection that can write moves the WAL into the database when it closes. After a failure that must not
+    happen (an fsync that failed would be tried again, and the WAL deleted on its word), so the readers outlive it then.
+    """
+    with ExitStack() as stack:
+        if store.failure is None:
+            try:
+                stack.callback(store.close_connection)
+                stack.callback(_close_all, readers)
+                stack.callback(store.close_witness)
+                store.settle()
+                return
+            except BaseException:
+                stack.pop_all()
+                _close_failed(store, readers)
+                raise
+        _close_failed(store, readers)
+
+
+def _close_failed(store: Store, readers: list[driver.Connection]) -> None:
+    with ExitStack() as stack:
+        stack.callback(_close_all, readers)
+        stack.callback(store.close_connection)
+        stack.callback(store.close_witness)
+
+
+def _close_all(connections: list[driver.Connection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def _is_full(directory: Path, error: Exception) -> bool:
+    """SQLite reports a full disk as a plain I/O error when it cannot make its shared memory file."""
+    if means(error) == "full":
+        return True
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return False
+    return means(error) == "other" and status.f_bavail * status.f_frsize < RESERVE_BYTES_MIN
+
+
+def _open(directory: Path, key: bytes) -> tuple[Store, list[driver.Connection]]:
+    prepare_directory(directory)
+    known = witness.read(directory, key)
+    _check_files(directory, known)
+    schema.create_file(directory)
+    with ExitStack() as stack:
+        connection = schema.connect_writer(directory)
+        stack.callback(connection.close)
+        head = reads.head(connection) if schema.version(connection) else NO_EVENTS
+        _check_witness(connection, known, head)
+        schema.use_wal(connection)
+        schema.migrate(connection)
+        kept = Witness.open(directory, key)
+        stack.callback(kept.close)
+
+        disk = disk_bytes(directory)
+        pages = min(CHECKPOINT_PAGES_MAX, disk // PAGE_BYTES // TINY_DISK_SHARE)
+        store = Store(connection, kept, Reserve(directory, reserve_bytes(disk)), head, pages)
+        # What a former kernel could not force out may sit in the page cache, clean: it is written anew before use.
+        store.settle()
+        store.hold_reserve_if_possible()
+
+        readers = []
+        for _ in range(READERS_MAX):
+            readers.append(schema.connect_reader(directory))
+            stack.callback(readers[-1].close)
+            # A reader that has read holds its lock, which `close_store` relies on.
+            reads.head(readers[-1])
+        stack.pop_all()
+    return store, readers
+
+
+def _check_files(directory: Path, known: Head | None) -> None:
+    """What can be seen before SQLite looks, and perhaps throws something away."""
+    try:
+        database_bytes = (directory / schema.DATABASE_FILE).stat().st_size
+    except FileNotFoundError:
+        database_bytes = 0
+    try:
+        log = (directory / schema.WAL_FILE).read_bytes()
+    except FileNotFoundError:
+        log = b""
+    if database_bytes == 0 and known is not None and known[0] > 0:
+        raise damaged(f"{schema.DATABASE_FILE} is missing or empty, but {WITNESS_FILE} knows {known[0]} events")
+    if database_bytes == 0 and len(log) > wal.WAL_HEADER_BYTES:
+        raise damaged(f"{schema.DATABASE_FILE} is missing or empty, but {schema.WAL_FILE} is not")
+    bad = wal.find_damage(log)
+    if bad is not None:
+        raise damaged(
+            f"{schema.WAL_FILE}: frame {bad.bad_frame} is bad, and the later transaction that frame {bad.lost_commit} "
+            "commits would be lost"
+        )
+
+
+def _check_witness(connection: driver.Connection, known: Head | None, head: Head) -> None:
+    if known is None:
+        if head != NO_EVENTS:
+            raise damaged(f"{WITNESS_FILE} is missing, but there are {head[0]} events")
+        return
+    id_, hash_ = known
+    if head[0] < id_:
+        raise damaged(
+            f"events {head[0] + 1} to {id_} are missing: {schema.DATABASE_FILE} was cut or replaced by an older copy"
+        )
+    if reads.hash_at(connection, id_) != hash_:
+        raise damaged(f"event {id_} is not the one that {WITNESS_FILE} knows: {schema.DATABASE_FILE} was replaced")

@@ -1,0 +1,107 @@
+"""The reading side, synchronous. Owns: every query. Never: writes, or leaves a read transaction open behind it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+from solo_trio.errors import SoloError
+from solo_trio.journal import chain
+from solo_trio.journal.chain import COLUMNS, GENESIS
+from solo_trio.journal.library import at_open, damaged, driver
+from solo_trio.journal.schema import tables
+from solo_trio.journal.witness import NO_EVENTS, Head
+from solo_trio.model.record import Artifact, EventQuery, IdempotencyRow, KeyRow, StoredEvent
+
+REPLAY_PAGE_ROWS: Final = 2_000
+INTEGRITY_ERRORS_MAX: Final = 1
+"""One finding is enough to refuse."""
+
+_ROWS: Final = f"SELECT {', '.join(COLUMNS)} FROM events"  # noqa: S608
+_PAGE: Final = f"{_ROWS} WHERE id > ? ORDER BY id LIMIT {REPLAY_PAGE_ROWS}"
+_CHAIN: Final = "SELECT chain FROM events WHERE id = ?"
+
+
+def head(connection: driver.Connection) -> Head:
+    """The last event's id and hash, as stored."""
+    row = connection.execute("SELECT id, chain FROM events ORDER BY id DESC LIMIT 1").fetchone()
+    return NO_EVENTS if row is None else (int(row[0]), bytes(row[1]))
+
+
+def hash_at(connection: driver.Connection, id_: int) -> bytes | None:
+    """The stored hash of one event; that of event 0 is fixed."""
+    if id_ == 0:
+        return GENESIS
+    row = connection.execute(_CHAIN, (id_,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def page(connection: driver.Connection, after: Head, floor: Head) -> tuple[list[StoredEvent], Head]:
+    """The next events after a checked one, checked; and the head they end at. `floor` must be met if it is among them."""
+    id_, hash_ = after
+    try:
+        rows = connection.execute(_PAGE, (id_,)).fetchall()
+    except driver.Error as error:
+        raise _locate(connection, id_, error) from error
+    events, hash_ = chain.verify(id_, hash_, rows)
+    if id_ < floor[0] <= id_ + len(events) and rows[floor[0] - id_ - 1][-1] != floor[1]:
+        raise damaged(f"event {floor[0]} is not the one that was acknowledged")
+    return events, (id_ + len(events), hash_)
+
+
+def _locate(connection: driver.Connection, after: int, error: driver.Error) -> SoloError:
+    """Read one by one what could not be read together, to name the event."""
+    for id_ in range(after + 1, after + REPLAY_PAGE_ROWS + 1):
+        try:
+            connection.execute(f"{_ROWS} WHERE id = ?", (id_,)).fetchone()
+        except driver.Error as single:
+            return damaged(f"event {id_} cannot be read ({single})")
+    return damaged(f"the events after {after} cannot be read ({error})")
+
+
+def check_tables(connection: driver.Connection) -> None:
+    """Compare tables and indexes: the chain covers rows, not the ways to find them."""
+    try:
+        (finding,) = connection.execute(f"PRAGMA integrity_check({INTEGRITY_ERRORS_MAX})").fetchone()
+    except driver.Error as error:
+        raise at_open(error, "the data directory") from error
+    if finding != "ok":
+        raise damaged(f"the database is inconsistent ({finding})")
+
+
+def read(connection: driver.Connection, query: EventQuery) -> list[StoredEvent]:
+    where = ["id > :after"]
+    values: dict[str, Any] = {"after": query.after, "limit": query.limit}
+    for column in ("tenant_id", "incarnation", "subject"):
+        value = getattr(query, column)
+        if value is not None:
+            where.append(f"{column} = :{column}")
+            values[column] = value
+    if query.types is not None:
+        names = {f"type{number}": type_ for number, type_ in enumerate(query.types)}
+        where.append(f"type IN ({', '.join(f':{name}' for name in names)})")
+        values.update(names)
+    order = "DESC" if query.newest else "ASC"
+    # Only names from this file are put into the text; every value is bound.
+    sql = f"{_ROWS} WHERE {' AND '.join(where)} ORDER BY id {order} LIMIT :limit"
+    events = [chain.event_of(tuple(row.values())) for row in tables(connection).query(sql, values)]
+    return events[::-1] if query.newest else events
+
+
+def artifact(connection: driver.Connection, digest: str) -> Artifact:
+    rows = list(tables(connection).table("artifacts").rows_where("digest = ?", [digest]))
+    if not rows:
+        raise damaged(f"artifact {digest} is missing")
+    content = rows[0]["content"]
+    if not isinstance(content, bytes) or hashlib.sha256(content).hexdigest() != digest:
+        raise damaged(f"artifact {digest} does not have its digest: it was changed")
+    return Artifact(digest, content)
+
+
+def keys(connection: driver.Connection) -> list[KeyRow]:
+    return [KeyRow(**row) for row in tables(connection).table("keys").rows_where(order_by="key_id")]
+
+
+def idempotency(connection: driver.Connection, since_us: int) -> list[IdempotencyRow]:
+    rows = tables(connection).table("idempotency").rows_where("at_us >= ?", [since_us], order_by="at_us, scope, key")
+    return [IdempotencyRow(**row) for row in rows]

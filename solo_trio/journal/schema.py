@@ -1,0 +1,138 @@
+"""The tables. Owns: connections to `kernel.db`, their pragmas, and the migrations in order. Never: reads or writes events."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from sqlite_utils import Database
+
+from solo_trio.errors import Faulted
+from solo_trio.journal.library import driver
+from solo_trio.journal.lock import sync_directory
+from solo_trio.journal.reserve import PAGE_BYTES
+
+DATABASE_FILE: Final = "kernel.db"
+WAL_FILE: Final = "kernel.db-wal"
+BUSY_TIMEOUT_MS: Final = 5_000
+"""How long a statement waits for a foreign tool on the file, and a truncating checkpoint for our own readers."""
+
+
+def create_file(directory: Path) -> None:
+    """Make an empty database file (0600) if there is none; only before the first connection of this process."""
+    try:
+        fd = os.open(directory / DATABASE_FILE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    os.close(fd)
+    sync_directory(directory)
+
+
+def connect_writer(directory: Path) -> driver.Connection:
+    """The one connection that writes; transactions are begun and ended by name."""
+    connection = _connect(directory, "rw")
+    try:
+        for pragma in (
+            f"page_size = {PAGE_BYTES}",
+            "synchronous = FULL",
+            "secure_delete = ON",
+            "wal_autocheckpoint = 0",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def use_wal(connection: driver.Connection) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise Faulted(
+            "data_unwritable", "the file system cannot hold a write-ahead log: put the data directory on a local disk"
+        )
+
+
+def connect_reader(directory: Path) -> driver.Connection:
+    return _connect(directory, "ro")
+
+
+def _connect(directory: Path, mode: str) -> driver.Connection:
+    return driver.connect(
+        f"file:{quote(str(directory / DATABASE_FILE))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+    )
+
+
+def tables(connection: driver.Connection) -> Database:
+    """The same connection through sqlite-utils."""
+    return Database(connection, recursive_triggers=False, execute_plugins=False)
+
+
+def _first(db: Database) -> None:
+    db.table("events").create(
+        {
+            "id": int,
+            "at_us": int,
+            "kernel_time": float,
+            "tenant_id": str,
+            "incarnation": str,
+            "subject": str,
+            "type": str,
+            "schema": int,
+            "payload": bytes,
+            "salt": bytes,
+            "payload_digest": bytes,
+            "causation_id": int,
+            "correlation_id": str,
+            "chain": bytes,
+        },
+        pk="id",
+        not_null={"at_us", "kernel_time", "type", "schema", "chain"},
+    )
+    # Each index ends in the id by itself. Reads by type walk their tenant's events: an index more costs every append.
+    db.table("events").create_index(["tenant_id"], "events_tenant")
+    db.table("events").create_index(["tenant_id", "subject"], "events_subject")
+    db.table("artifacts").create({"digest": str, "content": bytes}, pk="digest", not_null={"content"})
+    db.table("keys").create(
+        {"key_id": str, "incarnation": str, "purpose": str, "wrapped": bytes},
+        pk="key_id",
+        not_null={"incarnation", "purpose", "wrapped"},
+    )
+    db.table("idempotency").create(
+        {"scope": str, "key": str, "fingerprint": str, "event_id": int, "at_us": int},
+        pk=("scope", "key"),
+        not_null={"fingerprint", "event_id", "at_us"},
+    )
+    db.table("idempotency").create_index(["at_us"], "idempotency_age")
+    db.table("meta").create({"key": str, "value": str}, pk="key")
+
+
+MIGRATIONS: Final[tuple[Callable[[Database], None], ...]] = (_first,)
+"""Migration n makes version n + 1 of the schema; one that was shipped is never changed."""
+
+
+def version(connection: driver.Connection) -> int:
+    """The schema version of the file, 0 for an empty one; raises `Faulted("data_newer")` for one that is not known yet."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > len(MIGRATIONS):
+        raise Faulted(
+            "data_newer",
+            f"{DATABASE_FILE} has schema version {found}, this program knows {len(MIGRATIONS)}: install a newer version",
+        )
+    return int(found)
+
+
+def migrate(connection: driver.Connection) -> None:
+    """Bring the file to the newest version, one transaction a step."""
+    db = tables(connection)
+    for number in range(version(connection), len(MIGRATIONS)):
+        with db.atomic():
+            MIGRATIONS[number](db)
+            connection.execute(f"PRAGMA user_version = {number + 1}")

@@ -1,0 +1,240 @@
+"""The writing side, synchronous. Owns: the order of durability, the one connection that writes. Never: threads, Trio.
+
+Per append: the rows and their hashes are made; one transaction is begun, written, committed and forced out; then the
+witness is written; only then does the caller hear of it. An error that could mean that bytes are lost is final: a
+second fsync would report success for pages the first one dropped, so nothing is tried again and nothing more is
+acknowledged. A full disk is not such an error: nothing was committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+from solo_trio.errors import JournalFailed, KernelBug, StorageFull
+from solo_trio.journal.chain import COLUMNS, SALT_BYTES, seal
+from solo_trio.journal.library import driver, means
+from solo_trio.journal.reserve import PAGE_BYTES, Reserve
+from solo_trio.journal.witness import Head, Witness
+from solo_trio.model.record import Artifact, Attachment, IdempotencyRow, KeyRow, StoredEvent
+
+CHECKPOINT_PAGES_MAX: Final = 1_000
+"""About how many pages the WAL may hold before they are moved into the database."""
+TRANSACTION_PAGES: Final = 6
+"""About how many pages one small transaction dirties: the ends of the table and its indexes."""
+
+_EVENT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+_ARTIFACT: Final = "INSERT OR IGNORE INTO artifacts (digest, content) VALUES (?, ?)"
+_KEY: Final = "INSERT OR REPLACE INTO keys (key_id, incarnation, purpose, wrapped) VALUES (?, ?, ?, ?)"
+_IDEMPOTENCY: Final = (
+    "INSERT OR REPLACE INTO idempotency (scope, key, fingerprint, event_id, at_us) VALUES (?, ?, ?, ?, ?)"
+)
+
+Statement = tuple[str, list[tuple[Any, ...]]]
+
+
+class _Full(Exception):
+    """The disk is full; the transaction was rolled back."""
+
+
+class Store:
+    """Everything that changes the directory. Used from one thread at a time."""
+
+    def __init__(
+        self, connection: driver.Connection, witness: Witness, reserve: Reserve, head: Head, checkpoint_pages: int
+    ) -> None:
+        self._connection = connection
+        self._witness = witness
+        self._reserve = reserve
+        self._checkpoint_pages = checkpoint_pages
+        self._wal_pages = 0
+        self.head = head
+        self.failure: str | None = None
+        """Why nothing can be appended any more."""
+
+    def append(self, events: Sequence[StoredEvent], attachments: Sequence[Attachment], reserved: bool) -> None:
+        self._check_alive()
+        statements, head = self._prepare(events, attachments)
+        if not statements:
+            return
+        if not reserved:
+            self._hold_reserve()
+        self._write_with_room(statements, reserved)
+        self.head = head
+        self._wal_pages += TRANSACTION_PAGES + _pages(statements)
+        if events:
+            try:
+                self._witness.write(head)
+            except OSError as error:
+                raise self._fail(f"the witness cannot be written ({error})") from error
+
+    def forget_idempotency(self, before_us: int) -> None:
+        """Delete what is older; on a full or failed disk it stays and does no harm."""
+        if self.failure is not None:
+            return
+        try:
+            self._write([("DELETE FROM idempotency WHERE at_us < ?", [(before_us,)])])
+        except _Full:
+            return
+
+    def tidy(self) -> None:
+        """After an append was acknowledged: move the WAL into the database when it has grown. Never raises.
+
+        SQLite would do it by itself, but would also overlook an fsync that fails in it, and succeed the next time.
+        """
+        if self.failure is None and self._wal_pages >= self._checkpoint_pages:
+            try:
+                self._checkpoint("PASSIVE")
+            except JournalFailed:
+                return  # Kept in `failure`: the next append says it.
+
+    def hold_reserve_if_possible(self) -> None:
+        try:
+            self._hold_reserve()
+        except StorageFull:
+            return
+
+    def settle(self) -> None:
+        """Move the whole WAL into the database, so that what was read from it is also forced out again."""
+        self._check_alive()
+        self._checkpoint("TRUNCATE")
+
+    def close_witness(self) -> None:
+        """Force the witness out and close it."""
+        try:
+            if self.failure is None:
+                self._witness.sync()
+        finally:
+            self._witness.close()
+
+    def close_connection(self) -> None:
+        self._connection.close()
+
+    # -- below: one thing each
+
+    def _check_alive(self) -> None:
+        if self.failure is not None:
+            raise JournalFailed(self.failure)
+
+    def _fail(self, what: str) -> JournalFailed:
+        self.failure = f"{what}: nothing more is recorded; check the disk, then start the kernel again"
+        return JournalFailed(self.failure)
+
+    def _prepare(
+        self, events: Sequence[StoredEvent], attachments: Sequence[Attachment]
+    ) -> tuple[list[Statement], Head]:
+        """Statements and the head they lead to; raises `KernelBug` for what must never reach the file."""
+        id_, hash_ = self.head
+        salts = os.urandom(SALT_BYTES * len(events))
+        rows = []
+        for index, event in enumerate(events):
+            id_ += 1
+            if event.id != id_:
+                raise KernelBug(f"event {event.id} was to be appended where event {id_} is next")
+            try:
+                row = seal(hash_, event, salts[index * SALT_BYTES : (index + 1) * SALT_BYTES])
+            except (TypeError, AttributeError, ValueError, struct.error) as error:
+                raise KernelBug(f"event {event.id} ({event.type!r}) cannot be stored: {error}") from error
+            rows.append(row)
+            hash_ = row[-1]
+        statements = [(_EVENT, rows)] if rows else []
+        statements += _attach(attachments)
+        return statements, (id_, hash_)
+
+    def _hold_reserve(self) -> None:
+        if self._reserve.held:
+            return
+        try:
+            self._reserve.hold()
+        except OSError as error:
+            if means(error) == "full":
+                raise StorageFull from error
+            raise self._fail(f"the reserve cannot be written ({error})") from error
+
+    def _write_with_room(self, statements: list[Statement], reserved: bool) -> None:
+        """Write; on a full disk make room by emptying the WAL, then by giving up the reserve."""
+        try:
+            return self._write(statements)
+        except _Full:
+            self._checkpoint("TRUNCATE")
+        try:
+            return self._write(statements)
+        except _Full as error:
+            if not reserved or not self._free_reserve():
+                raise StorageFull from error
+            self._checkpoint("TRUNCATE")
+        try:
+            return self._write(statements)
+        except _Full as error:
+            raise StorageFull from error
+
+    def _free_reserve(self) -> bool:
+        try:
+            return self._reserve.free()
+        except OSError as error:
+            raise self._fail(f"the reserve cannot be removed ({error})") from error
+
+    def _write(self, statements: list[Statement]) -> None:
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            for statement, rows in statements:
+                self._connection.executemany(statement, rows)
+            execute("COMMIT")
+        except Exception as error:
+            self._roll_back()
+            if means(error) == "full":
+                raise _Full from error
+            if not isinstance(error, OSError) and not hasattr(error, "sqlite_errorcode"):
+                # The driver refused a value before SQLite saw it; only this call is wrong.
+                raise KernelBug(f"a row cannot be stored: {error}") from error
+            raise self._fail(f"an append failed ({error})") from error
+
+    def _roll_back(self) -> None:
+        # SQLite ends the transaction by itself after some errors.
+        if not self._connection.in_transaction:
+            return
+        try:
+            self._connection.execute("ROLLBACK")
+        except driver.Error as error:
+            raise self._fail(f"an append could not be taken back ({error})") from error
+
+    def _checkpoint(self, mode: str) -> None:
+        """Raises `JournalFailed`; a full disk and a reader in the way only mean that the WAL stays for now."""
+        try:
+            self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        except driver.Error as error:
+            if means(error) != "full":
+                raise self._fail(f"the log cannot be moved into the database ({error})") from error
+        self._wal_pages = 0
+
+
+def _attach(attachments: Sequence[Attachment]) -> list[Statement]:
+    artifacts: list[tuple[Any, ...]] = []
+    keys: list[tuple[Any, ...]] = []
+    idempotency: list[tuple[Any, ...]] = []
+    for item in attachments:
+        match item:
+            case Artifact():
+                check_artifact(item)
+                artifacts.append((item.digest, item.content))
+            case KeyRow():
+                keys.append((item.key_id, item.incarnation, item.purpose, item.wrapped))
+            case IdempotencyRow():
+                idempotency.append((item.scope, item.key, item.fingerprint, item.event_id, item.at_us))
+    found = ((_ARTIFACT, artifacts), (_KEY, keys), (_IDEMPOTENCY, idempotency))
+    return [(statement, rows) for statement, rows in found if rows]
+
+
+def check_artifact(artifact: Artifact) -> None:
+    if hashlib.sha256(artifact.content).hexdigest() != artifact.digest:
+        raise KernelBug(f"an artifact was to be stored under the digest {artifact.digest}, which is not its own")
+
+
+def _pages(statements: list[Statement]) -> int:
+    """About how many pages these rows fill."""
+    size = sum(len(cell) for _, rows in statements for row in rows for cell in row if isinstance(cell, bytes))
+    return size // PAGE_BYTES + sum(len(rows) for _, rows in statements) // TRANSACTION_PAGES

@@ -1,0 +1,1 @@
+"""Keys and tokens. Owns: everything that touches key bytes. Never: stores, sends or prints them."""

@@ -1,0 +1,239 @@
+"""Inside a service's process. Owns: loading the source and serving the wire. Never: returns, forks, or trusts the source."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+import linecache
+import logging
+import os
+import re
+import socket
+import sys
+import threading
+from types import ModuleType
+from typing import Any, Final, NoReturn
+
+import trio
+from attrs import define, field
+
+from solo_trio.runtimes import wire
+from solo_trio.runtimes.fence import message_of, reason_of, traceback_tail
+from solo_trio.runtimes.life import Life, Reply, Verdict, crashed
+from solo_trio.service.context import LOG_MESSAGE_CHARS_MAX, CallError, Context
+from solo_trio.service.module import Module
+from solo_trio.service.values import printable
+
+MODULE_NAME: Final = "__service__"
+RECEIVE_BYTES: Final = 64 * 1024
+EXIT_KERNEL_GONE: Final = 120
+"""Nobody is left to read this exit code."""
+
+
+def host(sock: socket.socket) -> NoReturn:
+    """Serve one service on `sock` until it ends, then end the process."""
+    code = 1
+    try:
+        code = _host(Link(sock))
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)  # threads of abandoned calls, and atexit handlers, do not get a say
+
+
+class Link:
+    """The service's end of the wire. Messages may be sent from any thread.
+
+    Sending blocks until the kernel took it: the kernel always reads, and a log line must not get lost because the loop of
+    the service is busy.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._wire = wire.Wire("service")
+        self._lock = threading.RLock()  # re-entrant: a logging call inside a signal handler or a __del__
+
+    def send(self, message: wire.FromService) -> None:
+        with self._lock:
+            try:
+                self._sock.sendall(self._wire.send(message))
+            except OSError:
+                os._exit(EXIT_KERNEL_GONE)
+
+    def log(self, level: str, message: str, fields: dict[str, Any]) -> None:
+        """Never raises: fields too large for a frame are left out, a line after the last word is lost."""
+        try:
+            self.send(wire.Log(level, message, fields))
+        except wire.FrameTooLarge as error:
+            self.send(wire.Log(level, message, {"fields_lost": message_of(error)}))
+        except wire.WireError:
+            pass
+
+    def hello(self) -> tuple[wire.Hello, list[wire.Message]]:
+        """Block for the first message; also returns what came in the same breath."""
+        while True:
+            messages = self._feed(self._sock.recv(RECEIVE_BYTES))
+            if messages:
+                first, *rest = messages
+                assert isinstance(first, wire.Hello)
+                return first, rest
+
+    async def messages(self) -> list[wire.Message]:
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            try:
+                data = self._sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            return self._feed(data)
+
+    def _feed(self, data: bytes) -> list[wire.Message]:
+        if not data:
+            os._exit(EXIT_KERNEL_GONE)
+        return self._wire.receive(data)
+
+
+class _WireHandler(logging.Handler):
+    """`logging` of the service becomes its log."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["traceback"] = traceback_tail(record.exc_info[1])
+        level = record.levelname.lower()
+        self._link.log(level if level in LEVELS else "info", _bounded(record.getMessage()), printable(fields))
+
+
+LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
+
+
+def _bounded(text: str) -> str:
+    return text[:LOG_MESSAGE_CHARS_MAX].encode("utf-8", "backslashreplace").decode()
+
+
+def _host(link: Link) -> int:
+    hello, early = link.hello()
+    sys.stdout = _stream(1)
+    sys.stderr = _stream(2)
+    logging.basicConfig(level=logging.INFO, handlers=[_WireHandler(link)], force=True)
+    try:
+        module = Module.from_namespace(_load(hello))
+    except BaseException as error:  # noqa: BLE001 - the fence around the import of service code
+        link.send(wire.Failed(reason_of(error), traceback_tail(error)))
+        return 1
+    link.send(wire.Loaded())
+    try:
+        verdict = trio.run(_Session(link, hello, module, early).serve)
+    except BaseException as error:  # noqa: BLE001 - service code broke Trio itself
+        verdict = crashed(error)
+    link.send(wire.Ended(verdict.kind, verdict.reason, verdict.traceback))
+    return verdict.exit_code if 0 <= verdict.exit_code <= 255 else 1
+
+
+def _stream(descriptor: int) -> io.TextIOWrapper:
+    # The zygote's own stream is block-buffered: a crash would lose what was printed before it.
+    return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def _load(hello: wire.Hello) -> dict[str, Any]:
+    text = hello.body.decode("utf-8")
+    filename = f"<service {re.sub(r'[^A-Za-z0-9_.-]', '_', hello.service_id)}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    code = compile(text, filename, "exec", dont_inherit=True)
+    module = ModuleType(MODULE_NAME)
+    sys.modules[MODULE_NAME] = module  # where dataclasses and typing look for it
+    exec(code, module.__dict__)  # noqa: S102 - what this process is for
+    return module.__dict__
+
+
+@define
+class _Waiting:
+    """An `Ask` and, later, its answer."""
+
+    answered: trio.Event = field(factory=trio.Event)
+    answer: wire.Answer | None = None
+
+
+class _Session:
+    """The Trio side: the life of the service, with the wire beside it."""
+
+    def __init__(self, link: Link, hello: wire.Hello, module: Module, early: list[wire.Message]) -> None:
+        self._link = link
+        self._early = early
+        self._waiting: dict[int, _Waiting] = {}
+        self._numbers = itertools.count(1)
+        context = Context(
+            tenant_id=hello.tenant_id,
+            service_id=hello.service_id,
+            version=hello.version,
+            generation=hello.generation,
+            isolation=hello.isolation,
+            config=hello.config,
+            sink=link.log,
+            ask=self._ask,
+        )
+        self._life = Life(module, context, hello.calls_in_flight, lambda: link.send(wire.Ready()))
+
+    async def serve(self) -> Verdict:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read)
+            verdict = await self._life.run()
+            nursery.cancel_scope.cancel()
+        return verdict
+
+    async def _read(self) -> None:
+        messages = self._early
+        while True:
+            for message in messages:
+                self._take(message)
+            messages = await self._link.messages()
+
+    def _take(self, message: wire.Message) -> None:
+        match message:
+            case wire.Call():
+                done = functools.partial(self._reply, message.id)
+                self._life.call(message.id, message.function, message.args, message.kwargs, done)
+            case wire.Cancel():
+                self._life.cancel(message.id)
+            case wire.Stop():
+                self._life.stop()
+            case wire.Answer() if message.id in self._waiting:
+                waiting = self._waiting[message.id]
+                waiting.answer = message
+                waiting.answered.set()
+            case _:
+                pass  # the answer to an Ask that was dropped meanwhile
+
+    def _reply(self, number: int, reply: Reply) -> None:
+        try:
+            self._link.send(wire.Result(number, reply.kind, reply.value, reply.error_type, reply.message))
+        except wire.FrameTooLarge as error:
+            self._link.send(wire.Result(number, "result_not_serialisable", None, "", message_of(error)))
+
+    async def _ask(self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float) -> Any:
+        number = next(self._numbers)
+        waiting = self._waiting[number] = _Waiting()
+        try:
+            try:
+                self._link.send(wire.Ask(number, service_id, function, args, kwargs, timeout_s))
+            except wire.FrameTooLarge as error:
+                raise CallError("too_large", message_of(error)) from None
+            try:
+                await waiting.answered.wait()
+            except trio.Cancelled:
+                self._link.send(wire.Drop(number))
+                raise
+        finally:
+            del self._waiting[number]
+        answer = waiting.answer
+        assert answer is not None
+        if answer.code:
+            raise CallError(answer.code, answer.detail)
+        return answer.value

@@ -1,0 +1,65 @@
+"""The outer process of a zygote. Owns: the tenant's lock until the last descendant is reaped. Never: talks, forks services.
+
+It holds the lock, is the subreaper of everything below it, and kills what outlives its parent. The inner process, its child,
+serves the control socket; when that one is gone, for whatever reason, everything is killed and reaped, and only then does the
+lock become free. So a lock that can be taken means that no copy of a service runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Final
+
+from solo_trio.runtimes.prctl import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from solo_trio.runtimes.procfs import children
+
+_BELL_BYTES: Final = 4096
+
+
+def keep(control: int) -> int:
+    """Fork. Returns only in the inner process, with the descriptor to write a byte to after a service was reaped."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # only the wire and SIGKILL end a zygote
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    outer = os.getpid()
+    listen, bell = os.pipe2(os.O_CLOEXEC)
+    inner = os.fork()
+    if inner == 0:
+        os.close(listen)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != outer:
+            os._exit(1)
+        return bell
+    os.close(control)  # or the kernel would never see the inner one's death
+    os.set_blocking(bell, False)
+    signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while _reap(inner):
+        _kill_all_but(inner)
+        os.read(listen, _BELL_BYTES)
+    while True:  # a killed process hands its children to us before it can be reaped: none escapes the next round
+        _kill_all_but(None)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            os._exit(0)
+
+
+def _reap(inner: int) -> bool:
+    """Reap what has ended; whether the inner process still lives."""
+    while True:
+        pid, _ = os.waitpid(-1, os.WNOHANG)
+        if pid == inner:
+            return False
+        if pid == 0:
+            return True
+
+
+def _kill_all_but(spared: int | None) -> None:
+    """Kill the children that were left to us: what a service leaves behind ends with it."""
+    for pid in children(os.getpid()):
+        if pid != spared:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,291 @@
+"""One service in a process, seen from the kernel. Owns: its wire, output, calls and end. Never: trusts what it says.
+
+Bounds: `calls_in_flight` calls (a cancelled one counts until the service let go of it); `QUEUED_BYTES_MAX` bytes that it has
+not read, above which calls are refused as overloaded and anything else ends it as crashed; `ASKS_IN_FLIGHT_MAX` of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+import trio
+from attrs import define, field
+
+from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.ports import Ending, Launch
+from solo_trio.runtimes import procfs, wire
+from solo_trio.runtimes.control import Spawned
+from solo_trio.runtimes.judge import Evidence, judge
+from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT
+from solo_trio.runtimes.output import drain
+from solo_trio.runtimes.replies import call_interrupted, value_of
+
+QUEUED_BYTES_MAX: Final = 2 * wire.FRAME_BYTES_MAX
+ASKS_IN_FLIGHT_MAX: Final = 64
+LAST_WORD_EXIT_S_MAX: Final = 5.0
+"""From its last word, or the end of its socket, until it must have exited."""
+DRAIN_S_MAX: Final = 2.0
+"""After its exit, for what it wrote before; a descendant may hold the other end open for ever."""
+STATUS_S_MAX: Final = 5.0
+"""From the exit until the zygote has reported it."""
+DEATH_S_MAX: Final = 10.0
+"""From SIGKILL until the process is gone; longer only in an uninterruptible sleep."""
+RECEIVE_BYTES: Final = 64 * 1024
+LOG_LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
+
+
+@define
+class _Pending:
+    """A call and, later, its result."""
+
+    done: trio.Event = field(factory=trio.Event)
+    result: wire.Result | None = None
+
+
+class ServiceProcess:
+    """`ports.Running` for a process. `run` is its one task; it owns the descriptors and closes them."""
+
+    def __init__(self, launch: Launch, spawned: Spawned, sock: socket.socket, stdout: int, stderr: int) -> None:
+        self.ready = trio.Event()
+        self.ended = trio.Event()
+        self.ending: Ending | None = None
+        self.pid = spawned.pid
+        self._launch = launch
+        self._pidfd = spawned.pidfd
+        self._exit = spawned.exit
+        self._sock = sock
+        self._pipes = {"stdout": stdout, "stderr": stderr}
+        self._wire = wire.Wire("kernel")
+        self._queued = bytearray()
+        self._wake = trio.Event()
+        self._calls: dict[int, _Pending] = {}
+        self._next_call = 1
+        self._calls_max = int(launch.limits.get("calls_in_flight", CALLS_IN_FLIGHT_DEFAULT))
+        self._asks: dict[int, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self._last_word: wire.Failed | wire.Ended | None = None
+        self._exited = False
+        self._killed = False
+        self._stop_requested = False
+        self._fault: str | None = None
+        self._queue(
+            wire.Hello(
+                launch.tenant_id,
+                launch.service_id,
+                launch.version,
+                launch.generation,
+                "process",
+                launch.config,
+                self._calls_max,
+                launch.source.encode("utf-8", "surrogatepass"),  # a lone surrogate fails to load, there
+            )
+        )
+
+    # -- what the kernel asks for
+
+    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """See `ports.Running.call`."""
+        if self._exited or self.ended.is_set() or self._last_word is not None:
+            raise call_interrupted(self._launch.service_id)
+        if len(self._calls) >= self._calls_max:
+            raise Faulted("overloaded", f"{self._calls_max} calls to it are in flight", retry_after_s=1)
+        if len(self._queued) > QUEUED_BYTES_MAX:
+            raise Faulted("overloaded", "it does not read what it is sent", retry_after_s=1)
+        number, self._next_call = self._next_call, self._next_call + 1
+        try:
+            self._queue(wire.Call(number, function, list(args), kwargs))
+        except wire.FrameTooLarge as error:
+            raise Rejected("too_large", f"the arguments do not fit: {error}") from None
+        pending = self._calls[number] = _Pending()
+        try:
+            await pending.done.wait()
+        except trio.Cancelled:
+            if pending.result is None and not self._exited:
+                self._queue(wire.Cancel(number))
+            raise
+        if pending.result is None:
+            raise call_interrupted(self._launch.service_id)
+        result = pending.result
+        return value_of(self._launch.service_id, function, result.kind, result.value, result.error_type, result.message)
+
+    def request_stop(self) -> None:
+        """See `ports.Running.request_stop`."""
+        if not self._stop_requested and not self._exited:
+            self._stop_requested = True
+            self._queue(wire.Stop())
+
+    def kill(self) -> None:
+        """See `ports.Running.kill`."""
+        if not self._exited:
+            self._killed = True
+            self._signal_kill()
+
+    def usage(self) -> dict[str, float]:
+        """See `ports.Running.usage`."""
+        return {} if self._exited else procfs.usage(self.pid)
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Until the process is gone and its ending is known. Nothing but `Cancelled` comes out, and that after a kill."""
+        try:
+            await self._serve()
+        except Exception as error:  # noqa: BLE001 - a defect here ends this service, never its tenant
+            self._fault = f"a defect in the kernel's runtime: {type(error).__name__}: {error}"
+        finally:
+            with trio.move_on_after(DEATH_S_MAX, shield=True):
+                if not self._exited:
+                    self._killed = True
+                    self._signal_kill()
+                    await trio.lowlevel.wait_readable(self._pidfd)
+                    self._exited = True
+                    with trio.move_on_after(STATUS_S_MAX):
+                        await self._exit.known.wait()
+            self._finish()
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._write)
+            async with trio.open_nursery() as outputs:
+                outputs.start_soon(self._read)
+                outputs.start_soon(drain, self._pipes["stdout"], functools.partial(self._log_line, "stdout", "info"))
+                outputs.start_soon(drain, self._pipes["stderr"], functools.partial(self._log_line, "stderr", "warning"))
+                await trio.lowlevel.wait_readable(self._pidfd)
+                self._exited = True
+                outputs.cancel_scope.deadline = trio.current_time() + DRAIN_S_MAX
+            with trio.move_on_after(STATUS_S_MAX):
+                await self._exit.known.wait()
+            nursery.cancel_scope.cancel()
+
+    def _finish(self) -> None:
+        self._exited = True
+        self._nursery = None
+        for descriptor in (self._pidfd, *self._pipes.values()):
+            trio.lowlevel.notify_closing(descriptor)
+            os.close(descriptor)
+        trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+        self._queued.clear()
+        self.ending = judge(
+            Evidence(self._exit.status, self._last_word, self._killed, self._stop_requested, self._fault)
+        )
+        self.ended.set()
+        for pending in self._calls.values():
+            pending.done.set()
+        self._calls.clear()
+
+    def _signal_kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _break(self, fault: str) -> None:
+        """End it for what it did."""
+        if self._fault is None:
+            self._fault = fault
+        self._signal_kill()
+
+    def _log_line(self, stream: Any, level: str, line: str) -> None:
+        self._launch.log(stream, level, line, {})
+
+    # -- the wire
+
+    def _queue(self, message: wire.FromKernel) -> None:
+        frame = self._wire.send(message)
+        if len(self._queued) + len(frame) > 2 * QUEUED_BYTES_MAX:
+            self._break(f"it left {len(self._queued)} bytes unread")
+            return
+        self._queued += frame
+        self._wake.set()
+
+    async def _write(self) -> None:
+        while True:
+            if not self._queued:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            try:
+                with memoryview(self._queued) as view, view[:RECEIVE_BYTES] as part:
+                    sent = self._sock.send(part)
+                del self._queued[:sent]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._sock)
+            except OSError:
+                return  # it closed its socket: the reader sees that too
+
+    async def _read(self) -> None:
+        while not self._wire.over:
+            await trio.lowlevel.wait_readable(self._sock)
+            try:
+                data = self._sock.recv(RECEIVE_BYTES)  # never recvmsg: it could send descriptors
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                break
+            try:
+                for message in self._wire.receive(data):
+                    self._take(message)
+            except wire.WireError as error:
+                self._break(f"it broke the protocol: {error}")
+                return
+        if not self._exited:
+            # If it exits now, the nursery's deadline, shorter than this, ends the wait.
+            await trio.sleep(LAST_WORD_EXIT_S_MAX)
+            self._break("it closed its socket and went on" if self._last_word is None else "it did not exit at its end")
+
+    def _take(self, message: wire.Message) -> None:
+        match message:
+            case wire.Ready():
+                self.ready.set()
+            case wire.Log():
+                level = message.level if message.level in LOG_LEVELS else "info"
+                self._launch.log("log", level, message.message, message.fields)
+            case wire.Result():
+                pending = self._calls.pop(message.id, None)
+                if pending is None:
+                    raise wire.WireError(f"a result for call {message.id}, which is not open")
+                pending.result = message
+                pending.done.set()
+            case wire.Ask():
+                self._ask(message)
+            case wire.Drop():
+                if message.id in self._asks:
+                    self._asks[message.id].cancel()
+            case wire.Failed() | wire.Ended():
+                self._last_word = message
+            case _:
+                pass
+
+    # -- its own calls
+
+    def _ask(self, ask: wire.Ask) -> None:
+        if ask.id in self._asks:
+            raise wire.WireError(f"ask {ask.id} is open already")
+        if len(self._asks) >= ASKS_IN_FLIGHT_MAX:
+            self._queue(wire.Answer(ask.id, "overloaded", f"{ASKS_IN_FLIGHT_MAX} calls of yours are in flight", None))
+        elif self._nursery is not None:
+            self._asks[ask.id] = trio.CancelScope()
+            self._nursery.start_soon(self._answer, ask)
+
+    async def _answer(self, ask: wire.Ask) -> None:
+        code, detail, value = "kernel_bug", "the call failed inside the kernel", None
+        with self._asks[ask.id]:
+            try:
+                value = await self._launch.outgoing(ask.service_id, ask.function, ask.args, ask.kwargs, ask.timeout_s)
+                code, detail = "", ""
+            except SoloError as error:
+                code, detail = error.code, error.detail
+        dropped = self._asks.pop(ask.id).cancelled_caught
+        if dropped or self._exited:
+            return
+        try:
+            self._queue(wire.Answer(ask.id, code, detail, value))
+        except wire.FrameTooLarge as error:
+            self._queue(wire.Answer(ask.id, "result_not_serialisable", str(error), None))

@@ -1,0 +1,191 @@
+"""The task runtime. Owns: trusted code as a Trio task in the kernel's own process. Never: isolates; Python has no such wall."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import trio
+from attrs import define, field
+
+from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.ports import Ending, Launch
+from solo_trio.runtimes.fence import fenced, reason_of, traceback_tail
+from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT, Life, Reply
+from solo_trio.runtimes.replies import call_interrupted, value_of
+from solo_trio.runtimes.wire import FRAME_BYTES_MAX
+from solo_trio.service.context import CallError, Context
+from solo_trio.service.module import Module, NotAService
+
+
+@define
+class _Pending:
+    """A call and, later, its reply."""
+
+    done: trio.Event = field(factory=trio.Event)
+    reply: Reply = field(factory=lambda: Reply("interrupted"))
+
+
+class ServiceTask:
+    """`ports.Running` for a task. A shielded `main` lives on after `kill`, until it ends by itself."""
+
+    def __init__(self, launch: Launch, module: Module | None, ending: Ending | None = None) -> None:
+        self.ready = trio.Event()
+        self.ended = trio.Event()
+        self.ending = ending
+        self._launch = launch
+        self._killed = False
+        self._next_call = 1
+        self._calls: dict[int, _Pending] = {}
+        self._life: Life | None = None
+        if module is None:
+            self.ended.set()
+            return
+        calls_max = int(launch.limits.get("calls_in_flight", CALLS_IN_FLIGHT_DEFAULT))
+        context = Context(
+            tenant_id=launch.tenant_id,
+            service_id=launch.service_id,
+            version=launch.version,
+            generation=launch.generation,
+            isolation="task",
+            config=launch.config,
+            sink=functools.partial(launch.log, "log"),
+            ask=self._ask,
+        )
+        self._life = Life(module, context, calls_max, self.ready.set)
+
+    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """See `ports.Running.call`. The function runs in the service's nursery, not in the caller's task."""
+        if self._life is None or self.ended.is_set():
+            raise call_interrupted(self._launch.service_id)
+        copies = _copy(list(args), "the arguments"), _copy(kwargs, "the arguments")
+        number, self._next_call = self._next_call, self._next_call + 1
+        pending = self._calls[number] = _Pending()
+        self._life.call(number, function, *copies, functools.partial(self._reply, number))
+        try:
+            await pending.done.wait()
+        except trio.Cancelled:
+            self._life.cancel(number)
+            raise
+        reply = pending.reply
+        value = reply.value
+        if reply.kind == "ok":
+            try:
+                value = _copy(value, "the result")
+            except Rejected as error:
+                raise Faulted("result_not_serialisable", error.detail) from None
+        return value_of(self._launch.service_id, function, reply.kind, value, reply.error_type, reply.message)
+
+    def request_stop(self) -> None:
+        """See `ports.Running.request_stop`."""
+        if self._life is not None:
+            self._life.stop()
+
+    def kill(self) -> None:
+        """See `ports.Running.kill`: all that can be done is what `request_stop` does."""
+        if not self.ended.is_set():
+            self._killed = True
+            self.request_stop()
+
+    def usage(self) -> dict[str, float]:
+        """Nothing: a task has no memory of its own to measure."""
+        return {}
+
+    # A real Ctrl-C must reach the application, not whichever service happens to run; see `tests/runtimes/test_task.py`.
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Until the service ended. Nothing comes out of it but the `Cancelled` of an outer scope."""
+        assert self._life is not None
+        verdict = await self._life.run()
+        kind: Any = "killed" if self._killed and verdict.kind == "stopped" else verdict.kind
+        self.ending = Ending(kind, verdict.reason, verdict.traceback)
+        self.ended.set()
+        for pending in self._calls.values():
+            pending.done.set()
+        self._calls.clear()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _reply(self, number: int, reply: Reply) -> None:
+        pending = self._calls.pop(number, None)
+        if pending is not None:
+            pending.reply = reply
+            pending.done.set()
+
+    async def _ask(self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float) -> Any:
+        try:
+            return await self._launch.outgoing(service_id, function, args, kwargs, timeout_s)
+        except SoloError as error:
+            raise CallError(error.code, error.detail) from None
+
+
+class TaskRuntime:
+    """`ports.Runtime` for trusted code.
+
+    `callables`: what "callable:NAME" means; `allowed_imports`: dotted prefixes that "import:MODULE" or "import:MODULE:ATTR"
+    must equal or be below. The log never makes the kernel import anything else.
+    """
+
+    isolation = "task"
+
+    def __init__(self, callables: Mapping[str, object], allowed_imports: Sequence[str] = ()) -> None:
+        self._callables = callables
+        self._allowed_imports = tuple(allowed_imports)
+        self._services: set[ServiceTask] = set()
+
+    async def start(self, launch: Launch, nursery: trio.Nursery) -> ServiceTask:
+        """See `ports.Runtime.start`. An entry that does not load has ended on return."""
+        await trio.lowlevel.checkpoint()
+        outcome = await fenced(trio.CancelScope(), functools.partial(self._load, launch.entry))
+        if outcome.error is not None:
+            error = outcome.error
+            return ServiceTask(launch, None, Ending("load_failed", reason_of(error), traceback_tail(error)))
+        service = ServiceTask(launch, outcome.value)
+        self._services.add(service)
+        nursery.start_soon(self._run, service, name=f"service {launch.service_id}")
+        return service
+
+    async def close(self, deadline: float) -> None:
+        """See `ports.Runtime.close`. A shielded task may outlive it."""
+        for service in self._services:
+            service.kill()
+        with trio.CancelScope(deadline=deadline):
+            for service in list(self._services):
+                await service.ended.wait()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self, service: ServiceTask) -> None:
+        try:
+            await service.run()
+        finally:
+            self._services.discard(service)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _load(self, entry: str) -> Module:
+        kind, _, name = entry.partition(":")
+        if kind == "callable" and name in self._callables:
+            return Module.from_object(self._callables[name])
+        if kind == "callable":
+            raise NotAService(f"no callable {name!r} was passed to this kernel")
+        if kind != "import":
+            raise NotAService(f"a task runs callable:NAME or import:PATH, not {entry!r}")
+        path, _, attribute = name.partition(":")
+        if not any(path == prefix or path.startswith(f"{prefix}.") for prefix in self._allowed_imports):
+            raise NotAService(f"importing {path!r} is not allowed by the configuration")
+        thing: object = importlib.import_module(path)
+        for part in attribute.split(".") if attribute else ():
+            thing = getattr(thing, part)
+        return Module.from_object(thing)
+
+
+def _copy(value: Any, what: str) -> Any:
+    """Through JSON and back, as between processes: what a service does to it is nobody else's."""
+    try:
+        data = orjson.dumps(value)
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise Rejected("too_large", f"{what} do not fit: {error}") from None
+    if len(data) > FRAME_BYTES_MAX:
+        raise Rejected("too_large", f"{what}: {len(data)} bytes; at most {FRAME_BYTES_MAX} are taken")
+    return orjson.loads(data)

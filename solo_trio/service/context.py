@@ -1,0 +1,101 @@
+"""The `ctx` of a service. Owns: what `main` is given, the same in every runtime. Never: knows how a call travels."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+from solo_trio.service.values import plain, printable
+
+CALL_TIMEOUT_S: Final = 30.0
+"""The longest an outgoing call waits; a shorter `trio.fail_after` around it counts."""
+LOG_MESSAGE_CHARS_MAX: Final = 8_192
+
+Ask = Callable[[str, str, list[Any], dict[str, Any], float], Awaitable[Any]]
+"""(service_id, function, args, kwargs, timeout_s) -> result; raises `CallError`."""
+Sink = Callable[[str, str, dict[str, Any]], None]
+"""(level, message, fields); never blocks for long, never raises."""
+
+
+class CallError(Exception):
+    """A call to another service failed; `code` is one of the published error codes, such as `service_not_found`."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class Log:
+    """The service's log: a message, and fields by name. What is not JSON is logged as its `repr`."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def debug(self, message: object, /, **fields: Any) -> None:
+        self._write("debug", message, fields)
+
+    def info(self, message: object, /, **fields: Any) -> None:
+        self._write("info", message, fields)
+
+    def warning(self, message: object, /, **fields: Any) -> None:
+        self._write("warning", message, fields)
+
+    def error(self, message: object, /, **fields: Any) -> None:
+        self._write("error", message, fields)
+
+    def exception(self, message: object, /, **fields: Any) -> None:
+        """Like `error`, with the traceback of the exception being handled in the field `traceback`."""
+        self._write("error", message, {"traceback": traceback.format_exc()[-LOG_MESSAGE_CHARS_MAX:], **fields})
+
+    def _write(self, level: str, message: object, fields: dict[str, Any]) -> None:
+        text = str(message)[:LOG_MESSAGE_CHARS_MAX]
+        self._sink(level, text.encode("utf-8", "backslashreplace").decode(), printable(fields))
+
+
+class Context:
+    """What a service knows about itself, and what it may ask for.
+
+    `isolation` is "task" or "process"; nothing else tells a service where it runs. `config` is a copy of the
+    deployment's; `version` counts deployments, `generation` starts.
+    """
+
+    __slots__ = ("_ask", "config", "generation", "isolation", "log", "service_id", "tenant_id", "version")
+
+    def __init__(
+        self,
+        *,
+        tenant_id: str,
+        service_id: str,
+        version: int,
+        generation: int,
+        isolation: str,
+        config: dict[str, Any],
+        sink: Sink,
+        ask: Ask,
+    ) -> None:
+        self.tenant_id = tenant_id
+        self.service_id = service_id
+        self.version = version
+        self.generation = generation
+        self.isolation = isolation
+        self.config: dict[str, Any] = plain(config)
+        self.log = Log(sink)
+        self._ask = ask
+
+    async def call(self, service: str, function: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call an exported function of another service of the tenant.
+
+        Arguments and result are JSON values. Raises `CallError`; `ValueError` for arguments that are not JSON.
+        """
+        remaining = trio.current_effective_deadline() - trio.current_time()
+        timeout_s = max(0.0, min(CALL_TIMEOUT_S, remaining))
+        return await self._ask(service, function, plain(args), plain(kwargs), timeout_s)
+
+    def __repr__(self) -> str:
+        return f"<Context {self.tenant_id}/{self.service_id} version {self.version} generation {self.generation}>"

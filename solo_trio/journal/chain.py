@@ -2,7 +2,7 @@
 
 A payload (with its salt) may be erased later: the row keeps the digest, so the chain can still be checked, and without
 the salt nobody can confirm a guess of what the payload was. Lengths come before contents, so two different rows never
-have the same encoding. These bytes are for ever: `test_chain.py` holds golden samples; a change is a new `DOMAIN`.
+have the same encoding. These bytes are for ever: `test_journal_chain.py` holds golden samples; a change is a new `DOMAIN`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 sqlite-utils takes pysqlite3 when it is there (it bundles a current SQLite) and the interpreter's sqlite3 otherwise. The
 driver is taken from sqlite-utils, so that two SQLite libraries can never meet on one file: they would drop each
-other's locks. `tests/journal/test_library.py` holds this.
+other's locks. `tests/journal/test_journal_library.py` holds this.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A journal in memory. Owns: `ports.Journal` for tests and for kernels that need not survive. Never: threads, files.
 
-It keeps the contract of the durable one (`tests/journal/contract.py`), save that nothing outlives the object. The same
+It keeps the contract of the durable one (`tests/journal/journal_contract.py`), save that nothing outlives the object. The same
 object given to a second kernel is a restart.
 """
 

@@ -1,0 +1,92 @@
+"""A process that appends and says which id was acknowledged, one a line. Modes: see the functions."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import trio
+from journal_samples import KEY, events, replayed
+
+from solo_trio.errors import JournalFailed, StorageFull
+from solo_trio.journal.lock import DataLock
+from solo_trio.journal.sqlite import SqliteJournal, open_journal
+
+
+def say(text: object) -> None:
+    print(text, flush=True)
+
+
+async def write_for_ever(directory: Path, seed: str) -> None:
+    """Continue from the head in transactions of random sizes until killed."""
+    chance = random.Random(int(seed))
+    journal = await open_journal(directory, KEY)
+    last = len(await replayed(journal))
+    while True:
+        size = chance.choice((1, 1, 2, 7, 40))
+        await journal.append(events(last + 1, last + size))
+        last += size
+        say(last)
+
+
+async def write_and_die(directory: Path, transactions: str, size: str) -> None:
+    """Append a number of transactions, then die without closing: the WAL stays behind."""
+    journal = await open_journal(directory, KEY)
+    last = 0
+    for _ in range(int(transactions)):
+        await journal.append(events(last + 1, last + int(size)))
+        last += int(size)
+        say(last)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def write_until_failure(directory: Path, transactions: str, file_bytes: str) -> None:
+    """Append until the disk fails; then show that nothing is taken any more, close, and say so."""
+    say("opening")
+    journal = await open_journal(directory, KEY)
+    if int(file_bytes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(file_bytes), int(file_bytes)))
+    last = len(await replayed(journal))
+    say("appending")
+    try:
+        for _ in range(int(transactions)):
+            await journal.append(events(last + 1, last + 4))
+            last += 4
+            say(last)
+    except StorageFull:
+        await _ends_as(journal, "full")
+    except JournalFailed:
+        for reserved in (False, True):
+            try:
+                await journal.append(events(last + 1, last + 1), reserved=reserved)
+            except JournalFailed:
+                continue
+            say("an append was taken after the journal had failed")
+        await _ends_as(journal, "failed")
+    else:
+        await _ends_as(journal, "done")
+
+
+async def _ends_as(journal: SqliteJournal, end: str) -> None:
+    try:
+        await journal.close()
+    except JournalFailed:
+        end += " at close"
+    say(end)
+
+
+async def hold_lock(directory: Path) -> None:
+    """Take the lock and wait to be killed."""
+    with DataLock(directory):
+        say("held")
+        await trio.sleep_forever()
+
+
+MODES = {function.__name__: function for function in (write_for_ever, write_and_die, write_until_failure, hold_lock)}
+
+if __name__ == "__main__":
+    trio.run(MODES[sys.argv[2]], Path(sys.argv[1]), *sys.argv[3:])

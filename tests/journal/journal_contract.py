@@ -1,0 +1,180 @@
+"""What every journal does: one suite for all implementations. The fixture `journal` gives an empty one."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from journal_samples import Closable, artifact, event, events, idempotency_row, key_row, replayed
+
+from solo_trio.errors import Faulted, KernelBug
+from solo_trio.model.record import Artifact, EventQuery, StoredEvent
+
+ODD = [
+    StoredEvent(1, 0, 0.0, None, None, None, "x", 1, b""),
+    StoredEvent(2, -5, 1e300, "", "", "", "", 0, b"\x00\xff", 0, ""),
+    StoredEvent(3, 2**63 - 1, 0.1, "ä\0ö", "\U0001f600", "s", "t", 2**31, b"{}", 2**62, "c"),
+    StoredEvent(4, 7, 7.0, "t", "i", "s", "t", 1, None, None, None),
+]
+"""Ends of ranges, empty next to absent, text with a zero in it, a payload that was never there."""
+
+
+class JournalContract:
+    async def test_is_empty_at_first(self, journal: Closable) -> None:
+        assert await replayed(journal) == []
+        assert await journal.read(EventQuery()) == []
+        assert await journal.keys() == []
+        assert await journal.idempotency(0) == []
+
+    async def test_gives_back_what_was_appended(self, journal: Closable) -> None:
+        await journal.append(events(1, 3))
+        await journal.append(events(4, 4), reserved=True)
+        assert await replayed(journal) == events(1, 4)
+        assert await replayed(journal, after=2) == events(3, 4)
+        assert await replayed(journal, after=4) == []
+
+    async def test_keeps_every_value_as_it_was(self, journal: Closable) -> None:
+        await journal.append(ODD)
+        assert await replayed(journal) == ODD
+        assert await journal.read(EventQuery()) == ODD
+
+    async def test_replays_in_pages_that_follow_each_other(self, journal: Closable) -> None:
+        count = 4_500
+        await journal.append(events(1, count))
+        pages = [page async for page in journal.replay()]
+        assert len(pages) > 1
+        assert [item.id for page in pages for item in page] == list(range(1, count + 1))
+
+    async def test_replay_may_be_left_half_way(self, journal: Closable) -> None:
+        await journal.append(events(1, 4_500))
+        async for page in journal.replay():
+            assert page[0].id == 1
+            break
+        await journal.append([event(4_501)])
+
+    @pytest.mark.parametrize("ids", [[1], [4], [3, 5], [3, 3], [4, 3], [0], [-1]])
+    async def test_a_gap_is_a_bug_and_nothing_is_written(self, journal: Closable, ids: list[int]) -> None:
+        await journal.append(events(1, 2))
+        with pytest.raises(KernelBug):
+            await journal.append([event(id_) for id_ in ids], [key_row("k"), artifact(b"source")])
+        assert await replayed(journal) == events(1, 2)
+        assert await journal.keys() == []
+        with pytest.raises(Faulted):
+            await journal.artifact(artifact(b"source").digest)
+        await journal.append([event(3)])
+
+    async def test_replay_beyond_the_head_is_damage(self, journal: Closable) -> None:
+        await journal.append(events(1, 2))
+        with pytest.raises(Faulted, match="event 3 is missing") as caught:
+            await replayed(journal, after=3)
+        assert caught.value.code == "data_damaged"
+
+    async def test_a_cancelled_caller_still_writes_and_hears_of_it(self, journal: Closable) -> None:
+        returned = False
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.append(events(1, 2))
+            returned = True
+            await trio.lowlevel.checkpoint()
+        assert returned and scope.cancelled_caught
+        await journal.append([event(3)])
+        assert await replayed(journal) == events(1, 3)
+
+    async def test_appends_at_once_are_taken_in_order_of_calling(self, journal: Closable) -> None:
+        async with trio.open_nursery() as nursery:
+            for id_ in range(1, 41):
+                nursery.start_soon(journal.append, [event(id_)])
+                # Tasks of one scheduling step run in no order: let each hand its work over before the next.
+                await trio.testing.wait_all_tasks_blocked()
+        assert await replayed(journal) == events(1, 40)
+
+    async def test_attachments_are_written_with_their_events(self, journal: Closable) -> None:
+        source = artifact(b"async def main(): ...")
+        await journal.append([event(1)], [source, key_row("b"), key_row("a"), idempotency_row("one", 50)])
+        assert await journal.artifact(source.digest) == source
+        assert await journal.keys() == [key_row("a"), key_row("b")]
+        assert await journal.idempotency(0) == [idempotency_row("one", 50)]
+
+    async def test_attachments_need_no_events(self, journal: Closable) -> None:
+        await journal.append([], [key_row("a")])
+        await journal.append([])
+        assert await journal.keys() == [key_row("a")]
+        assert await replayed(journal) == []
+
+    async def test_an_artifact_twice_is_one_and_keys_are_replaced(self, journal: Closable) -> None:
+        source = artifact(b"x = 1")
+        await journal.append([event(1)], [source, source, key_row("a", b"old"), idempotency_row("k", 5, "aa")])
+        await journal.append([event(2)], [source, key_row("a", b"new"), idempotency_row("k", 9, "bb")])
+        assert await journal.artifact(source.digest) == source
+        assert await journal.keys() == [key_row("a", b"new")]
+        assert await journal.idempotency(0) == [idempotency_row("k", 9, "bb")]
+
+    async def test_an_artifact_under_a_false_digest_is_a_bug(self, journal: Closable) -> None:
+        false = Artifact(artifact(b"one").digest, b"two")
+        with pytest.raises(KernelBug):
+            await journal.append([event(1)], [false])
+        assert await replayed(journal) == []
+
+    async def test_a_missing_artifact_is_damage(self, journal: Closable) -> None:
+        with pytest.raises(Faulted) as caught:
+            await journal.artifact("0" * 64)
+        assert caught.value.code == "data_damaged"
+
+    async def test_old_idempotency_rows_are_forgotten(self, journal: Closable) -> None:
+        rows = [idempotency_row("a", 30), idempotency_row("b", 10), idempotency_row("c", 20)]
+        await journal.append([event(1)], rows)
+        assert [row.at_us for row in await journal.idempotency(0)] == [10, 20, 30]
+        assert [row.at_us for row in await journal.idempotency(20)] == [20, 30]
+        assert [row.at_us for row in await journal.idempotency(0)] == [20, 30]
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            EventQuery(),
+            EventQuery(limit=0),
+            EventQuery(limit=7),
+            EventQuery(after=55, limit=1_000),
+            EventQuery(after=60),
+            EventQuery(after=1_000),
+            EventQuery(newest=True, limit=3),
+            EventQuery(newest=True, limit=0),
+            EventQuery(tenant_id="acme"),
+            EventQuery(tenant_id="acme", newest=True, limit=4),
+            EventQuery(tenant_id="nobody"),
+            EventQuery(incarnation="blau-1"),
+            EventQuery(tenant_id="acme", incarnation="blau-1"),
+            EventQuery(subject="svc-2", limit=5, after=9),
+            EventQuery(tenant_id="crux", subject="svc-0"),
+            EventQuery(types=("service_ready",)),
+            EventQuery(types=("service_ready", "service_crashed"), tenant_id="acme", newest=True, limit=2),
+            EventQuery(types=()),
+            EventQuery(types=("'; DROP TABLE events; --",)),
+        ],
+    )
+    async def test_reads_what_the_query_says(self, journal: Closable, query: EventQuery) -> None:
+        await journal.append(events(1, 60))
+        expected = [
+            item
+            for item in events(1, 60)
+            if item.id > query.after
+            and query.tenant_id in (None, item.tenant_id)
+            and query.incarnation in (None, item.incarnation)
+            and query.subject in (None, item.subject)
+            and (query.types is None or item.type in query.types)
+        ]
+        cut = expected[max(0, len(expected) - query.limit) :] if query.newest else expected[: query.limit]
+        assert await journal.read(query) == cut
+
+    @pytest.mark.parametrize("field", [{"at_us": "now"}, {"kernel_time": float("nan")}, {"at_us": 2**63}])
+    async def test_a_record_of_a_wrong_type_never_comes_back_changed(
+        self, journal: Closable, field: dict[str, object]
+    ) -> None:
+        wrong = attrs.evolve(event(1), **field)
+        try:
+            await journal.append([wrong])
+        except KernelBug:
+            assert await replayed(journal) == []
+            await journal.append([event(1)])
+        else:
+            assert await replayed(journal) == [wrong]

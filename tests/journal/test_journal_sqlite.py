@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from journal_contract import JournalContract
+from journal_samples import KEY, SqliteJournal, artifact, event, events, key_row, made, reopened, replayed, sql
+
+from solo_trio.errors import Faulted, KernelBug
+from solo_trio.journal.library import driver
+from solo_trio.journal.schema import connect_reader
+from solo_trio.journal.sqlite import open_journal
+from solo_trio.model.record import EventQuery
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
+    journal = await open_journal(tmp_path / "data", KEY)
+    yield journal
+    await journal.close()
+
+
+class TestSqliteJournal(JournalContract):
+    pass
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name == "solo-journal"}
+
+
+async def test_everything_is_there_after_closing(tmp_path: Path) -> None:
+    journal = await open_journal(tmp_path, KEY)
+    await journal.append(events(1, 5), [artifact(b"source"), key_row("a")])
+    await journal.close()
+    journal = await open_journal(tmp_path, KEY)
+    assert await replayed(journal) == events(1, 5)
+    assert await journal.artifact(artifact(b"source").digest) == artifact(b"source")
+    assert await journal.keys() == [key_row("a")]
+    await journal.append(events(6, 6))
+    await journal.close()
+    assert await reopened(tmp_path) == events(1, 6)
+
+
+async def test_closing_ends_the_thread_and_empties_the_wal(tmp_path: Path) -> None:
+    journal = await open_journal(tmp_path, KEY)
+    await journal.append(events(1, 5))
+    assert threads()
+    assert (tmp_path / "kernel.db-wal").stat().st_size > 0
+    await journal.close()
+    await journal.close()
+    assert not threads()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel.db", "kernel.head", "reserve"]
+    with pytest.raises(KernelBug):
+        await journal.append(events(6, 6))
+    with pytest.raises(KernelBug):
+        await journal.read(EventQuery())
+
+
+async def test_closing_waits_for_what_is_under_way(tmp_path: Path) -> None:
+    journal = await open_journal(tmp_path, KEY)
+    async with trio.open_nursery() as nursery:
+        for id_ in range(1, 31):
+            nursery.start_soon(journal.append, [event(id_)])
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    await journal.close()
+    found = await reopened(tmp_path)
+    assert found == events(1, len(found))
+
+
+async def test_files_are_for_the_owner_only(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "b"
+    before = os.umask(0)
+    try:
+        journal = await open_journal(directory, KEY)
+        await journal.append(events(1, 3))
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+        await journal.close()
+    finally:
+        os.umask(before)
+    assert set(modes) == {"kernel.db", "kernel.db-wal", "kernel.db-shm", "kernel.head", "reserve"}
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    await made(tmp_path, 3)
+    sql(tmp_path, "PRAGMA user_version = 99")
+    with pytest.raises(Faulted, match="install a newer version") as caught:
+        await open_journal(tmp_path, KEY)
+    assert caught.value.code == "data_newer"
+    sql(tmp_path, "PRAGMA user_version = 1")
+    assert await reopened(tmp_path) == events(1, 3)
+
+
+async def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Faulted) as caught:
+            await open_journal(path, KEY)
+        assert caught.value.code == "data_unwritable"
+
+
+async def test_the_promised_pragmas_hold(tmp_path: Path) -> None:
+    """On the file what is kept in it; `secure_delete` by its effect, as it belongs to a connection."""
+    journal = await open_journal(tmp_path, KEY)
+    canary = b"canary-of-a-wrapped-key"
+    await journal.append([event(1)], [key_row("a", canary)])
+    await journal.append([event(2)], [key_row("a", b"replaced")])
+    reader = connect_reader(tmp_path)
+    assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    with pytest.raises(driver.OperationalError):
+        reader.execute("DELETE FROM events")
+    reader.close()
+    await journal.close()
+    assert canary not in (tmp_path / "kernel.db").read_bytes()
+
+
+async def test_replay_beside_appends_sees_a_whole_prefix(tmp_path: Path) -> None:
+    journal = await open_journal(tmp_path, KEY)
+    await journal.append(events(1, 5_000))
+    pages = journal.replay()
+    found = list(await pages.__anext__())
+    await journal.append(events(5_001, 5_010))
+    async for page in pages:
+        found.extend(page)
+    await journal.close()
+    assert found == events(1, 5_010)
+
+
+async def test_the_wal_is_moved_into_the_database_as_it_grows(tmp_path: Path) -> None:
+    """Without checkpoints this would leave a WAL of some 4,000 pages."""
+    journal = await open_journal(tmp_path, KEY)
+    for first in range(1, 801):
+        await journal.append([event(first)])
+    assert (tmp_path / "kernel.db-wal").stat().st_size < 2_000 * 4_096
+    assert (tmp_path / "kernel.db").stat().st_size > 20 * 4_096
+    await journal.close()
+
+
+async def test_an_erased_payload_leaves_the_chain_whole(tmp_path: Path) -> None:
+    await made(tmp_path, 6)
+    sql(tmp_path, "UPDATE events SET payload = NULL, salt = NULL WHERE id IN (2, 5)")
+    found = await reopened(tmp_path)
+    assert [item.payload is None for item in found] == [False, True, False, False, True, False]
+    assert [item.type for item in found] == [item.type for item in events(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("where", "index"),
+    [
+        ("tenant_id = 'acme' AND id > 5", "events_tenant"),
+        ("tenant_id = 'acme' AND subject = 's' AND id > 5", "events_subject"),
+        ("tenant_id = 'acme' AND type IN ('a') AND id > 5", "events_tenant"),
+        ("id > 5", "PRIMARY KEY"),
+    ],
+)
+async def test_reads_use_an_index_and_sort_nothing(tmp_path: Path, where: str, index: str) -> None:
+    await made(tmp_path, 3)
+    reader = connect_reader(tmp_path)
+    for order in ("ASC", "DESC"):
+        rows = reader.execute(f"EXPLAIN QUERY PLAN SELECT * FROM events WHERE {where} ORDER BY id {order} LIMIT 9")
+        plan = " ".join(str(row[-1]) for row in rows)
+        assert index in plan and "TEMP B-TREE" not in plan
+    reader.close()

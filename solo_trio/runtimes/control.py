@@ -26,6 +26,7 @@ ZYGOTE_EXIT_S_MAX: Final = 5.0
 LOCK_WAIT_S_MAX: Final = 10.0
 PACKET_BYTES_MAX: Final = 64 * 1024
 _ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+_DEPENDENCIES: Final = ("trio", "attrs", "attr", "orjson", "outcome", "sniffio", "sortedcontainers", "idna")
 
 
 @define
@@ -112,16 +113,20 @@ class Zygote:
         """Fork a service with (socket, stdout, stderr), which stay the caller's. Raises `Faulted("runtime_unavailable")`."""
         number, self._next = self._next, self._next + 1
         request = self._requests[number] = _Request()
+        sent = False
         try:
             await self._send(json.dumps({"spawn": number, "limits": dict(limits)}).encode(), descriptors)
+            sent = True
             await request.answered.wait()
         except (OSError, trio.ClosedResourceError):
             pass  # the zygote died; `request` says so already
         except trio.Cancelled:
-            request.abandoned = True
+            request.abandoned = sent and not request.answered.is_set()
+            if request.spawned is not None:
+                os.close(request.spawned.pidfd)
             raise
         finally:
-            if request.answered.is_set() or self.dead.is_set():
+            if not request.abandoned:
                 self._requests.pop(number, None)
         if request.spawned is None:
             raise Faulted("runtime_unavailable", f"cannot fork a service: {request.refusal}")
@@ -216,10 +221,11 @@ class Zygote:
                 await trio.lowlevel.wait_readable(pidfd)
             if scope.cancelled_caught:
                 kill_tree(self.pid)
-                await trio.lowlevel.wait_readable(pidfd)
+                with trio.move_on_after(ZYGOTE_EXIT_S_MAX):
+                    await trio.lowlevel.wait_readable(pidfd)
         finally:
             os.close(pidfd)
-        self._keeper.wait()
+        self._keeper.poll()
         with contextlib.suppress(Faulted):
             descriptor = await take_lock(self._lock, LOCK_WAIT_S_MAX)
             remove(self._lock)
@@ -244,5 +250,5 @@ def _execute(control: int, lock: int) -> subprocess.Popen[bytes]:
 
 def _dependency_paths() -> list[str]:
     """Where this process found what the zygote imports, in case that is not where a plain Python looks."""
-    files = [sys.modules[name].__file__ for name in ("trio", "attrs", "attr", "orjson", "outcome", "sniffio", "sortedcontainers", "idna") if name in sys.modules]
+    files = [sys.modules[name].__file__ for name in _DEPENDENCIES if name in sys.modules]
     return list(dict.fromkeys(os.path.dirname(os.path.dirname(os.path.abspath(file))) for file in files if file))

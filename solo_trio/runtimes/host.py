@@ -139,7 +139,7 @@ def _host(link: Link) -> int:
 
 def _stream(descriptor: int) -> io.TextIOWrapper:
     # The zygote's own stream is block-buffered: a crash would lose what was printed before it.
-    return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
 
 
 def _load(hello: wire.Hello) -> dict[str, Any]:

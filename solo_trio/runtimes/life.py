@@ -50,6 +50,8 @@ class Life:
         self._scope = trio.CancelScope()
         self._calls: dict[int, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
+        self._early: list[Callable[[], None]] | None = []
+        """Calls that came before `run`, in order; None from then on."""
         self._stopping = False
         self._fatal: BaseException | None = None
 
@@ -57,6 +59,9 @@ class Life:
         """Until `main` ends, `stop` is called, or a call raises what no call may raise. Never raises by itself."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            early, self._early = self._early, None
+            for start in early or ():
+                start()
             outcome = await fenced(self._scope, functools.partial(self._module.run, self._ctx, self._on_ready))
             self._nursery = None
             for scope in self._calls.values():
@@ -70,7 +75,9 @@ class Life:
 
     def call(self, number: int, function: str, args: list[Any], kwargs: dict[str, Any], done: Callable[[Reply], None]) -> None:
         """Start a call; `done` gets its reply exactly once, unless the whole life is cancelled from outside."""
-        if self._nursery is None or self._scope.cancel_called:
+        if self._early is not None:
+            self._early.append(functools.partial(self.call, number, function, args, kwargs, done))
+        elif self._nursery is None or self._scope.cancel_called:
             done(Reply("interrupted"))
         elif len(self._calls) >= self._calls_max:
             done(Reply("overloaded", message=f"{self._calls_max} calls are in flight"))
@@ -83,6 +90,7 @@ class Life:
         if number in self._calls:
             self._calls[number].cancel()
 
+    @trio.lowlevel.enable_ki_protection
     async def _call(
         self, number: int, function: str, args: list[Any], kwargs: dict[str, Any], done: Callable[[Reply], None]
     ) -> None:

@@ -15,7 +15,7 @@ from attrs import define, field
 from solo_trio.errors import Faulted
 from solo_trio.ports import Launch
 from solo_trio.runtimes.control import Spawned, Zygote
-from solo_trio.runtimes.service_process import ServiceProcess
+from solo_trio.runtimes.service_process import ServiceProcess, greet
 from solo_trio.runtimes.tenant_lock import take_over as take_over
 
 STARTING_MAX: Final = 64
@@ -49,6 +49,8 @@ class ProcessRuntime:
 
     async def start(self, launch: Launch, nursery: trio.Nursery) -> ServiceProcess:
         """See `ports.Runtime.start`."""
+        if self._closed:
+            raise Faulted("runtime_unavailable", "the runtime was closed")
         if launch.entry != "source":
             raise Faulted("runtime_unavailable", f"a process runs deployed source, not {launch.entry!r}")
         if self._forks is None:
@@ -59,6 +61,8 @@ class ProcessRuntime:
         async with self._forks:
             service = await _fork(zygote, launch)
         self._services.add(service)
+        if self._is_closed():
+            service.kill()
         nursery.start_soon(self._run, service, name=f"service {launch.service_id}")
         return service
 
@@ -71,6 +75,9 @@ class ProcessRuntime:
             with trio.CancelScope(deadline=deadline):
                 for service in list(self._services):
                     await service.ended.wait()
+                for tenant in self._tenants.values():
+                    async with tenant.starting:  # whoever is starting one sees that the runtime is closed
+                        pass
                 for zygote in self._zygotes():
                     zygote.close()
                 for zygote in self._zygotes():
@@ -82,6 +89,9 @@ class ProcessRuntime:
                         zygote.kill()
                 for zygote in self._zygotes():
                     await zygote.gone.wait()
+
+    def _is_closed(self) -> bool:
+        return self._closed  # as a function: mypy takes an attribute for unchanged across an await
 
     def _zygotes(self) -> list[Zygote]:
         return [tenant.zygote for tenant in self._tenants.values() if tenant.zygote is not None]
@@ -95,18 +105,20 @@ class ProcessRuntime:
     async def _zygote(self, incarnation: str) -> Zygote:
         tenant = self._tenants.setdefault(incarnation, _Tenant())
         async with tenant.starting:
-            if self._closed:
-                raise Faulted("runtime_unavailable", "the runtime was closed")
             if tenant.zygote is not None and tenant.zygote.dead.is_set():
                 await tenant.zygote.gone.wait()  # its services are dead then: no two copies
                 tenant.zygote = None
             if tenant.zygote is None:
                 tenant.zygote = await Zygote.start(self._directory, incarnation)
+            if self._is_closed():  # during the start
+                tenant.zygote.close()
+                raise Faulted("runtime_unavailable", "the runtime was closed")
             return tenant.zygote
 
 
 async def _fork(zygote: Zygote, launch: Launch) -> ServiceProcess:
     """Have a service forked; every descriptor has an owner at every point."""
+    greeting = greet(launch)
     with contextlib.ExitStack() as mine:
         ours, theirs = socket.socketpair()
         mine.callback(ours.close)
@@ -123,7 +135,7 @@ async def _fork(zygote: Zygote, launch: Launch) -> ServiceProcess:
             (stdout, stdout_write), (stderr, stderr_write) = pipes
             spawned: Spawned = await zygote.spawn(launch.limits, (theirs.fileno(), stdout_write, stderr_write))
             mine.callback(os.close, spawned.pidfd)
-        service = ServiceProcess(launch, spawned, ours, stdout, stderr)
+        service = ServiceProcess(launch, greeting, spawned, ours, stdout, stderr)
         mine.pop_all()
         return service
 

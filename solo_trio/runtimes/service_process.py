@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.ports import Ending, Launch
 from solo_trio.runtimes import procfs, wire
 from solo_trio.runtimes.control import Spawned
+from solo_trio.runtimes.fence import reason_of
 from solo_trio.runtimes.judge import Evidence, judge
 from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT
 from solo_trio.runtimes.output import drain
@@ -40,6 +41,35 @@ RECEIVE_BYTES: Final = 64 * 1024
 LOG_LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
 
 
+@frozen
+class Greeting:
+    """The first frame, made before there is a process: whether it fits is known before anything is forked."""
+
+    wire: wire.Wire
+    frame: bytes
+    calls_max: int
+
+
+def greet(launch: Launch) -> Greeting:
+    """Raises `Rejected("too_large")`."""
+    calls_max = int(launch.limits.get("calls_in_flight", CALLS_IN_FLIGHT_DEFAULT))
+    hello = wire.Hello(
+        launch.tenant_id,
+        launch.service_id,
+        launch.version,
+        launch.generation,
+        "process",
+        launch.config,
+        calls_max,
+        launch.source.encode("utf-8", "surrogatepass"),  # a lone surrogate fails to load, there
+    )
+    end = wire.Wire("kernel")
+    try:
+        return Greeting(end, end.send(hello), calls_max)
+    except wire.FrameTooLarge as error:
+        raise Rejected("too_large", f"source and config do not fit: {error}") from None
+
+
 @define
 class _Pending:
     """A call and, later, its result."""
@@ -51,7 +81,9 @@ class _Pending:
 class ServiceProcess:
     """`ports.Running` for a process. `run` is its one task; it owns the descriptors and closes them."""
 
-    def __init__(self, launch: Launch, spawned: Spawned, sock: socket.socket, stdout: int, stderr: int) -> None:
+    def __init__(
+        self, launch: Launch, greeting: Greeting, spawned: Spawned, sock: socket.socket, stdout: int, stderr: int
+    ) -> None:
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.ending: Ending | None = None
@@ -61,12 +93,12 @@ class ServiceProcess:
         self._exit = spawned.exit
         self._sock = sock
         self._pipes = {"stdout": stdout, "stderr": stderr}
-        self._wire = wire.Wire("kernel")
-        self._queued = bytearray()
+        self._wire = greeting.wire
+        self._queued = bytearray(greeting.frame)
         self._wake = trio.Event()
         self._calls: dict[int, _Pending] = {}
         self._next_call = 1
-        self._calls_max = int(launch.limits.get("calls_in_flight", CALLS_IN_FLIGHT_DEFAULT))
+        self._calls_max = greeting.calls_max
         self._asks: dict[int, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._last_word: wire.Failed | wire.Ended | None = None
@@ -74,18 +106,6 @@ class ServiceProcess:
         self._killed = False
         self._stop_requested = False
         self._fault: str | None = None
-        self._queue(
-            wire.Hello(
-                launch.tenant_id,
-                launch.service_id,
-                launch.version,
-                launch.generation,
-                "process",
-                launch.config,
-                self._calls_max,
-                launch.source.encode("utf-8", "surrogatepass"),  # a lone surrogate fails to load, there
-            )
-        )
 
     # -- what the kernel asks for
 
@@ -137,7 +157,7 @@ class ServiceProcess:
         try:
             await self._serve()
         except Exception as error:  # noqa: BLE001 - a defect here ends this service, never its tenant
-            self._fault = f"a defect in the kernel's runtime: {type(error).__name__}: {error}"
+            self._fault = f"a defect in the kernel's runtime: {reason_of(error)}"
         finally:
             with trio.move_on_after(DEATH_S_MAX, shield=True):
                 if not self._exited:
@@ -235,9 +255,13 @@ class ServiceProcess:
             except wire.WireError as error:
                 self._break(f"it broke the protocol: {error}")
                 return
+        if self._nursery is not None:
+            self._nursery.start_soon(self._linger)
+
+    async def _linger(self) -> None:
+        """Nothing is left to hear from it: it is about to exit, or it must be made to."""
+        await trio.sleep(LAST_WORD_EXIT_S_MAX)
         if not self._exited:
-            # If it exits now, the nursery's deadline, shorter than this, ends the wait.
-            await trio.sleep(LAST_WORD_EXIT_S_MAX)
             self._break("it closed its socket and went on" if self._last_word is None else "it did not exit at its end")
 
     def _take(self, message: wire.Message) -> None:

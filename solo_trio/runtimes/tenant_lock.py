@@ -22,7 +22,6 @@ from solo_trio.errors import Faulted
 from solo_trio.runtimes.procfs import descendants, start_time
 
 POLL_S: Final = 0.02
-"""flock has no wait that can be cancelled."""
 SUFFIX: Final = ".lock"
 _INCARNATION: Final = re.compile(r"[0-9a-f]{1,64}")
 _RECORD_BYTES_MAX: Final = 4_096
@@ -40,7 +39,7 @@ async def take_lock(path: Path, timeout_s: float) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with trio.move_on_after(timeout_s):
-            while not _try_lock(descriptor):
+            while not _try_lock(descriptor):  # noqa: ASYNC110 - flock has no other wait
                 await trio.sleep(POLL_S)
             return descriptor
         raise Faulted("services_alive", f"{path} is still locked: processes of an earlier zygote have not ended")
@@ -62,7 +61,7 @@ async def take_over(directory: Path, timeout_s: float) -> None:
     They end by themselves, their control socket being gone; those that have not after `timeout_s` seconds are killed, with
     all below them, and given as long again. Raises `Faulted("services_alive")`. No kernel may be using `directory`.
     """
-    paths = sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
+    paths = _lock_files(directory)
     stuck: list[Path] = []
     await _each(paths, lambda path: _release(path, timeout_s, stuck.append))
     for path in stuck:
@@ -71,7 +70,11 @@ async def take_over(directory: Path, timeout_s: float) -> None:
     await _each(stuck, lambda path: _release(path, timeout_s, alive.append))
     if alive:
         names = ", ".join(path.name for path in alive[:10])
-        raise Faulted("services_alive", f"processes of the previous kernel hold {names} in {directory}; end them and start again")
+        raise Faulted("services_alive", f"processes of the previous kernel hold {names} in {directory}: end them")
+
+
+def _lock_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
 
 
 async def _each(paths: list[Path], work: Callable[[Path], Awaitable[None]]) -> None:

@@ -12,6 +12,7 @@ The control socket ending means that the kernel is gone: every child is killed a
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -46,7 +47,7 @@ def warm_up() -> None:
         with trio.move_on_after(0):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.lowlevel.checkpoint)
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
 
     trio.run(once)
     gc.collect()
@@ -112,7 +113,8 @@ class _Zygote:
     def _fork(self, limits: dict[str, float], descriptors: list[int]) -> int:
         service_socket, stdout, stderr = descriptors
         threads = len(os.listdir("/proc/self/task"))
-        assert threads == 1, f"a fork with {threads} threads could deadlock the child"
+        if threads != 1:
+            raise OSError(errno.EDEADLK, f"the zygote has {threads} threads; the child could deadlock")
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:

@@ -84,7 +84,7 @@ class Context:
         self.version = version
         self.generation = generation
         self.isolation = isolation
-        self.config: dict[str, Any] = plain(config)
+        self.config: dict[str, Any] = plain(config, "config")
         self.log = Log(sink)
         self._ask = ask
 
@@ -95,7 +95,7 @@ class Context:
         """
         remaining = trio.current_effective_deadline() - trio.current_time()
         timeout_s = max(0.0, min(CALL_TIMEOUT_S, remaining))
-        return await self._ask(service, function, plain(args), plain(kwargs), timeout_s)
+        return await self._ask(service, function, plain(args, "args"), plain(kwargs, "kwargs"), timeout_s)
 
     def __repr__(self) -> str:
         return f"<Context {self.tenant_id}/{self.service_id} version {self.version} generation {self.generation}>"

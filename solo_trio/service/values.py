@@ -16,13 +16,13 @@ class NotJson(ValueError):
     """The value has no JSON form; the message says where and why."""
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, what: str = "result") -> Any:
     """Copy `value` as None, bool, int, float, str, list and dict, or raise `NotJson`.
 
     Tuples become lists and subclasses (an IntEnum, say) their base. NaN, infinities, keys that are no strings, lone
     surrogates and integers beyond 64 bits are refused: JSON could not give back what was put in.
     """
-    return _plain(value, "result", 0)
+    return _plain(value, what, 0)
 
 
 def _plain(value: Any, where: str, depth: int) -> Any:

@@ -42,7 +42,6 @@ class Parts:
     runtimes: Mapping[str, Runtime]
     logs: ServiceLogs
     ceiling: Limits = CEILING
-    recovery_timeout_s: float = 30.0
     version: str = ""
 
 

@@ -6,7 +6,7 @@ something that recovery could not read.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
@@ -51,7 +51,7 @@ class Submission:
     causation_id: int | None = None
 
 
-Seen = HashTrieMap[tuple[str, str], IdempotencyRow]
+Seen: TypeAlias = "HashTrieMap[tuple[str, str], IdempotencyRow]"
 
 
 @frozen

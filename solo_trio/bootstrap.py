@@ -1,0 +1,142 @@
+"""Putting it together. Owns: naming the concrete classes, the order of a start. Never: behaviour of its own.
+
+The order is `lifecycle.md`'s: the data directory's lock, the tenants' locks (old services are gone), checks and replay, then
+`system_started` and everything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from solo_trio import __version__
+from solo_trio.errors import Faulted, JournalFailed, SoloError
+from solo_trio.journal.lock import DataLock
+from solo_trio.journal.sqlite import SqliteJournal, open_journal
+from solo_trio.kernel.core import Core, Parts
+from solo_trio.kernel.recovery import replay
+from solo_trio.kernel.staging import Submission
+from solo_trio.model.capability import GrantSystem, system_capability
+from solo_trio.operations.caller import SYSTEM_SCOPE, System
+from solo_trio.operations.settings import Settings
+from solo_trio.runtimes.process import ProcessRuntime
+from solo_trio.runtimes.task import TaskRuntime
+from solo_trio.runtimes.tenant_lock import take_over
+from solo_trio.telemetry.diagnostics import Diagnostics
+from solo_trio.telemetry.service_logs import ServiceLogFiles
+from solo_trio.telemetry.sources import SystemClock, SystemEntropy
+from solo_trio.vault.keyring import Keyring
+from solo_trio.vault.keys import MASTER_KEY_VARIABLE, MasterKey
+
+TAKE_OVER_TIMEOUT_S: Final = 10.0
+ADMIN_TOKEN_FILE: Final = "admin.token"
+MASTER_KEY_FILE: Final = "master.key"
+DATABASE_FILE: Final = "kernel.db"
+LOCKS_DIRECTORY: Final = "tenants"
+LOGS_DIRECTORY: Final = "logs"
+
+
+@asynccontextmanager
+async def running_system(
+    data: Path, settings: Settings, *, callables: Mapping[str, object] | None = None
+) -> AsyncIterator[System]:
+    """A kernel on the data directory `data`; leaving it shuts down, cancelling it is a crash.
+
+    Raises `Faulted`: data_in_use, data_unwritable, data_newer, data_damaged, services_alive.
+    """
+    with DataLock(data):
+        master = _master_key(data)
+        locks = data / LOCKS_DIRECTORY
+        locks.mkdir(mode=0o700, exist_ok=True)
+        await take_over(locks, TAKE_OVER_TIMEOUT_S)
+        journal = await open_journal(data, master.derive("witness"))
+        telemetry = Diagnostics()
+        try:
+            if journal.warning is not None:
+                telemetry.note(journal.warning)
+            clock, entropy = SystemClock(), SystemEntropy()
+            keyring = Keyring(master, entropy, await journal.keys())
+            keyring.check()
+            logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
+            parts = Parts(
+                journal=journal,
+                clock=clock,
+                entropy=entropy,
+                telemetry=telemetry,
+                runtimes={
+                    "process": ProcessRuntime(locks),
+                    "task": TaskRuntime(callables or {}, settings.allowed_imports),
+                },
+                logs=logs,
+                ceiling=settings.limits,
+                version=__version__,
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(logs.run)
+                async with assemble(parts, keyring, settings) as system:
+                    _write_admin_token(data, system)
+                    yield system
+                nursery.cancel_scope.cancel()
+        finally:
+            await _close(journal, telemetry)
+
+
+@asynccontextmanager
+async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncIterator[System]:
+    """Replay the log of `parts.journal` and run a kernel on it until the body is left (shutdown) or cancelled (crash)."""
+    recovery = await replay(
+        parts.journal, parts.clock, version=parts.version, timeout_s=settings.recovery_timeout_ms / 1_000
+    )
+    core = Core(parts, recovery)
+    system = System(core, keyring, settings)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(core.run)
+            if system_capability(core.loop.state) is None:
+                key = keyring.new_key(SYSTEM_SCOPE)
+                await core.loop.report(Submission(GrantSystem(keyring.new_id(), key)))
+            yield system
+            await core.shutdown(settings.shutdown_timeout_ms / 1_000, "closed")
+    except* SoloError as group:
+        raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[SoloError]) -> SoloError:
+    """The failure that stopped the kernel, bare: nurseries wrap it, embedders and the command want to catch it."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _master_key(data: Path) -> MasterKey:
+    path = data / MASTER_KEY_FILE
+    if not path.exists() and MASTER_KEY_VARIABLE not in os.environ and (data / DATABASE_FILE).exists():
+        raise Faulted(
+            "data_damaged", f"{path} is missing, but there is a database made with it: restore it, and start again"
+        )
+    return MasterKey.load_or_create(path)
+
+
+def _write_admin_token(data: Path, system: System) -> None:
+    """The system's token, for whoever may read the data directory; written again if it is missing."""
+    path = data / ADMIN_TOKEN_FILE
+    capability = system_capability(system.core.loop.state)
+    if path.exists() or capability is None:
+        return
+    token = system.keyring.mint(capability.key_id, capability.capability_id)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w") as file:
+        file.write(token.reveal_text() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+async def _close(journal: SqliteJournal, telemetry: Diagnostics) -> None:
+    try:
+        await journal.close()
+    except JournalFailed as error:
+        telemetry.note("the journal could not be closed in order; nothing acknowledged is lost", error=error)

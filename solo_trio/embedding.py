@@ -1,0 +1,177 @@
+"""Solo inside a Trio application. Owns: the handles `Kernel`, `Tenant`, `Service`. Never: rules (operations have those).
+
+Leaving `Kernel.open` shuts down gracefully, cancelling it is a crash; either way services stay wanted. Leaving any other
+handle does nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import trio
+
+from solo_trio.bootstrap import running_system
+from solo_trio.errors import Rejected
+from solo_trio.model.capability import EMBEDDER
+from solo_trio.model.limits import Limits
+from solo_trio.model.spec import RestartLimits, ServiceSpec
+from solo_trio.model.tenant import TenantLimits
+from solo_trio.operations import services
+from solo_trio.operations.caller import Caller, System
+from solo_trio.operations.events import EventsInput, list_events
+from solo_trio.operations.inputs import structure
+from solo_trio.operations.logs import LogsInput, list_logs
+from solo_trio.operations.settings import Settings
+from solo_trio.operations.tenants import create
+
+RestartType = Literal["permanent", "transient", "temporary"]
+
+
+class Kernel:
+    """A running kernel. Get one with `Kernel.open`."""
+
+    def __init__(self, system: System, callables: Mapping[str, object]) -> None:
+        self.system = system
+        self._callables = callables
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        data: str | Path,
+        *,
+        callables: Mapping[str, object] | None = None,
+        settings: Settings | None = None,
+    ) -> AsyncIterator[Kernel]:
+        """Open the data directory `data` (made if missing) and recover what is wanted on it.
+
+        `callables`: trusted functions or modules that may run as tasks, found again by name after a restart.
+        Raises `Faulted`: data_in_use, data_unwritable, data_newer, data_damaged, services_alive.
+        """
+        named = dict(callables or {})
+        async with running_system(Path(data), settings or Settings(), callables=named) as system:
+            yield cls(system, named)
+
+    async def tenant(self, tenant_id: str) -> Tenant:
+        """The tenant of that id, created if there is none."""
+        state = await create(Caller(self.system, EMBEDDER), tenant_id, TenantLimits(), get=True)
+        return Tenant(Caller(self.system, EMBEDDER, state.tenant_id, state.incarnation), self._callables)
+
+    async def wait_recovered(self) -> None:
+        """Until every wanted service is ready or has failed (or `recovery_timeout_ms` is over)."""
+        await self.system.core.recovery.done.wait()
+
+    async def serve(
+        self, *, host: str = "127.0.0.1", port: int = 8080, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve the HTTP API until the kernel closes; `started` with its URL. Start it in a nursery of yours."""
+        from solo_trio.gateways.http.serving import serve_http  # heavy: only who serves pays for it
+
+        await serve_http(self.system, host=host, port=port, task_status=task_status)
+
+
+class Tenant:
+    """One tenant of a running kernel."""
+
+    def __init__(self, caller: Caller, callables: Mapping[str, object]) -> None:
+        self._caller = caller
+        self._callables = callables
+
+    @property
+    def tenant_id(self) -> str:
+        assert self._caller.tenant_id is not None
+        return self._caller.tenant_id
+
+    async def deploy(
+        self,
+        service_id: str,
+        target: Callable[..., Any] | str | object | None = None,
+        *,
+        source: str | None = None,
+        restart: RestartType = "permanent",
+        max_restarts: int = 5,
+        max_seconds: float = 60.0,
+        limits: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        ephemeral: bool = False,
+    ) -> dict[str, Any]:
+        """Deploy a trusted callable (or import path) as a task, or `source` as a process of its own; returns when ready.
+
+        A callable must be one of `Kernel.open(callables=...)`, so that it is found after a restart, or `ephemeral`.
+        An equal specification that runs already is left alone. Raises `SoloError`.
+        """
+        entry = "source"
+        if (target is None) == (source is None):
+            raise Rejected("invalid_field", "give either a callable (or import path) or source=")
+        if isinstance(target, str):
+            entry = f"import:{target}"
+        elif target is not None:
+            entry = f"callable:{self._name_of(target, service_id, ephemeral=ephemeral)}"
+        text = (source or "").encode()
+        given = structure(
+            services.DeployInput,
+            route={},
+            query={},
+            body={"service_id": service_id, "code": source or "-", "limits": dict(limits or {})},
+        )
+        spec = ServiceSpec(
+            entry=entry,
+            digest=services.digest_of(text) if source is not None else "",
+            isolation="process" if source is not None else "task",
+            restart=restart,
+            restart_limits=RestartLimits(max_restarts, float(max_seconds)),
+            limits=given.limits if limits else Limits(),
+            config=dict(config or {}),
+            ephemeral=ephemeral,
+        )
+        answer = await services.deploy_spec(self._caller, given.service_id, spec, text, idempotent=True)
+        return answer.body
+
+    def _name_of(self, target: object, service_id: str, *, ephemeral: bool) -> str:
+        for name, known in self._callables.items():
+            if known is target:
+                return name
+        if not ephemeral:
+            name = getattr(target, "__name__", type(target).__name__)
+            raise Rejected(
+                "invalid_field",
+                f"open the kernel with callables={{'{name}': {name}}} so that it is found again after a restart,"
+                " or deploy it with ephemeral=True",
+            )
+        if not callable(target) and not inspect.ismodule(target):
+            raise Rejected("invalid_field", "deploy a function, or a module with `main` and exports")
+        name = f"ephemeral:{self.tenant_id}:{service_id}"
+        self._callables[name] = target  # type: ignore[index]  # Kernel.open made it a dict
+        return name
+
+    async def call(self, service_id: str, function: str, *args: Any, **kwargs: Any) -> Any:
+        """Call an exported function; arguments and result are JSON-able. Raises `SoloError`."""
+        given = services.CallInput(service_id=service_id, function=function, args=list(args), kwargs=kwargs)
+        return (await services.call(self._caller, given)).body["result"]
+
+    async def services(self) -> list[dict[str, Any]]:
+        answer = await services.list_services(self._caller, services.ListInput(limit=services.PAGE_MAX))
+        return list(answer.body["services"])
+
+    async def status(self, service_id: str) -> dict[str, Any]:
+        return (await services.service_status(self._caller, services.ServiceInput(service_id=service_id))).body
+
+    async def restart(self, service_id: str) -> dict[str, Any]:
+        """Restart by hand, also one that was given up; returns when it is ready."""
+        return (await services.restart_service(self._caller, services.ServiceInput(service_id=service_id))).body
+
+    async def kill(self, service_id: str, *, grace_ms: int | None = None, force: bool = False) -> dict[str, Any]:
+        """Stop a service and forget it; returns when it no longer runs."""
+        given = services.DeleteInput(service_id=service_id, grace_ms=grace_ms, force=force)
+        return (await services.delete_service(self._caller, given)).body
+
+    async def events(self, *, since_id: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        answer = await list_events(self._caller, EventsInput(since_id=since_id, limit=limit))
+        return list(answer.body["events"])
+
+    async def logs(self, service_id: str, *, tail: int = 100) -> Sequence[dict[str, Any]]:
+        return list((await list_logs(self._caller, LogsInput(service_id=service_id, tail=tail))).body["logs"])

@@ -1,0 +1,29 @@
+"""Serving a system over HTTP. Owns: joining application, guarded server and the kernel's end. Never: routes or rules."""
+
+from __future__ import annotations
+
+import trio
+
+from solo_trio.gateways.http.app import build_app
+from solo_trio.gateways.http.incidents import Incidents
+from solo_trio.gateways.http.server import serve
+from solo_trio.operations.caller import System
+
+
+async def serve_http(
+    system: System, *, host: str, port: int, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve until the kernel closes; `started` with the URL. Raises OSError if nothing can be bound."""
+
+    def tell(kind: str, cause: BaseException | None) -> None:
+        if kind == "request_failed" and cause is not None:
+            system.core.telemetry.bug("serving a request", cause)
+
+    await serve(
+        build_app(system),
+        host=host,
+        port=port,
+        stopping=system.core.closed,
+        incidents=Incidents(tell),
+        task_status=task_status,
+    )

@@ -1,0 +1,90 @@
+"""Waiting for outcomes. Owns: which recorded event answers a verb. Never: writes anything.
+
+A verb that promises more than a record is answered by a later event that names its deployment. The first call, a call that
+joins a running one, and a repeated call after a crash all read the same answer off the same event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import trio
+
+from solo_trio.kernel.hub import PAGE_RECORDS_MAX, Follow
+from solo_trio.model import codec
+from solo_trio.model import service_events as ev
+from solo_trio.model.event import Event, Record
+from solo_trio.model.record import EventQuery
+from solo_trio.operations.caller import Caller, closing
+
+DEPLOY_OUTCOMES: Final = (ev.ServiceDeployed, ev.ServiceDeploymentFailed, ev.ServiceKilled, ev.ServiceStopped)
+STOP_OUTCOMES: Final = (ev.ServiceStopped,)
+RESTART_OUTCOMES: Final = (
+    ev.ServiceReady,
+    ev.ServiceGivenUp,
+    ev.ServiceCrashed,
+    ev.ServiceStopped,
+    ev.ServiceKilled,
+)
+
+
+async def outcome(
+    caller: Caller,
+    follow: Follow,
+    service_id: str,
+    kinds: tuple[type[Event], ...],
+    *,
+    deployment: int,
+    after: int,
+    look_back: bool,
+) -> Record:
+    """The first record of `kinds` about `deployment` with id > `after`. `look_back`: it may be in the log already.
+
+    Raises `Faulted("shutting_down")` if the kernel closes first.
+    """
+
+    def matches(record: Record) -> bool:
+        return (
+            record.stored.id > after
+            and isinstance(record.event, kinds)
+            and getattr(record.event, "deployment", None) == deployment
+        )
+
+    if look_back:
+        async for record in _logged(caller, service_id, kinds, after):
+            if matches(record):
+                return record
+    return await _next_match(caller, follow, matches)
+
+
+async def _logged(caller: Caller, service_id: str, kinds: tuple[type[Event], ...], after: int) -> AsyncIterator[Record]:
+    query = EventQuery(
+        after=after,
+        limit=PAGE_RECORDS_MAX,
+        tenant_id=caller.tenant_id,
+        incarnation=caller.incarnation,
+        subject=service_id,
+        types=tuple(kind.TYPE for kind in kinds),
+    )
+    for stored in await caller.core.journal.read(query):
+        yield codec.to_record(stored)
+
+
+async def _next_match(caller: Caller, follow: Follow, matches: Callable[[Record], bool]) -> Record:
+    found: Record | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def until_closed() -> None:
+            await caller.core.closed.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(until_closed)
+        while found is None:
+            record = await follow.next()
+            if matches(record):
+                found = record
+        nursery.cancel_scope.cancel()
+    if found is None:
+        raise closing()
+    return found

@@ -1,0 +1,56 @@
+"""Operations on the kernel itself. Owns: health, readiness, the system's view of itself. Never: mends anything."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from attrs import asdict
+
+from solo_trio import __version__
+from solo_trio.model.codec import rfc3339
+from solo_trio.model.service import count_services
+from solo_trio.operations.caller import Caller
+from solo_trio.operations.table import Answer, Nothing, operation
+from solo_trio.operations.views import counts_view
+
+
+@operation("GET", "/health", scope="open")
+async def health(caller: Caller, given: Nothing) -> Answer:
+    """Whether the kernel does its work: 200, or 503 with each component's state."""
+    core = caller.core
+    components = {
+        "journal": "storage_full" if core.loop.storage_full else "ok",
+        "kernel": "closing" if core.closing else "ok",
+    }
+    healthy = all(state == "ok" for state in components.values())
+    return Answer({"status": "ok" if healthy else "failing", "components": components}, 200 if healthy else 503)
+
+
+@operation("GET", "/health/ready", scope="open")
+async def health_ready(caller: Caller, given: Nothing) -> Answer:
+    """Whether recovery is over: 200, or 503 while wanted services are still being started."""
+    ready = caller.core.recovery.done.is_set() and not caller.core.closing
+    return Answer({"status": "ready" if ready else "recovering"}, 200 if ready else 503)
+
+
+@operation("GET", "/system", scope="system")
+async def show_system(caller: Caller, given: Nothing) -> Answer:
+    """Show the kernel: version, start, services in each state, the last recovery."""
+    core = caller.core
+    state = core.loop.state
+    report = core.recovery.report
+    view = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "pid": os.getpid(),
+        "started_at": rfc3339(state.system.started_at_us),
+        "starts": state.system.starts,
+        "last_event_id": state.last_id,
+        "kernel_time_s": core.loop.now().kernel_time,
+        "tenants": len(state.tenants),
+        "services": counts_view(count_services(service for _, service in state.services())),
+        "queued": core.loop.queued,
+        "recovery": None if report is None else asdict(report) | {"complete": report.complete},
+    }
+    return Answer(view)

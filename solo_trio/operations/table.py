@@ -1,0 +1,95 @@
+"""The operations table. Owns: what an operation is, the one table of them. Never: an operation's own words.
+
+Gateways, the command line, reference pages are loops over `OPERATIONS`; adding an endpoint is one decorated function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from attrs import NOTHING, field, frozen
+
+if TYPE_CHECKING:
+    from solo_trio.kernel.hub import Watch
+    from solo_trio.operations.caller import Caller
+
+Scope = Literal["open", "system", "tenant", "either"]
+"""Who may: anybody; a system credential; a credential for one tenant (a system one names it); tenant or system."""
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+@frozen
+class Answer:
+    """What an operation comes to. `status` is in HTTP's terms, because every gateway has a mapping from those."""
+
+    body: dict[str, Any]
+    status: int = 200
+    revision: int | None = None
+    """Sent as an ETag where given."""
+
+
+@frozen
+class EventStream:
+    """An answer that does not end: what the cursor finds, until the kernel closes."""
+
+    watch: Watch
+
+
+Handler = Callable[["Caller", Any], Awaitable[Any]]
+
+
+@frozen
+class Operation:
+    name: str
+    method: Method
+    path: str
+    scope: Scope
+    summary: str
+    input: type
+    handler: Handler
+    mutates: bool
+    stream: bool
+    """Answers with an `EventStream`; chosen over its namesake by `Accept: text/event-stream`."""
+
+
+OPERATIONS: Final[dict[str, Operation]] = {}
+H = TypeVar("H", bound=Handler)
+
+
+@frozen
+class Nothing:
+    """The input of an operation that takes none."""
+
+
+def operation(
+    method: Method, path: str, *, scope: Scope, input: type = Nothing, mutates: bool = False, stream: bool = False
+) -> Callable[[H], H]:
+    """Put a function into the table under its own name; its docstring's first line is the summary."""
+
+    def register(handler: H) -> H:
+        name = handler.__name__
+        if name in OPERATIONS:
+            raise RuntimeError(f"operation {name} is registered twice")
+        summary = (handler.__doc__ or "").strip().split("\n")[0]
+        OPERATIONS[name] = Operation(name, method, path, scope, summary, input, handler, mutates, stream)
+        return handler
+
+    return register
+
+
+def path() -> Any:
+    """A field of an input that comes from the route."""
+    return field(metadata={"place": "path"}, kw_only=True)
+
+
+def query(default: Any = NOTHING) -> Any:
+    """A field of an input that comes from the query string."""
+    return field(default=default, metadata={"place": "query"}, kw_only=True)
+
+
+def body(default: Any = NOTHING, *, factory: Callable[[], Any] | None = None) -> Any:
+    """A field of an input that comes from the JSON body."""
+    if factory is not None:
+        return field(factory=factory, metadata={"place": "body"}, kw_only=True)
+    return field(default=default, metadata={"place": "body"}, kw_only=True)

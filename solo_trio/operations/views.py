@@ -1,0 +1,52 @@
+"""Views. Owns: how a service, a tenant, counts look to the outside. Never: changes anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import asdict
+
+from solo_trio.model.codec import rfc3339
+from solo_trio.model.service import Counts, ServiceState
+from solo_trio.model.tenant import TenantState
+
+
+def service_view(tenant_id: str, service: ServiceState) -> dict[str, Any]:
+    """A service in a list."""
+    return {
+        "tenant_id": tenant_id,
+        "service_id": service.service_id,
+        "status": str(service.status),
+        "version": service.version,
+        "digest": service.spec.digest,
+        "restarts": service.restarts,
+        "revision": service.revision,
+        "ready_since": None if service.ready_at_us is None else rfc3339(service.ready_at_us),
+        "isolation": service.spec.isolation,
+    }
+
+
+def spec_view(service: ServiceState) -> dict[str, Any]:
+    spec = asdict(service.spec)
+    spec["limits"] = service.spec.limits.given()
+    return spec
+
+
+def crash_view(service: ServiceState) -> dict[str, Any] | None:
+    crash = service.last_crash
+    if crash is None:
+        return None
+    return {"at": rfc3339(crash.at_us), "reason": crash.reason, "traceback": crash.traceback}
+
+
+def tenant_view(tenant: TenantState) -> dict[str, Any]:
+    return {
+        "tenant_id": tenant.tenant_id,
+        "created_at": rfc3339(tenant.created_at_us),
+        "limits": {name: value for name, value in asdict(tenant.limits).items() if value is not None},
+        "services": len(tenant.services),
+    }
+
+
+def counts_view(counts: Counts) -> dict[str, int]:
+    return dict(asdict(counts))

@@ -1,0 +1,86 @@
+"""What embedders test their kernels with. Owns: a kernel without disk and processes. Never: imported by the product."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from attrs import define, field
+
+from solo_trio.bootstrap import assemble
+from solo_trio.journal.memory import MemoryJournal
+from solo_trio.kernel.core import Parts
+from solo_trio.operations.caller import System
+from solo_trio.operations.settings import Settings
+from solo_trio.ports import LogQuery, LogSink
+from solo_trio.runtimes.task import TaskRuntime
+from solo_trio.telemetry.diagnostics import Diagnostics
+from solo_trio.telemetry.sources import SystemClock, SystemEntropy
+from solo_trio.vault.keyring import Keyring
+from solo_trio.vault.keys import MasterKey
+from solo_trio.vault.secret import Secret
+
+__all__ = ["MemoryKernel", "MemoryLogs"]
+
+
+@define
+class MemoryLogs:
+    """Implements `ports.ServiceLogs` in a list."""
+
+    entries: list[tuple[str, str, dict[str, Any]]] = field(factory=list)
+
+    def sink(self, incarnation: str, service_id: str, generation: int, *, bytes_per_s: int | None) -> LogSink:
+        def take(stream: str, level: str, message: str, fields: dict[str, Any]) -> None:
+            entry = {
+                "id": len(self.entries) + 1,
+                "level": level,
+                "service_id": service_id,
+                "generation": generation,
+                "stream": stream,
+                "message": message,
+                "fields": fields,
+            }
+            self.entries.append((incarnation, service_id, entry))
+
+        return take
+
+    async def read(self, query: LogQuery) -> list[dict[str, Any]]:
+        found = [
+            entry
+            for incarnation, service_id, entry in self.entries
+            if incarnation == query.incarnation and query.service_id in (None, service_id) and entry["id"] > query.after
+        ]
+        return found[-query.tail :] if query.tail else found[: query.limit]
+
+
+@define
+class MemoryKernel:
+    """A kernel whose log is in memory and whose services are tasks; runs on Trio's mock clock too.
+
+    `run` may be entered again and again: each time is a start of the kernel on the log that the time before left.
+    """
+
+    callables: Mapping[str, object] = field(factory=dict)
+    settings: Settings = field(factory=Settings)
+    journal: MemoryJournal = field(factory=MemoryJournal)
+    logs: MemoryLogs = field(factory=MemoryLogs)
+    telemetry: Diagnostics = field(factory=Diagnostics)
+    clock: SystemClock = field(factory=SystemClock)
+    entropy: SystemEntropy = field(factory=SystemEntropy)
+    _master: MasterKey = field(factory=lambda: MasterKey(Secret(bytes(32))))
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[System]:
+        keyring = Keyring(self._master, self.entropy, await self.journal.keys())
+        parts = Parts(
+            journal=self.journal,
+            clock=self.clock,
+            entropy=self.entropy,
+            telemetry=self.telemetry,
+            runtimes={"task": TaskRuntime(self.callables, self.settings.allowed_imports)},
+            logs=self.logs,
+            ceiling=self.settings.limits,
+        )
+        async with assemble(parts, keyring, self.settings) as system:
+            yield system

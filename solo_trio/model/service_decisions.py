@@ -167,6 +167,8 @@ class ReportReady:
         service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
         if service is None or not _is_running(service, self.generation) or not service.wants_to_run:
             return Decision(reply=False)
+        if service.ready_at_us is not None:  # said before: the uptime counts from the first time
+            return Decision(reply=True)
         which = (service.deployment, service.generation)
         events: list[Event] = [ev.ServiceReady(*which)]
         if not service.confirmed:

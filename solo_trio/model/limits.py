@@ -28,8 +28,9 @@ class Limits:
         """Return self, or raise `Rejected("invalid_field")` naming the first value out of its range."""
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:  # NaN fails this too
-                raise Rejected("invalid_field", f"limits.{name} must be between {low:g} and {high:g}")
+            kind = "a whole number" if name in WHOLE else "a number"
+            if value is not None and not (is_number(value, whole=name in WHOLE) and low <= value <= high):
+                raise Rejected("invalid_field", f"limits.{name} must be {kind} between {low:g} and {high:g}")
         return self
 
     def lowest(self, other: Limits) -> Limits:
@@ -59,6 +60,9 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "stop_timeout_s": (0, 600),
 }
 
+WHOLE: Final = frozenset({"threads", "fds", "log_bytes_per_s", "calls_in_flight"})
+"""The limits that count things: a fraction of one is refused rather than cut off when it is read back."""
+
 DEFAULT_LIMITS: Final = Limits(
     memory_mb=512,
     threads=64,
@@ -73,6 +77,11 @@ DEFAULT_LIMITS: Final = Limits(
 
 CEILING: Final = Limits()
 """The configuration's ceiling where the operator says nothing: none beyond the ranges."""
+
+
+def is_number(value: object, *, whole: bool = False) -> bool:
+    """Whether `value` is an int, or a float unless `whole`; a bool is neither. A range refuses NaN and infinities."""
+    return type(value) is int or (type(value) is float and not whole)
 
 
 def effective(asked: Limits, *ceilings: Limits) -> Limits:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from attrs import evolve, field, frozen
 
 from solo_trio.errors import Rejected
-from solo_trio.model.limits import Limits
+from solo_trio.model.limits import Limits, is_number
 from solo_trio.policy.restart import RestartType
 
 SOURCE_BYTES_MAX: Final = 1_048_576
 RESTARTS_MAX: Final = 1_000
 RESTART_SECONDS_MAX: Final = 86_400.0
 
+Format = Literal["python_source"]
 Isolation = Literal["process", "task"]
 
 
@@ -33,7 +33,7 @@ class ServiceSpec:
     `entry`: "source" (the artifact of `digest`), "callable:NAME" or "import:PATH" (embedding only, `digest` of "").
     """
 
-    format: Literal["python_source"] = "python_source"
+    format: Format = "python_source"
     entry: str = "source"
     digest: str = ""
     isolation: Isolation = "process"
@@ -46,10 +46,15 @@ class ServiceSpec:
 
     def check(self) -> ServiceSpec:
         """Return self, or raise `Rejected("invalid_field")`."""
-        if not 0 <= self.restart_limits.max_restarts <= RESTARTS_MAX:
-            raise Rejected("invalid_field", f"restart_limits.max_restarts must be between 0 and {RESTARTS_MAX}")
-        seconds = self.restart_limits.max_seconds
-        if not (math.isfinite(seconds) and 0 < seconds <= RESTART_SECONDS_MAX):
+        for name, words in (("format", Format), ("isolation", Isolation), ("restart", RestartType)):
+            if getattr(self, name) not in get_args(words):
+                raise Rejected("invalid_field", f"{name} must be one of: {', '.join(get_args(words))}")
+        restarts, seconds = self.restart_limits.max_restarts, self.restart_limits.max_seconds
+        if not (is_number(restarts, whole=True) and 0 <= restarts <= RESTARTS_MAX):
+            raise Rejected(
+                "invalid_field", f"restart_limits.max_restarts must be a whole number between 0 and {RESTARTS_MAX}"
+            )
+        if not (is_number(seconds) and 0 < seconds <= RESTART_SECONDS_MAX):
             raise Rejected(
                 "invalid_field", f"restart_limits.max_seconds must be above 0 and at most {RESTART_SECONDS_MAX:g}"
             )

@@ -18,8 +18,12 @@ class Bucket:
     at: float
 
     def take(self, cost: float, now: float) -> tuple[Bucket, bool]:
-        """The bucket after it, and whether `cost` was there. A cost above `burst` is taken from a full bucket."""
-        tokens = min(self.burst, self.tokens + max(0.0, now - self.at) * self.rate)
+        """The bucket after it, and whether `cost` was there. A cost above `burst` is taken from a full bucket.
+
+        A `now` before `at` counts as `at`, so that no stretch of time refills twice.
+        """
+        now = max(now, self.at)
+        tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
         if tokens >= min(cost, self.burst):
             return evolve(self, tokens=max(0.0, tokens - cost), at=now), True
         return evolve(self, tokens=tokens, at=now), False

@@ -215,7 +215,8 @@ class ServiceKilled(_Outcome):
 @event("service_stopped")
 @frozen
 class ServiceStopped(_Outcome):
-    """It no longer runs. `reason`: stopped, killed, crashed (while stopping), completed, not_running, kernel_restarted.
+    """It no longer runs. `reason`: stopped, killed, crashed (while stopping), completed, lost, not_running,
+    kernel_restarted.
 
     After a `service_killed` the service is forgotten; otherwise it ended by itself and stays listed as stopped.
     """

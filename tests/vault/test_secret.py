@@ -81,7 +81,7 @@ def test_is_not_in_a_traceback_with_locals() -> None:
     except ValueError as error:
         shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
     assert SHOWN in shown
-    assert CANARY not in shown.replace("CANARY", "").replace('"canary-7d1f"', "")
+    assert CANARY not in shown
 
 
 def test_equality_and_reveal() -> None:

@@ -183,7 +183,7 @@ class GuardedConnection(TCPServer):
 
     async def _linger(self) -> None:
         left = self._limits.linger_bytes
-        with trio.move_on_after(self._limits.linger_s):
+        with trio.move_on_after(self._limits.linger_s) as self._receiving:
             while left > 0:
                 try:
                     data = await self.stream.receive_some(self._limits.read_bytes)
@@ -198,8 +198,11 @@ class GuardedConnection(TCPServer):
         self._receiving.deadline = at
 
     def end_if_idle(self) -> None:
-        """Closes a connection that waits for a request; a busy one closes after its response (`context.terminated`)."""
-        if self._idle:
+        """Closes a connection that waits for a request, or lingers after its last response.
+
+        A busy one closes after its response, because `context.terminated` is set.
+        """
+        if self._idle or self._ended:
             self._head_begun = False
             self._set_read_deadline(-math.inf)
 

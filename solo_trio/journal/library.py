@@ -22,6 +22,8 @@ __all__ = ["RESTORE", "at_open", "damaged", "driver", "means", "no_space", "warn
 WAL_RESET_FLAW_FIRST: Final = (3, 7, 0)
 WAL_RESET_FLAW_LAST: Final = (3, 51, 2)
 
+SQLITE_ERROR: Final = 1
+"""Of our statements only for a missing table or column."""
 SQLITE_CORRUPT: Final = 11
 SQLITE_FULL: Final = 13
 SQLITE_CANTOPEN: Final = 14
@@ -58,7 +60,7 @@ def means(error: BaseException) -> Meaning:
     code &= PRIMARY_CODE_MASK
     if code == SQLITE_FULL:
         return "full"
-    if code in (SQLITE_CORRUPT, SQLITE_NOTADB):
+    if code in (SQLITE_ERROR, SQLITE_CORRUPT, SQLITE_NOTADB):
         return "damaged"
     if code in (SQLITE_CANTOPEN, SQLITE_READONLY, SQLITE_PERM):
         return "unwritable"

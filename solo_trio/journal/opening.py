@@ -14,7 +14,7 @@ from typing import Final
 
 from solo_trio.journal import reads, schema, wal, witness
 from solo_trio.journal.library import at_open, damaged, driver, means
-from solo_trio.journal.lock import prepare_directory
+from solo_trio.journal.lock import prepare_directory, sync_directory
 from solo_trio.journal.reserve import (
     PAGE_BYTES,
     RESERVE_BYTES_MIN,
@@ -107,6 +107,8 @@ def _open(directory: Path, key: bytes) -> tuple[Store, list[driver.Connection]]:
         store = Store(connection, kept, Reserve(directory, reserve_bytes(disk)), head, pages)
         # What a former kernel could not force out may sit in the page cache, clean: it is written anew before use.
         store.settle()
+        # SQLite overlooks an error when it makes the name of its WAL durable, so it is done here, before any append.
+        sync_directory(directory)
         store.hold_reserve_if_possible()
 
         readers = []

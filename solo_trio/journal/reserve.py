@@ -11,7 +11,8 @@ RESERVE_BYTES: Final = 1_048_576
 PAGE_BYTES: Final = 4_096
 TINY_DISK_SHARE: Final = 8
 """On a disk too small for the usual sizes, the reserve and the WAL may each take one part in this many."""
-RESERVE_BYTES_MIN: Final = 8 * PAGE_BYTES
+RESERVE_BYTES_MIN: Final = 16 * PAGE_BYTES
+"""Half is for the shared memory file, without which a kernel cannot start on a full disk; half for one transaction."""
 
 
 def disk_bytes(directory: Path) -> int:

@@ -92,7 +92,9 @@ def sql(directory: Path, *statements: str) -> None:
         "for statement in sys.argv[2:]: connection.execute(statement).fetchall()\n"
         "connection.close()\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(directory / "kernel.db"), *statements], check=True, env=ENVIRONMENT)
+    subprocess.run(
+        [sys.executable, "-c", script, str(directory / "kernel.db"), *statements], check=True, env=ENVIRONMENT
+    )
 
 
 def child(directory: Path, mode: str, *arguments: object, before: Iterable[str] = ()) -> subprocess.Popen[bytes]:

@@ -42,7 +42,6 @@ CODES: Final[dict[str, Code]] = {
     "idempotency_conflict": Code(409, "The Idempotency-Key was used for a different request"),
     "revision_mismatch": Code(412, "The revision is not the current one"),
     "too_large": Code(413, "The request is too large"),
-    "unsupported_media_type": Code(415, "The body must be application/json"),
     "service_start_failed": Code(422, "The service did not become ready"),
     "quota_exceeded": Code(429, "A quota is used up"),
     "kernel_bug": Code(500, "A defect in the kernel"),

@@ -70,7 +70,7 @@ async def running_system(
                 telemetry=telemetry,
                 runtimes={
                     "process": ProcessRuntime(locks),
-                    "task": TaskRuntime(callables or {}, settings.allowed_imports),
+                    "task": TaskRuntime({} if callables is None else callables, settings.allowed_imports),
                 },
                 logs=logs,
                 ceiling=settings.limits,

@@ -68,7 +68,7 @@ class Recovery:
     _began: float = 0.0
     _after: int = 0
     _pending: set[tuple[str, str]] = field(factory=set)
-    _wanted: int = 0
+    _wanted: set[tuple[str, str]] = field(factory=set)
 
     async def begin(self, core: Core) -> None:
         """Record that a kernel started; what is wanted from here on is to be recovered."""
@@ -81,7 +81,9 @@ class Recovery:
             for tenant, service in state.services()
             if service.wants_to_run or service.stop is not None
         }
-        self._wanted = len(self._pending)
+        self._wanted = {
+            (tenant.tenant_id, service.service_id) for tenant, service in state.services() if service.wants_to_run
+        }
 
     async def watch(self, core: Core) -> None:
         """Until recovery is over; then the report stands."""
@@ -90,16 +92,20 @@ class Recovery:
             while self._pending and (page := await watch.next_page()):
                 for stored in page:
                     self._pending.discard((stored.tenant_id or "", stored.subject or ""))
-        services = [service for _, service in core.loop.state.services()]
-        ready = sum(service.status is Status.READY for service in services)
+        now_ready = {
+            (tenant.tenant_id, service.service_id)
+            for tenant, service in core.loop.state.services()
+            if service.status is Status.READY
+        }
+        ready, pending = len(self._wanted & now_ready), len(self._wanted & self._pending - now_ready)
         self.report = RecoveryReport(
             events=self.state.last_id,
             replay_s=self.replay_s,
             duration_s=self.replay_s + trio.current_time() - self._began,
-            wanted=self._wanted,
+            wanted=len(self._wanted),
             ready=ready,
-            failed=max(0, self._wanted - ready - len(self._pending)),
-            pending=len(self._pending),
+            failed=len(self._wanted) - ready - pending,
+            pending=pending,
         )
         self.done.set()
 

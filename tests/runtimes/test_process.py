@@ -1,0 +1,514 @@
+"""The process runtime: the contract, and what only real processes can show."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from runtime_contract import IDLE, RuntimeContract
+from runtime_rig import BOUND_S, INCARNATION, Rig, process_rig
+
+import solo_trio
+from solo_trio.errors import Faulted, Rejected
+from solo_trio.runtimes import procfs
+from solo_trio.runtimes.control import Zygote
+from solo_trio.runtimes.process import ProcessRuntime, take_over
+from solo_trio.runtimes.tenant_lock import lock_path, take_lock
+
+
+class TestProcessContract(RuntimeContract):
+    isolation = "process"
+    rig = staticmethod(process_rig)
+
+
+def zygote_of(rig: Rig, incarnation: str = INCARNATION) -> Zygote:
+    assert isinstance(rig.runtime, ProcessRuntime)
+    zygote = rig.runtime._tenants[incarnation].zygote
+    assert zygote is not None
+    return zygote
+
+
+@contextmanager
+def pidfd(pid: int) -> Iterator[int]:
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+async def gone(descriptor: int) -> None:
+    with trio.fail_after(30):
+        await trio.lowlevel.wait_readable(descriptor)
+
+
+# -- how a process ends
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "exit_code", "signal_name"),
+    [
+        ("import os; os._exit(0)", "exited by itself with code 0", 0, None),
+        ("import os; os._exit(3)", "exited by itself with code 3", 3, None),
+        ("import ctypes; ctypes.string_at(0)", "ended by SIGSEGV", None, "SIGSEGV"),
+        ("import os; os.abort()", "ended by SIGABRT", None, "SIGABRT"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL", None, "SIGKILL"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "ended by SIGTERM", None, "SIGTERM"),
+        ("raise SystemExit(5)", "SystemExit: 5", 5, None),
+    ],
+)
+async def test_crashes(tmp_path: Path, body: str, reason: str, exit_code: int | None, signal_name: str | None) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start(f"async def main(ctx):\n    print('before', end='')\n    {body}")
+        ending = await rig.ending(running)
+        assert (ending.kind, ending.reason) == ("crashed", reason)
+        assert (ending.exit_code, ending.signal) == (exit_code, signal_name)
+
+
+async def test_an_import_that_never_ends_never_becomes_ready(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start("print('importing')\nwhile True: pass")
+        await rig.line("importing")
+        assert not running.ready.is_set()
+        running.request_stop()
+        running.kill()
+        ending = await rig.ending(running)
+        assert (ending.kind, ending.signal) == ("killed", "SIGKILL")
+        assert not running.ready.is_set()
+
+
+async def test_one_that_ignores_everything_is_killed(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.ready(
+            """
+            import signal, trio
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            async def main(ctx):
+                with trio.CancelScope(shield=True):
+                    try:
+                        await trio.sleep_forever()
+                    finally:
+                        ctx.log.info("never")
+            """
+        )
+        os.kill(running.pid, signal.SIGTERM)  # type: ignore[attr-defined]
+        running.request_stop()
+        running.kill()
+        assert (await rig.ending(running)).kind == "killed"
+        assert rig.messages("log") == []
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "os.write(3, b'GET / HTTP/1.1' + bytes(100))",
+        "os.write(3, bytes([255]) * 8)",
+        "frame(['ready', {}])",  # a second one
+        "frame(['result', {'id': 99, 'kind': 'ok', 'value': 1, 'error_type': '', 'message': ''}])",
+        "frame(['hello', {}])",
+        "frame(['log', {'level': 1}])",
+    ],
+)
+async def test_breaking_the_protocol_is_a_crash(tmp_path: Path, act: str) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start(
+            f"""
+            import json, os, struct, trio
+            def frame(message):
+                data = json.dumps(message).encode()
+                os.write(3, struct.pack(">II", len(data), 0) + data)
+            async def main(ctx):
+                {act}
+                await trio.sleep_forever()
+            """
+        )
+        ending = await rig.ending(running)
+        assert ending.kind == "crashed" and "broke the protocol" in ending.reason
+
+
+@pytest.mark.parametrize("lie", ["stopped", "nonsense"])
+async def test_a_last_word_that_is_a_lie(tmp_path: Path, lie: str) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start(
+            f"""
+            import json, os, struct
+            data = json.dumps(["ended", dict(kind={lie!r}, reason="trust me", traceback="")]).encode()
+            os.write(3, struct.pack(">II", len(data), 0) + data)
+            os._exit(0)
+            """
+        )
+        assert (await rig.ending(running)).kind == "crashed"
+
+
+# -- output
+
+
+async def test_printing_and_logging(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start(
+            """
+            import logging, os, sys
+            print("at import")
+            async def main(ctx):
+                print("héllo")
+                print("to stderr", file=sys.stderr)
+                logging.getLogger("deep.inside").warning("w %d", 1)
+                logging.debug("too quiet")
+                os.write(1, b"\\xff\\xfe\\n" + b"x" * 20_000 + b"\\n\\nno end")
+                os._exit(9)
+            """
+        )
+        assert (await rig.ending(running)).exit_code == 9
+        out = rig.messages("stdout")
+        assert out[:3] == ["at import", "héllo", "\ufffd\ufffd"]
+        assert [len(line) for line in out[3:]] == [8192, 8192, 20_000 - 2 * 8192, 0, 6]
+        assert out[-1] == "no end"
+        assert ("stderr", "warning", "to stderr", {}) in rig.lines
+        assert ("log", "warning", "w 1", {"logger": "deep.inside"}) in rig.lines
+        assert len(rig.messages("log")) == 1
+
+
+async def test_a_flood_does_not_block_the_kernel_or_the_service(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        flood = await rig.start(
+            """
+            import sys
+            async def main(ctx):
+                for number in range(100_000):
+                    print(number)
+                sys.stdout.write("y" * 1_000_000)
+            """
+        )
+        quiet = await rig.ready("from solo_trio import service\n@service.export\nasync def ping(): return 1", service_id="quiet")
+        assert await quiet.call("ping", [], {}) == 1
+        assert (await rig.ending(flood)).kind == "completed"
+        out = rig.messages("stdout")
+        assert out[:100_000] == [str(number) for number in range(100_000)]
+        assert sum(map(len, out[100_000:])) == 1_000_000
+
+
+# -- what a service finds
+
+
+async def test_a_bare_process(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start(
+            """
+            import json, os, random, signal, sys, threading
+            def is_open(number):
+                try:
+                    os.fstat(number)
+                except OSError:
+                    return False
+                return True
+            report = dict(
+                fds=[number for number in range(256) if is_open(number)],
+                environment=dict(os.environ), argv=sys.argv, name=__name__, threads=threading.active_count(),
+                session=os.getsid(0) == os.getpid(), core=__import__("resource").getrlimit(4), nofile=__import__("resource").getrlimit(7),
+                stdin=sys.stdin.read(), handlers=[str(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)],
+                privileges=[line.split()[1] for line in open("/proc/self/status") if line.startswith("NoNewPrivs")],
+            )
+            print(json.dumps(report))
+            """,
+            limits={"fds": 77},
+        )
+        await running.ready.wait()
+        report = json.loads((await _first(rig, "stdout")))
+        assert report["fds"] == [0, 1, 2, 3]
+        assert report["environment"] == {} and report["argv"] == []
+        assert report["name"] == "__service__" and report["threads"] == 1
+        assert report["session"] is True and report["stdin"] == ""
+        assert report["core"] == [0, 0] and report["nofile"] == [77, 77]
+        assert report["handlers"] == [str(signal.SIG_DFL)] * 3
+        assert report["privileges"] == ["1"]
+
+
+async def _first(rig: Rig, stream: str) -> str:
+    while not rig.messages(stream):
+        await rig._line.wait()
+    return rig.messages(stream)[0]
+
+
+async def test_siblings_do_not_share_randomness(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        source = "import random, trio\nprint(random.random(), trio._core._run._r.random())"
+        for number in range(2):
+            await rig.ready(source, service_id=f"s{number}")
+        while len(rig.messages("stdout")) < 2:
+            await rig._line.wait()
+        one, two = (line.split() for line in rig.messages("stdout"))
+        assert one[0] != two[0] and one[1] != two[1]
+
+
+@pytest.mark.parametrize(
+    ("limits", "body", "expected"),
+    [
+        ({"memory_mb": 100}, "bytearray(300 << 20)", "MemoryError"),
+        ({"disk_mb": 1}, "open(ctx.config['path'], 'wb').write(bytes(2 << 20))", "OSError: [Errno 27]"),
+        ({"fds": 20}, "[os.dup(0) for _ in range(30)]", "OSError: [Errno 24]"),
+        ({"cpu_seconds": 1}, "\n    while True: pass", "ended by SIGXCPU"),
+    ],
+)
+async def test_limits(tmp_path: Path, limits: dict[str, float], body: str, expected: str) -> None:
+    locks = tmp_path / "locks"
+    async with process_rig(locks) as rig:
+        config = {"path": str(tmp_path / "file")}
+        running = await rig.start(f"import os\nasync def main(ctx):\n    {body}", limits=limits, config=config)
+        ending = await rig.ending(running)
+        assert ending.kind == "crashed" and ending.reason.startswith(expected)
+
+
+async def test_a_small_service_can_use_threads(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.ready(
+            "from solo_trio import service\n@service.export\ndef f(): return 1", limits={"memory_mb": 64, "threads": 32}
+        )
+        assert await running.call("f", [], {}) == 1
+        usage = running.usage()
+        assert 1 << 20 < usage["rss_bytes"] < 1 << 28 and usage["cpu_s"] >= 0
+
+
+async def test_what_is_too_large_is_refused_before_the_fork(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        with pytest.raises(Rejected) as caught:
+            await rig.start("#" * (17 << 20))
+        assert caught.value.code == "too_large"
+        with pytest.raises(Faulted):
+            await rig.start("", entry="callable:it")
+
+
+# -- zygotes
+
+
+@pytest.mark.parametrize("which", ["inner", "outer"])
+async def test_a_killed_zygote_is_lost_and_a_new_one_starts(tmp_path: Path, which: str) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = [await rig.ready(IDLE, service_id=f"s{number}") for number in range(3)]
+        other = await rig.ready(IDLE, incarnation="beef")
+        zygote = zygote_of(rig)
+        [inner] = procfs.children(zygote.pid)
+        pids = [zygote.pid, inner, *procfs.children(inner)]
+        assert len(pids) == 5
+        os.kill(inner if which == "inner" else zygote.pid, signal.SIGKILL)
+        for one in running:
+            ending = await rig.ending(one)
+            assert ending.kind == "lost", ending
+        await zygote.gone.wait()
+        assert [pid for pid in pids if procfs.usage(pid)] == []
+        again = await rig.ready(IDLE)
+        assert zygote_of(rig) is not zygote
+        assert not again.ended.is_set() and not other.ended.is_set()
+
+
+async def test_starts_at_the_same_time_share_a_zygote(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(lambda number=number: rig.ready(IDLE, service_id=f"s{number}"))
+        [inner] = procfs.children(zygote_of(rig).pid)
+        assert len(procfs.children(inner)) == 200
+
+
+async def test_what_a_service_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start(
+            """
+            import os, time, trio
+            async def main(ctx):
+                if os.fork() == 0:
+                    os.setsid()
+                    if os.fork() == 0:
+                        ctx.log.info("left", pid=os.getpid())
+                        time.sleep(600)
+                    os._exit(0)
+                await trio.sleep_forever()
+            """
+        )
+        pid = (await rig.line("left"))[3]["pid"]
+        with pidfd(pid) as descriptor:
+            running.kill()
+            await rig.ending(running)
+            await gone(descriptor)
+
+
+async def test_descriptors_do_not_leak(tmp_path: Path) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async with process_rig(tmp_path) as rig:
+        first = await rig.ready(IDLE)
+        before = count()
+        for number in range(50):
+            running = await rig.ready(IDLE)
+            if number % 2:
+                running.kill()
+            else:
+                running.request_stop()
+            await running.ended.wait()
+        assert count() == before
+        async with trio.open_nursery() as nursery:  # starts that are given up half-way
+            for _ in range(10):
+                nursery.start_soon(rig.start, IDLE)
+            nursery.cancel_scope.cancel()
+        assert isinstance(first.pid, int)  # type: ignore[attr-defined]
+
+
+async def test_no_zygote_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    async with process_rig(tmp_path) as rig:
+        with pytest.raises(Faulted) as caught:
+            await rig.start(IDLE)
+        assert caught.value.code == "runtime_unavailable"
+        await zygotes_buried(tmp_path)
+
+
+async def zygotes_buried(directory: Path) -> None:
+    while await trio.to_thread.run_sync(lambda: list(directory.iterdir())):
+        await trio.sleep(0.01)  # bounded by the rig's fail_after
+
+
+async def test_an_incarnation_that_is_no_file_name(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        for bad in ("../x", "", "A", "a/b"):
+            with pytest.raises(ValueError, match="hex"):
+                await rig.start(IDLE, incarnation=bad)
+
+
+async def test_nothing_starts_after_close(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        await rig.ready(IDLE)
+        await rig.runtime.close(trio.current_time() + 10)
+        with pytest.raises(Faulted) as caught:
+            await rig.start(IDLE)
+        assert caught.value.code == "runtime_unavailable"
+
+
+def test_a_run_that_ends_without_close_leaves_nothing(tmp_path: Path) -> None:
+    before = set(procfs.children(os.getpid()))
+
+    async def main() -> None:
+        runtime = ProcessRuntime(tmp_path)
+        async with trio.open_nursery() as nursery:
+            await Rig(runtime, nursery, lambda source: ("source", source)).ready(IDLE)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert set(procfs.children(os.getpid())) <= before
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the kernel dies
+
+
+VICTIM = """
+import json, os, sys
+sys.path.append(sys.argv[1])  # found through the kernel's path only
+import trio
+from pathlib import Path
+from solo_trio.ports import Launch
+from solo_trio.runtimes.process import ProcessRuntime
+
+SOURCE = '''
+import fcntl
+async def main(ctx, task_status):
+    import trio
+    file = open(ctx.config["lock"], "w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    task_status.started()
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+'''
+
+async def main():
+    runtime = ProcessRuntime(Path(sys.argv[2]))
+    async with trio.open_nursery() as nursery:
+        running = []
+        for number, path in enumerate(sys.argv[3:]):
+            launch = Launch("t", "c0de", f"s{number}", 1, 1, "source", SOURCE, {"lock": path}, {},
+                            log=lambda *line: None, outgoing=None)
+            running.append(await runtime.start(launch, nursery))
+        for one in running:
+            await one.ready.wait()
+        print(json.dumps({"services": [one.pid for one in running], "keeper": runtime._tenants["c0de"].zygote.pid}), flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def _is_free(path: Path) -> bool:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("how", ["kernel", "kernel_and_stopped_zygote"])
+async def test_a_killed_kernel_leaves_nothing(tmp_path: Path, how: str) -> None:
+    locks = tmp_path / "locks"
+    files = [tmp_path / f"service{number}" for number in range(4)]
+    root = Path(solo_trio.__file__).parents[1]
+    victim = subprocess.Popen(
+        [sys.executable, "-I", "-c", VICTIM, str(root), str(locks), *map(str, files)], stdout=subprocess.PIPE, env={}
+    )
+    try:
+        assert victim.stdout is not None
+        with trio.fail_after(BOUND_S):
+            line = await trio.to_thread.run_sync(victim.stdout.readline)
+            found = json.loads(line)
+            [inner] = procfs.children(found["keeper"])
+            fds = [os.pidfd_open(pid) for pid in (*found["services"], inner, found["keeper"])]
+            try:
+                record = json.loads(lock_path(locks, "c0de").read_text())
+                assert record == {
+                    "pid": found["keeper"],
+                    "start": procfs.start_time(found["keeper"]),
+                    "pgid": os.getpgid(found["keeper"]),
+                }
+                assert not any(_is_free(path) for path in files) and not _is_free(lock_path(locks, "c0de"))
+                if how == "kernel_and_stopped_zygote":
+                    os.kill(inner, signal.SIGSTOP)
+                victim.kill()
+                if how == "kernel":
+                    descriptor = await take_lock(lock_path(locks, "c0de"), 30)
+                    assert all(_is_free(path) for path in files)  # at once: the services are gone already
+                    os.close(descriptor)
+                    await take_over(locks, 10)
+                else:
+                    await take_over(locks, 0.2)
+                    assert all(_is_free(path) for path in files)
+                for descriptor in fds:
+                    await gone(descriptor)
+                assert list(locks.iterdir()) == []
+            finally:
+                for descriptor in fds:
+                    os.close(descriptor)
+    finally:
+        victim.kill()
+        victim.communicate()
+
+
+async def test_take_over_refuses_when_a_lock_stays_held(tmp_path: Path) -> None:
+    held = await take_lock(lock_path(tmp_path, "abc"), 1)  # by this process, which the file does not name
+    os.pwrite(held, json.dumps({"pid": os.getpid(), "start": 1, "pgid": 1}).encode(), 0)  # nor by this start time
+    (tmp_path / "dead.lock").write_text("{}")
+    with pytest.raises(Faulted) as caught:
+        await take_over(tmp_path, 0.05)
+    assert caught.value.code == "services_alive" and "abc.lock" in caught.value.detail
+    assert [path.name for path in tmp_path.iterdir()] == ["abc.lock"]
+    os.close(held)
+    await take_over(tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
+    await take_over(tmp_path / "none", 1)

@@ -45,6 +45,7 @@ class Writer:
 
     def __init__(self, name: str) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        self._door = trio.StrictFIFOLock()
         self._slots = trio.Semaphore(WRITER_QUEUE_JOBS_MAX)
         self._jobs: queue.SimpleQueue[_Job[object] | None] = queue.SimpleQueue()
         self._closed = False
@@ -55,12 +56,17 @@ class Writer:
     async def run(self, work: Callable[[], T], after: Callable[[], None] | None = None) -> T:
         """Do `work` in the thread, in order of calling; then, behind the caller's back, `after`, which never raises."""
         with trio.CancelScope(shield=True):
-            async with self._slots:
+            # Two slots that become free at once wake two tasks in either order; the door keeps the order of calling.
+            async with self._door:
+                await self._slots.acquire()
+            try:
                 if self._closed:
                     raise KernelBug("the journal was used after it was closed")
                 job = _Job(work, after)
                 self._jobs.put(job)  # type: ignore[arg-type]  # invariant only in name: a job is read by its maker
                 await job.ended.wait()
+            finally:
+                self._slots.release()
         return job.result()
 
     async def close(self) -> None:

@@ -7,7 +7,9 @@ import random
 import resource
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import trio
 from journal_samples import KEY, events, replayed
@@ -86,7 +88,9 @@ async def hold_lock(directory: Path) -> None:
         await trio.sleep_forever()
 
 
-MODES = {function.__name__: function for function in (write_for_ever, write_and_die, write_until_failure, hold_lock)}
+MODES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+    function.__name__: function for function in (write_for_ever, write_and_die, write_until_failure, hold_lock)
+}
 
 if __name__ == "__main__":
     trio.run(MODES[sys.argv[2]], Path(sys.argv[1]), *sys.argv[3:])

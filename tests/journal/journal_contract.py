@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 import trio
@@ -168,7 +170,7 @@ class JournalContract:
 
     @pytest.mark.parametrize("field", [{"at_us": "now"}, {"kernel_time": float("nan")}, {"at_us": 2**63}])
     async def test_a_record_of_a_wrong_type_never_comes_back_changed(
-        self, journal: Closable, field: dict[str, object]
+        self, journal: Closable, field: dict[str, Any]
     ) -> None:
         wrong = attrs.evolve(event(1), **field)
         try:

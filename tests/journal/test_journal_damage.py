@@ -70,8 +70,12 @@ async def test_a_changed_column(tmp_path: Path, column: str, at: int) -> None:
         (["UPDATE events SET payload = 'text', salt = 'text' WHERE id = 5"], "event 5"),
         (["UPDATE events SET tenant_id = CAST(x'ff' AS TEXT) WHERE id = 5"], "event 5 cannot be read"),
         (
-            ["CREATE TABLE other AS SELECT * FROM events", "DROP TABLE events", "ALTER TABLE other RENAME TO events"]
-            + ["UPDATE events SET subject = 'x' WHERE id = 30"],
+            [
+                "CREATE TABLE other AS SELECT * FROM events",
+                "DROP TABLE events",
+                "ALTER TABLE other RENAME TO events",
+                "UPDATE events SET subject = 'x' WHERE id = 30",
+            ],
             "event 30",
         ),
         (["DROP TABLE events"], "no such table"),

@@ -157,7 +157,7 @@ async def test_a_disk_that_cannot_be_written(small_disk: Path) -> None:
     await made(data, 3)
     mount(small_disk, "-o", "remount,ro")
     for path in (data, small_disk / "new"):
-        with pytest.raises(Faulted, match="permissions|another directory") as caught:
+        with pytest.raises(Faulted, match=r"permissions|another directory") as caught:
             await open_journal(path, KEY)
         assert caught.value.code == "data_unwritable"
         with pytest.raises(Faulted) as caught, DataLock(path):
@@ -193,7 +193,7 @@ async def test_a_file_that_may_not_grow_is_final(tmp_path: Path) -> None:
     limit = 300_000
     # The reserve is held already; of what the writer writes only the log can meet the limit.
     lines, last = outcome(tmp_path, 1_000, limit)
-    assert lines[-1] in ("failed", "failed at close"), lines
+    assert lines[-1] == "failed", lines
     assert "an append was taken" not in " ".join(lines)
     assert last > 4
     assert (await reopened(tmp_path))[:last] == events(1, last)
@@ -212,15 +212,18 @@ def inject(calls: str, error: str, when: int, *files: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", [1, 2, 3, 4, 7, 12])
+@pytest.mark.parametrize("when", [1, 2, 3, 4, 7, 12, *range(99, 106)])
 async def test_an_fsync_that_fails_once_is_never_tried_again(tmp_path: Path, when: int) -> None:
-    """The next fsync would report success for pages that the failed one dropped (there is but one error here)."""
+    """The next fsync would report success for pages that the failed one dropped (there is but one error here).
+
+    About the 100th is that of the first checkpoint, an error that SQLite's own checkpoints would overlook.
+    """
     await made(tmp_path, 4)
     files = [tmp_path / name for name in ("kernel.db", "kernel.db-wal", "kernel.head")]
-    lines, last = outcome(tmp_path, 20, 0, before=inject("fsync,fdatasync", "EIO", when, *files))
+    lines, last = outcome(tmp_path, 130, 0, before=inject("fsync,fdatasync", "EIO", when, *files))
     assert "an append was taken" not in " ".join(lines)
     if "appending" in lines:
-        assert lines[-1] in ("failed", "failed at close", "done at close"), lines
+        assert lines[-1] == "failed", lines
         # Nothing was moved into the database and no log was deleted on the word of a later fsync.
         assert (tmp_path / "kernel.db-wal").exists()
     found = await reopened(tmp_path)
@@ -235,7 +238,7 @@ async def test_a_write_that_fails(tmp_path: Path, when: int, error: str) -> None
     lines, last = outcome(tmp_path, 20, 0, before=inject("pwrite64", error, when))
     assert "an append was taken" not in " ".join(lines)
     if "appending" in lines and error == "EIO":
-        assert lines[-1] in ("failed", "failed at close", "done at close"), lines
+        assert lines[-1] == "failed", lines
     found = await reopened(tmp_path)
     assert len(found) >= last and found == events(1, len(found))
 

@@ -29,6 +29,10 @@ class TestSqliteJournal(JournalContract):
     pass
 
 
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
 def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name == "solo-journal"}
 
@@ -54,7 +58,7 @@ async def test_closing_ends_the_thread_and_empties_the_wal(tmp_path: Path) -> No
     await journal.close()
     await journal.close()
     assert not threads()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel.db", "kernel.head", "reserve"]
+    assert names(tmp_path) == ["kernel.db", "kernel.head", "reserve"]
     with pytest.raises(KernelBug):
         await journal.append(events(6, 6))
     with pytest.raises(KernelBug):

@@ -119,6 +119,7 @@ class Running:
         self.url = url
         self.incidents = incidents
         self.stopping = stopping
+        self.ended = trio.Event()
         host, _, port = url.removeprefix("http://").rpartition(":")
         self.address = (host.strip("[]"), int(port))
 
@@ -139,6 +140,12 @@ class Running:
             await peer.send(data)
             return await peer.rest()
 
+    async def stop(self) -> None:
+        """And wait for the end, bounded, while the clients are still there."""
+        self.stopping.set()
+        with trio.fail_after(PATIENCE_S):
+            await self.ended.wait()
+
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """For what the server's own tasks do without telling a client."""
         with trio.fail_after(PATIENCE_S):
@@ -157,9 +164,15 @@ async def running(
         start = functools.partial(
             serve, app, host=host, port=0, stopping=stopping, limits=limits, incidents=incidents, **options
         )
-        url = await nursery.start(start)
+
+        async def run(task_status: trio.TaskStatus[str]) -> None:
+            await start(task_status=task_status)
+            server.ended.set()
+
+        url = await nursery.start(run)
+        server = Running(url, incidents, stopping)
         try:
-            yield Running(url, incidents, stopping)
+            yield server
         finally:
             stopping.set()
             nursery.cancel_scope.deadline = trio.current_time() + PATIENCE_S

@@ -1,6 +1,6 @@
 """One guarded connection. Owns: its socket, its deadlines, and the barrier. Never: lets an exception or a stall out.
 
-Hypercorn on Trio dies with a connection: two requests of a few bytes suffice (`tests/gateways/test_wire_attacks.py`).
+Hypercorn on Trio dies with a connection: two requests of a few bytes suffice (`tests/gateways/test_http_wire_attacks.py`).
 Here a connection ends in one of three ways, each bounded in time: the peer ends it; we end it (`_end`: last bytes,
 end of stream, then what the peer still sends is read and dropped for a while); we cut it (`cut`: closed at once).
 """

@@ -18,7 +18,7 @@ class FinishSend:
     """Lets Hypercorn end a response although the application is cancelled while it sends the last message.
 
     Quart-Trio cancels its own request as soon as it is told of the end, in the middle of that: keep-alive,
-    `Connection: close` and the socket itself would be forgotten (`test_server.py`, both Quart versions).
+    `Connection: close` and the socket itself would be forgotten (`test_http_server.py`, both Quart versions).
     """
 
     def __init__(

@@ -1,0 +1,317 @@
+"""Random histories of the pure core. Owns: Hypothesis strategies of moves, and the world that plays them. Never: asserts.
+
+A move is small data, so that a failing history shrinks and prints well; what it names (this service, an older
+deployment) is looked up in the world at the moment it is played.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from attrs import define, evolve, field, frozen
+from hypothesis import strategies as st
+from model_driver import ENDINGS, FIRST_US, Driver, Identity, identities
+
+from solo_trio.journal.memory import MemoryJournal
+from solo_trio.kernel.hub import Hub
+from solo_trio.kernel.loop import Loop
+from solo_trio.kernel.staging import Command
+from solo_trio.model import service_decisions as decisions
+from solo_trio.model.capability import GrantSystem
+from solo_trio.model.ending import Ending
+from solo_trio.model.event import Now
+from solo_trio.model.limits import Limits
+from solo_trio.model.record import KeyRow
+from solo_trio.model.spec import RestartLimits, ServiceSpec
+from solo_trio.model.system import BeginShutdown, CompleteShutdown, StartSystem
+from solo_trio.telemetry.diagnostics import Diagnostics
+
+TENANT_IDS: Final = ("acme", "blau")
+SERVICE_IDS: Final = ("calc", "tick")
+
+Bend = Literal["incarnation", "deployment", "generation", "epoch"]
+
+
+@define
+class JumpingClock:
+    """`ports.Clock`: the wall jumps both ways, the other only goes on."""
+
+    us: int = FIRST_US
+    seconds: float = 0.0
+
+    def wall_us(self) -> int:
+        return self.us
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@define
+class World(Driver):
+    """A driver whose time is the kernel loop's own reading of a clock that jumps, across starts of the kernel."""
+
+    clock: JumpingClock = field(factory=JumpingClock)
+    loop: Loop = field(init=False)
+    seen: dict[Identity, None] = field(factory=dict)
+    """Every identity there has been, in the order of its appearance."""
+
+    def __attrs_post_init__(self) -> None:
+        self.boot(0.0)
+
+    def boot(self, monotonic: float) -> None:
+        """Another process reads the same log: its monotonic clock has nothing to do with the one before."""
+        self.clock.seconds = monotonic
+        journal = MemoryJournal()
+        hub = Hub(journal, self.state.last_id)
+        self.loop = Loop(journal, self.clock, hub, Diagnostics(), self.state)
+
+    def now(self) -> Now:
+        return self.loop.now()
+
+    def play(self, move: Move) -> Command | None:
+        """The command that the move comes to now, or None if it only moved a clock. Raises what `stage` raises."""
+        command = move.command(self)
+        if command is not None:
+            self.do(command)
+            self.loop.state = self.state
+            self.seen.update(dict.fromkeys(identities(self.state)))
+        return command
+
+
+class Move:
+    def command(self, world: World) -> Command | None:
+        raise NotImplementedError
+
+
+@frozen
+class AddTenant(Move):
+    tenant_id: str
+    max_services: int | None
+    get: bool
+
+    def command(self, world: World) -> Command:
+        return world.create_tenant(self.tenant_id, max_services=self.max_services, get=self.get)
+
+
+@frozen
+class GrantRoot(Move):
+    def command(self, world: World) -> Command:
+        return GrantSystem("cap_root", KeyRow("key_root", "", "token", b"wrapped"))
+
+
+@frozen
+class AddService(Move):
+    tenant_id: str
+    service_id: str
+    spec: ServiceSpec
+    idempotent: bool
+
+    def command(self, world: World) -> Command:
+        return decisions.Deploy(self.tenant_id, self.service_id, self.spec, b"source", self.idempotent)
+
+
+@frozen
+class Ask(Move):
+    """A kill or a restart by hand; `revision`: not given, the right one, or one off it."""
+
+    verb: Literal["kill", "restart"]
+    tenant_id: str
+    service_id: str
+    revision: int | None
+    grace_ms: int
+    force: bool
+
+    def command(self, world: World) -> Command:
+        service = world.state.service(self.tenant_id, self.service_id)
+        revision = None if self.revision is None or service is None else service.revision + self.revision
+        if self.verb == "kill":
+            return decisions.Kill(self.tenant_id, self.service_id, self.grace_ms, self.force, revision)
+        return decisions.Restart(self.tenant_id, self.service_id, revision)
+
+
+@frozen
+class Advance(Move):
+    """What a supervisor would report of one service next: it begins, is ready, ends with `ending`, or has stopped.
+
+    `stumbles`: it ends before it is ready.
+    """
+
+    pick: int
+    ending: Ending
+    stumbles: bool
+
+    def command(self, world: World) -> Command | None:
+        current = identities(world.state)
+        if not current:
+            return None
+        who = current[self.pick % len(current)]
+        service = world.service(who.service_id, who.tenant_id)
+        if service.begun:
+            ends = self.stumbles or service.stop is not None or service.ready_at_us is not None
+            return who.ended(self.ending) if ends else who.ready()
+        return who.begin() if service.stop is None else who.stopped(self.ending.kind)
+
+
+@frozen
+class Observe(Move):
+    """Any observation of anything that is or ever was, exactly or with one part of its identity bent."""
+
+    what: Literal["begin", "ready", "ended", "stopped"]
+    pick: int
+    past: bool
+    bend: Bend | None
+    ending: Ending
+    timed_out: bool
+
+    def command(self, world: World) -> Command:
+        known = list(world.seen) if self.past else identities(world.state)
+        who = known[self.pick % len(known)] if known else Identity("acme", "inc_1", "calc", 1, 1, 1)
+        if self.bend == "incarnation":
+            who = evolve(who, incarnation="inc_other")
+        elif self.bend is not None:
+            who = evolve(who, **{self.bend: getattr(who, self.bend) + (1 if self.pick % 2 else -1)})
+        if self.what == "begin":
+            return who.begin()
+        if self.what == "ready":
+            return who.ready()
+        if self.what == "stopped":
+            return who.stopped()
+        return who.ended(self.ending, timed_out=self.timed_out)
+
+
+@frozen
+class Pass(Move):
+    seconds: float
+
+    def command(self, world: World) -> None:
+        world.clock.seconds += self.seconds
+        world.clock.us += round(self.seconds * 1_000_000)
+
+
+@frozen
+class JumpWall(Move):
+    us: int
+
+    def command(self, world: World) -> None:
+        world.clock.us = max(0, world.clock.us + self.us)
+
+
+@frozen
+class Boot(Move):
+    monotonic: float
+
+    def command(self, world: World) -> Command:
+        world.boot(self.monotonic)
+        return StartSystem("0.1.0", "3.11.0")
+
+
+@frozen
+class Shutdown(Move):
+    complete: bool
+
+    def command(self, world: World) -> Command:
+        return CompleteShutdown(0) if self.complete else BeginShutdown("asked to")
+
+
+# -- strategies
+
+json_values: Final[st.SearchStrategy[Any]] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+limits: Final = st.builds(
+    Limits,
+    memory_mb=st.none() | st.floats(16, 4_096),
+    threads=st.none() | st.integers(1, 4_096),
+    stop_timeout_s=st.none() | st.floats(0, 600),
+)
+
+restart_limits: Final = st.builds(
+    RestartLimits,
+    max_restarts=st.integers(0, 3),
+    max_seconds=st.sampled_from((0.5, 5.0, 60.0)) | st.floats(0, 86_400, exclude_min=True),
+)
+
+specs: Final = st.builds(
+    ServiceSpec,
+    entry=st.sampled_from(("source", "callable:ticker")),
+    digest=st.sampled_from(("", "0" * 64)),
+    isolation=st.sampled_from(("process", "task")),
+    restart=st.sampled_from(("permanent", "transient", "temporary")),
+    restart_limits=restart_limits,
+    limits=limits,
+    config=st.dictionaries(st.text(max_size=8), json_values, max_size=2),
+    ephemeral=st.sampled_from((False, False, False, True)),
+)
+
+endings: Final = st.builds(
+    Ending,
+    kind=st.sampled_from(ENDINGS),
+    reason=st.text(max_size=10),
+    traceback=st.text(max_size=10),
+    exit_code=st.none() | st.integers(-64, 255),
+    signal=st.none() | st.sampled_from(("SIGKILL", "SIGSEGV")),
+)
+
+_tenant_ids = st.sampled_from(TENANT_IDS)
+_service_ids = st.sampled_from(SERVICE_IDS)
+_picks = st.integers(0, 15)
+
+_advances = st.builds(Advance, _picks, endings, st.sampled_from((False, False, False, True)))
+_asks = st.builds(
+    Ask,
+    st.sampled_from(("kill", "restart")),
+    _tenant_ids,
+    _service_ids,
+    st.sampled_from((None, None, 0, 1, -1)),
+    st.integers(0, 60_000),
+    st.booleans(),
+)
+_observations = st.builds(
+    Observe,
+    st.sampled_from(("begin", "ready", "ended", "stopped")),
+    _picks,
+    st.booleans(),
+    st.sampled_from((None, None, "incarnation", "deployment", "generation", "epoch")),
+    endings,
+    st.booleans(),
+)
+_time = (
+    st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))
+    | st.builds(JumpWall, st.integers(-(10**15), 10**15))
+    | st.builds(Boot, st.floats(0, 1e9))
+    | st.builds(Boot, st.just(0.0))
+    | st.builds(Shutdown, st.booleans())
+)
+
+moves: Final[st.SearchStrategy[Move]] = st.one_of(
+    _advances,
+    _advances,
+    _advances,
+    _observations,
+    _observations,
+    _asks,
+    st.builds(AddService, _tenant_ids, _service_ids, specs, st.booleans()),
+    st.builds(AddTenant, _tenant_ids, st.sampled_from((None, None, 0, 1)), st.booleans()) | st.builds(GrantRoot),
+    _time,
+)
+
+_TENANT: Final[tuple[Move, ...]] = (Boot(0.0), AddTenant("acme", None, False))
+_NEXT: Final = Advance(0, Ending("crashed", "not used"), False)
+
+
+def _with_service(spec: ServiceSpec, recovers: bool, rest: list[Move]) -> list[Move]:
+    deployed = [*_TENANT, AddService("acme", "calc", spec, False)]
+    return [*deployed, _NEXT, _NEXT, Boot(5.0), _NEXT, *rest] if recovers else [*deployed, *rest]
+
+
+histories: Final[st.SearchStrategy[list[Move]]] = st.one_of(
+    st.lists(moves, max_size=12),
+    st.builds(_with_service, specs, st.booleans(), st.lists(moves, min_size=20, max_size=60)),
+)

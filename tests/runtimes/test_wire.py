@@ -1,0 +1,171 @@
+"""The wire, both ends joined without a pipe."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solo_trio.runtimes import wire
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NUMBERS = st.integers(0, 2**53)
+OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
+HELLO = st.builds(wire.Hello, st.text(), st.text(), NUMBERS, NUMBERS, st.text(), OBJECTS, NUMBERS, st.binary())
+FROM_KERNEL = st.lists(
+    st.builds(wire.Call, NUMBERS, st.text(), st.lists(JSON, max_size=3), OBJECTS)
+    | st.builds(wire.Cancel, NUMBERS)
+    | st.builds(wire.Stop)
+    | st.builds(wire.Answer, NUMBERS, st.text(), st.text(), JSON)
+)
+LOGS = st.lists(st.builds(wire.Log, st.text(), st.text(), OBJECTS), max_size=3)
+WORK = st.lists(
+    st.builds(wire.Result, NUMBERS, st.text(), JSON, st.text(), st.text())
+    | st.builds(wire.Ask, NUMBERS, st.text(), st.text(), st.lists(JSON, max_size=3), OBJECTS, st.floats(0, 30))
+    | st.builds(wire.Drop, NUMBERS)
+    | st.builds(wire.Log, st.text(), st.text(), OBJECTS),
+    max_size=4,
+)
+ENDED = st.builds(wire.Ended, st.text(), st.text(), st.text())
+
+
+@st.composite
+def kernel_streams(draw: st.DrawFn) -> list[Any]:
+    return [draw(HELLO), *draw(FROM_KERNEL)]
+
+
+@st.composite
+def service_streams(draw: st.DrawFn) -> list[Any]:
+    if draw(st.booleans()):
+        return [*draw(LOGS), draw(st.builds(wire.Failed, st.text(), st.text()))]
+    return [*draw(LOGS), wire.Loaded(), *draw(WORK), wire.Ready(), *draw(WORK), draw(ENDED)]
+
+
+def joined(role: wire.Role, messages: list[Any], cuts: list[int]) -> list[Any]:
+    sender, receiver = wire.Wire(role), wire.Wire("service" if role == "kernel" else "kernel")
+    data = b"".join(sender.send(message) for message in messages)
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    return [message for a, b in zip(edges, edges[1:], strict=False) for message in receiver.receive(data[a:b])]
+
+
+@given(kernel_streams(), st.lists(NUMBERS))
+def test_any_split_gives_the_kernels_messages(messages: list[Any], cuts: list[int]) -> None:
+    assert joined("kernel", messages, cuts) == messages
+
+
+@given(service_streams(), st.lists(NUMBERS))
+def test_any_split_gives_the_services_messages(messages: list[Any], cuts: list[int]) -> None:
+    assert joined("service", messages, cuts) == messages
+
+
+def test_byte_by_byte() -> None:
+    messages = [wire.Hello("t", "s", 1, 1, "process", {}, 64, b"x = 1\n"), wire.Stop()]
+    assert joined("kernel", messages, list(range(1000))) == messages
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5), st.sampled_from(["kernel", "service"]))
+def test_random_bytes_are_at_worst_a_protocol_error(chunks: list[bytes], role: wire.Role) -> None:
+    end = wire.Wire(role)
+    try:
+        for chunk in chunks:
+            assert end.receive(chunk) == []
+    except wire.WireError:
+        with pytest.raises(wire.WireError):
+            end.receive(b"")
+
+
+def frame(header: Any, body: bytes = b"") -> bytes:
+    data = header if isinstance(header, bytes) else orjson.dumps(header)
+    return struct.pack(">II", len(data), len(body)) + data + body
+
+
+@given(JSON, st.binary(max_size=10))
+def test_random_headers_are_at_worst_a_protocol_error(header: Any, body: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        wire.Wire("kernel").receive(frame(header, body))
+
+
+@given(st.sampled_from(["loaded", "log", "result", "ask", "drop", "ended", "failed"]), OBJECTS)
+def test_known_names_with_wrong_values_are_at_worst_a_protocol_error(name: str, values: dict[str, Any]) -> None:
+    end = wire.Wire("kernel")
+    try:
+        end.receive(frame([name, values]))
+    except wire.WireError:
+        return
+    assert name == "loaded" and values == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(b"{"),
+        frame(b"[NaN]"),
+        frame(["loaded"]),
+        frame(["loaded", []]),
+        frame([["loaded"], {}]),
+        frame(["nonsense", {}]),
+        frame(["loaded", {"more": 1}]),
+        frame(["loaded", {}], b"body"),
+        frame(["drop", {"id": True}]),
+        frame(["drop", {"id": "1"}]),
+        frame(["drop", {"id": 1.5}]),
+        frame(["ready", {}]),
+        frame(["loaded", {}]) * 2,
+        frame(["loaded", {}]) + frame(["ready", {}]) * 2,
+        frame(["failed", {"reason": "", "traceback": ""}]) + frame(["loaded", {}]),
+        frame(["ended", {"kind": "", "reason": "", "traceback": ""}]) * 2,
+        frame(["stop", {}]),
+        frame(b"[" * 100_000),
+        struct.pack(">II", wire.FRAME_BYTES_MAX, 1),
+        struct.pack(">II", 2**32 - 1, 2**32 - 1),
+    ],
+)
+def test_what_the_kernel_does_not_take(data: bytes) -> None:
+    end = wire.Wire("kernel")
+    with pytest.raises(wire.WireError):
+        end.receive(data)
+
+
+def test_the_first_good_messages_of_a_bad_chunk_are_not_delivered() -> None:
+    end = wire.Wire("kernel")
+    with pytest.raises(wire.WireError):
+        end.receive(frame(["loaded", {}]) + frame(["loaded", {}]))
+    with pytest.raises(wire.WireError):
+        end.receive(frame(["ready", {}]))
+
+
+def test_sending_out_of_order_or_too_much() -> None:
+    end = wire.Wire("service")
+    with pytest.raises(wire.WireError):
+        end.send(wire.Ready())
+    end.send(wire.Loaded())
+    with pytest.raises(wire.FrameTooLarge):
+        end.send(wire.Result(1, "ok", "x" * wire.FRAME_BYTES_MAX, "", ""))
+    with pytest.raises(wire.FrameTooLarge):
+        end.send(wire.Result(1, "ok", object(), "", ""))
+    end.send(wire.Ready())  # neither of them hurt the wire
+    with pytest.raises(wire.WireError):
+        end.send(wire.Stop())
+    with pytest.raises(wire.WireError):
+        wire.Wire("kernel").send(wire.Stop())
+
+
+def test_the_bound_is_exact() -> None:
+    empty = len(orjson.dumps(["hello", {f: v for f, v in zip(HELLO_FIELDS, HELLO_VALUES, strict=True)}]))
+    fits = wire.FRAME_BYTES_MAX - empty
+    [message] = wire.Wire("service").receive(wire.Wire("kernel").send(wire.Hello(*HELLO_VALUES, b"x" * fits)))
+    assert isinstance(message, wire.Hello) and len(message.body) == fits
+    with pytest.raises(wire.FrameTooLarge):
+        wire.Wire("kernel").send(wire.Hello(*HELLO_VALUES, b"x" * (fits + 1)))
+
+
+HELLO_VALUES: tuple[Any, ...] = ("t", "s", 1, 1, "process", {}, 64)
+HELLO_FIELDS = ("tenant_id", "service_id", "version", "generation", "isolation", "config", "calls_in_flight")

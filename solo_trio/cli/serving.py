@@ -1,0 +1,200 @@
+"""`solo serve`. Owns: one kernel as a process: signals, `ready`, `solo.json`, the exit code. Never: rules of the kernel."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import trio
+
+from solo_trio import __version__
+from solo_trio.embedding import Kernel
+from solo_trio.errors import Faulted, SoloError
+from solo_trio.journal.lock import DataLock
+from solo_trio.operations.settings import Settings
+
+STATE_FILE: Final = "solo.json"
+SAME_SIGNAL_S: Final = 0.05
+"""Two signals this close are one: timeout(1) and process managers signal the process and then its group."""
+log = logging.getLogger("solo")
+
+
+def serve_until_told(data: Path, host: str, port: int, log_level: str, given: Mapping[str, int]) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises `SoloError` for a refused start or a failed kernel."""
+    _log_to_stderr(log_level)
+    told = _Told()
+    with told.listening():
+        try:
+            trio.run(_serve, data, host, port, Settings(**given), told)
+        except BaseExceptionGroup as group:
+            error = first_solo_error(group)
+            if error is None:
+                raise
+            raise error from None
+    return 0
+
+
+def first_solo_error(group: BaseExceptionGroup[BaseException]) -> SoloError | None:
+    """The one failure to tell about, if nothing in `group` is of another kind (that would be a defect)."""
+    found: SoloError | None = None
+    for each in group.exceptions:
+        error = first_solo_error(each) if isinstance(each, BaseExceptionGroup) else each
+        if not isinstance(error, SoloError):
+            return None
+        found = found or error
+    return found
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(level.upper())
+    log.propagate = False
+
+
+class _Told:
+    """The signals. The first one sets `event`; a later one ends the process there and then: its services end because their
+    sockets do, and the data directory is as after a crash."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.reason = ""
+        self._first_at: float | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._received) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def attach(self) -> None:
+        """From now on a signal wakes the Trio run that called this."""
+        self._token = trio.lowlevel.current_trio_token()
+        if self._first_at is not None:
+            self.event.set()
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        if self._first_at is None:
+            self._first_at = time.monotonic()
+            self.reason = signal.Signals(number).name
+            if self._token is not None:
+                with suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self.event.set)
+        elif time.monotonic() - self._first_at > SAME_SIGNAL_S:
+            os._exit(1)
+
+
+async def _serve(data: Path, host: str, port: int, settings: Settings, told: _Told) -> None:
+    told.attach()
+    async with trio.open_nursery() as nursery:
+        running: list[Kernel] = []
+        nursery.start_soon(_obey, told, running, settings.shutdown_timeout_ms / 1_000, nursery.cancel_scope)
+        await _check_address(data, host, port)
+        async with Kernel.open(data, settings=settings) as kernel:
+            running.append(kernel)
+            await _run(kernel, data, host, port)
+        nursery.cancel_scope.cancel()
+
+
+async def _obey(told: _Told, running: list[Kernel], timeout_s: float, everything: trio.CancelScope) -> None:
+    """Shut down when told to. A kernel that still opens is cancelled, and so is one that is not done in time: both are
+    like a crash, from which the next start recovers."""
+    await told.event.wait()
+    log.info("ending: %s", told.reason)
+    if running:
+        with trio.move_on_after(timeout_s):
+            await running[0].system.core.shutdown(timeout_s, told.reason)
+            await trio.sleep_forever()  # until it is over, which cancels this
+        log.warning("not everything ended within %g s; the rest is cut off", timeout_s)
+    everything.cancel()
+
+
+async def _run(kernel: Kernel, data: Path, host: str, port: int) -> None:
+    core = kernel.system.core
+    async with trio.open_nursery() as nursery:
+        try:
+            url: str = await nursery.start(partial(kernel.serve, host=host, port=port))
+        except OSError as error:
+            raise _unusable(host, port, error) from None
+        with _state_file(data, url):
+            log.info("listening on %s, data in %s", url, data)
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(_cancel_when, core.closed, waiting.cancel_scope)
+                await kernel.wait_recovered()
+                waiting.cancel_scope.cancel()
+            if not core.closed.is_set():
+                _say_ready(kernel, url)
+            await core.closed.wait()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _say_ready(kernel: Kernel, url: str) -> None:
+    report = kernel.system.core.report
+    if report is not None:
+        log.info(
+            "recovered in %.3f s: %d events, %d services wanted, %d ready, %d failed, %d still starting",
+            *(report.duration_s, report.events, report.wanted, report.ready, report.failed, report.pending),
+        )
+    try:
+        print(f"ready {url}", flush=True)
+    except OSError as error:  # nobody reads standard output: no reason to stop
+        log.warning("'ready' could not be printed: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _state_file(data: Path, url: str) -> Iterator[None]:
+    """`DATA/solo.json`, by which commands find this server; it is there while the server listens."""
+    path = data / STATE_FILE
+    text = json.dumps({"pid": os.getpid(), "urls": [url], "version": __version__}) + "\n"
+    new = path.with_suffix(".json.new")
+    new.unlink(missing_ok=True)
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(text)
+        new.replace(path)
+    except OSError as error:
+        raise Faulted("data_unwritable", f"{path} cannot be written ({error.strerror}): correct that") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def _check_address(data: Path, host: str, port: int) -> None:
+    """Refuse an address that cannot be used before anything is recorded or started."""
+    try:
+        for listener in await trio.open_tcp_listeners(port, host=host):
+            await listener.aclose()
+    except OSError as error:
+        if data.is_dir():
+            with DataLock(data):  # the same command twice: that the data is in use says more
+                pass
+        raise _unusable(host, port, error) from None
+
+
+def _unusable(host: str, port: int, error: OSError) -> Faulted:
+    taken = "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return Faulted(
+        "address_unusable", f"cannot listen on {host} port {port} ({taken}): name another with --host or --port 0"
+    )

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -30,7 +30,7 @@ SAME_SIGNAL_S: Final = 0.05
 log = logging.getLogger("solo")
 
 
-def serve_until_told(data: Path, host: str, port: int, log_level: str, given: Mapping[str, int]) -> int:
+def serve_until_told(data: Path, host: str, port: int, log_level: str, given: Mapping[str, Any]) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises `SoloError` for a refused start or a failed kernel."""
     _log_to_stderr(log_level)
     told = _Told()
@@ -187,10 +187,15 @@ async def _check_address(data: Path, host: str, port: int) -> None:
         for listener in await trio.open_tcp_listeners(port, host=host):
             await listener.aclose()
     except OSError as error:
-        if data.is_dir():
-            with DataLock(data):  # the same command twice: that the data is in use says more
-                pass
+        _check_unused(data)
         raise _unusable(host, port, error) from None
+
+
+def _check_unused(data: Path) -> None:
+    """The same command twice finds the address taken too; that the data is in use says more."""
+    if data.is_dir():
+        with DataLock(data):
+            pass
 
 
 def _unusable(host: str, port: int, error: OSError) -> Faulted:

@@ -13,7 +13,7 @@ from e2e_served import CALC, PATIENCE_S, Served, served
 pytestmark = [
     pytest.mark.slow,
     # a stream left early: httpx nests generators of its own and closes only the outermost
-    pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Async generator 'http(x|core):ResourceWarning"),
 ]
 
 

@@ -17,7 +17,7 @@ from solo_trio.operations.caller import Caller, System, authenticate, check_scop
 from solo_trio.operations.inputs import structure
 from solo_trio.operations.table import OPERATIONS, Answer, EventStream, Operation
 
-_REVISION: Final = re.compile(r'(?:W/)?"?([0-9]{1,18})"?', re.ASCII)
+_REVISION: Final = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})', re.ASCII)
 
 
 @frozen
@@ -34,10 +34,19 @@ class Request:
     request_id: str | None = None
 
 
+def admit(system: System, operation: Operation, token: str | None) -> None:
+    """Refuse whoever may not do it at all; for a gateway to ask before it spends anything on the body."""
+    if operation.scope != "open":
+        check_scope(operation, authenticate(system, token))
+
+
 async def perform(system: System, operation: Operation, request: Request) -> Answer | EventStream:
     """Do it. Raises `SoloError`; anything else is a defect for the gateway to contain."""
     caller = _caller(system, operation, request)
-    given = structure(operation.input, route=request.route, query=request.query, body=request.body)
+    body = request.body
+    if isinstance(body, dict) and operation.scope != "system":  # its `tenant_id` chose the tenant: that is all it is for
+        body = {name: value for name, value in body.items() if name != "tenant_id"}
+    given = structure(operation.input, route=request.route, query=request.query, body=body)
     answer = await operation.handler(caller, given)
     assert isinstance(answer, Answer | EventStream)
     return answer
@@ -71,7 +80,7 @@ def _revision(text: str | None) -> int | None:
     match = _REVISION.fullmatch(text)
     if match is None:
         raise Rejected("invalid_header", "If-Match must be a revision, as in an ETag of an earlier answer")
-    return int(match[1])
+    return int(match[1] or match[2])
 
 
-__all__ = ["OPERATIONS", "Request", "perform"]
+__all__ = ["OPERATIONS", "Request", "admit", "perform"]

@@ -47,7 +47,6 @@ class DeployInput:
     limits: Limits = body(factory=Limits)
     config: dict[str, Any] = body(factory=dict)
     isolation: Literal["process", "task"] | None = body(None)
-    tenant_id: str | None = body(None)
     wait: bool = query(True)
 
 

@@ -16,7 +16,7 @@ from solo_trio.gateways.http.problems import problem_response
 from solo_trio.gateways.http.sse import event_stream
 from solo_trio.operations import strict_json
 from solo_trio.operations.caller import System
-from solo_trio.operations.perform import OPERATIONS, Request, perform
+from solo_trio.operations.perform import OPERATIONS, Request, admit, perform
 from solo_trio.operations.table import Answer, EventStream, Operation
 
 JSON_TYPE: Final = "application/json"
@@ -48,6 +48,7 @@ def build_app(system: System) -> QuartTrio:
 def _view(system: System, operations: list[Operation]) -> Callable[..., Awaitable[Response]]:
     async def view(**route: str) -> Response:
         operation = _choose(operations)
+        admit(system, operation, _bearer(request.headers.get("Authorization")))
         given = await _request(operation, route)
         answer = await perform(system, operation, given)
         if isinstance(answer, EventStream):

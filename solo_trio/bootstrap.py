@@ -7,15 +7,15 @@ The order is `lifecycle.md`'s: the data directory's lock, the tenants' locks (ol
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from solo_trio import __version__
-from solo_trio.errors import Faulted, JournalFailed, SoloError
+from solo_trio.errors import Faulted, JournalFailed
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
 from solo_trio.kernel.core import Core, Parts
@@ -76,12 +76,13 @@ async def running_system(
                 ceiling=settings.limits,
                 version=__version__,
             )
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(logs.run)
-                async with assemble(parts, keyring, settings) as system:
-                    _write_admin_token(data, system)
-                    yield system
-                nursery.cancel_scope.cancel()
+            with _bare_errors():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(logs.run)
+                    async with assemble(parts, keyring, settings) as system:
+                        _write_admin_token(data, system)
+                        yield system
+                    nursery.cancel_scope.cancel()
         finally:
             await _close(journal, telemetry)
 
@@ -94,7 +95,7 @@ async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncI
     )
     core = Core(parts, recovery)
     system = System(core, keyring, settings)
-    try:
+    with _bare_errors():
         async with trio.open_nursery() as nursery:
             await nursery.start(core.run)
             if system_capability(core.loop.state) is None:
@@ -102,14 +103,27 @@ async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncI
                 await core.loop.report(Submission(GrantSystem(keyring.new_id(), key)))
             yield system
             await core.shutdown(settings.shutdown_timeout_ms / 1_000, "closed")
-    except* SoloError as group:
-        raise _first(group) from None
 
 
-def _first(group: BaseExceptionGroup[SoloError]) -> SoloError:
-    """The failure that stopped the kernel, bare: nurseries wrap it, embedders and the command want to catch it."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+@contextmanager
+def _bare_errors() -> Iterator[None]:
+    """The nursery here is nobody's business: what leaves it alone leaves it bare; what stopped the kernel goes first."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        errors = list(_leaves(group))
+        stopping = [error for error in errors if isinstance(error, JournalFailed)]
+        if len(errors) == 1 or stopping:
+            raise (stopping or errors)[0] from None
+        raise
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _master_key(data: Path) -> MasterKey:
@@ -128,11 +142,13 @@ def _write_admin_token(data: Path, system: System) -> None:
     if path.exists() or capability is None:
         return
     token = system.keyring.mint(capability.key_id, capability.capability_id)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    whole = path.with_suffix(".new")
+    descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w") as file:
         file.write(token.reveal_text() + "\n")
         file.flush()
         os.fsync(file.fileno())
+    whole.replace(path)
 
 
 async def _close(journal: SqliteJournal, telemetry: Diagnostics) -> None:

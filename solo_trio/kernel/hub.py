@@ -19,7 +19,9 @@ from solo_trio.model.record import EventQuery, StoredEvent
 from solo_trio.ports import Journal
 
 RING_RECORDS_MAX: Final = 4_096
-PAGE_RECORDS_MAX: Final = 500
+RING_BYTES_MAX: Final = 16 * 1_048_576
+"""Of payloads; the newest record is kept whatever its size."""
+PAGE_RECORDS_MAX: Final = 256
 
 
 @define(eq=False)
@@ -41,7 +43,8 @@ class Follow:
 class Hub:
     def __init__(self, journal: Journal, last_id: int) -> None:
         self._journal = journal
-        self._ring: deque[StoredEvent] = deque(maxlen=RING_RECORDS_MAX)
+        self._ring: deque[StoredEvent] = deque()
+        self._ring_bytes = 0
         self._published = trio.Event()
         self._follows: dict[tuple[str, str], set[Follow]] = {}
         self.last_id = last_id
@@ -51,12 +54,18 @@ class Hub:
         if not records:
             return
         for record in records:
-            self._ring.append(record.stored)
+            self._keep(record.stored)
             for follow in self._follows.get((record.stored.tenant_id or "", record.stored.subject or ""), ()):
                 follow.records.append(record)
                 follow.arrived.set()
         self.last_id = records[-1].stored.id
         self._wake()
+
+    def _keep(self, stored: StoredEvent) -> None:
+        self._ring.append(stored)
+        self._ring_bytes += len(stored.payload or b"")
+        while len(self._ring) > RING_RECORDS_MAX or (self._ring_bytes > RING_BYTES_MAX and len(self._ring) > 1):
+            self._ring_bytes -= len(self._ring.popleft().payload or b"")
 
     def close(self) -> None:
         """Open streams end; nothing is published any more."""

@@ -14,6 +14,8 @@ from solo_trio.model import codec
 from solo_trio.model.record import StoredEvent
 
 KEEP_ALIVE_S: Final = 15.0
+WRITE_BYTES: Final = 65_536
+"""Events of one page are written together up to about this size."""
 
 
 def frame(stored: StoredEvent) -> bytes:
@@ -33,7 +35,14 @@ def event_stream(watch: Watch) -> Response:
             if page is None:
                 yield b": keep-alive\n\n"
             elif page:
-                yield b"".join(frame(stored) for stored in page)
+                gathered = b""
+                for stored in page:
+                    gathered += frame(stored)
+                    if len(gathered) >= WRITE_BYTES:
+                        yield gathered
+                        gathered = b""
+                if gathered:
+                    yield gathered
             else:
                 yield b'event: end\ndata: {"reason": "shutdown"}\n\n'
                 return

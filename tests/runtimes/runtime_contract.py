@@ -191,7 +191,11 @@ class RuntimeContract:
 
     @pytest.mark.parametrize(
         ("function", "error_type", "message"),
-        [("boom", "ValueError", "over here"), ("boom_in_thread", "LookupError", "over there"), ("group", "ValueError", "over here")],
+        [
+            ("boom", "ValueError", "over here"),
+            ("boom_in_thread", "LookupError", "over there"),
+            ("group", "ValueError", "over here"),
+        ],
     )
     async def test_a_call_that_raises_does_not_end_the_service(
         self, tmp_path: Path, function: str, error_type: str, message: str
@@ -487,7 +491,8 @@ class RuntimeContract:
             running = await rig.start(
                 """
                 async def main(ctx):
-                    ctx.log.info("ctx", seen=[ctx.tenant_id, ctx.service_id, ctx.version, ctx.generation, ctx.isolation, ctx.config])
+                    names = ["tenant_id", "service_id", "version", "generation", "isolation", "config"]
+                    ctx.log.info("ctx", seen=[getattr(ctx, name) for name in names])
                     ctx.config["mine"] = 1
                 """,
                 config={"a": [1]},

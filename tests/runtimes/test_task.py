@@ -57,7 +57,16 @@ async def test_an_object_or_a_mapping_has_exports_and_main(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "entry",
-    ["callable:missing", "callable:", "source", "import:os", "import:solo_allowed_not.x", "import:", "nonsense:it", "callable:empty"],
+    [
+        "callable:missing",
+        "callable:",
+        "callable:empty",
+        "source",
+        "import:os",
+        "import:solo_allowed_not.x",
+        "import:",
+        "nonsense:it",
+    ],
 )
 async def test_entries_that_do_not_load(tmp_path: Path, entry: str) -> None:
     async with task_rig(tmp_path, {"empty": SimpleNamespace()}) as rig:

@@ -5,22 +5,20 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 from attrs import define, field, frozen
 
 from solo_trio.kernel.loop import IDEMPOTENCY_SECONDS
 from solo_trio.kernel.staging import Submission
+from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import codec
 from solo_trio.model.record import EventQuery, IdempotencyRow
 from solo_trio.model.service import Status
 from solo_trio.model.state import KernelState, apply
 from solo_trio.model.system import StartSystem
 from solo_trio.ports import Clock, Journal
-
-if TYPE_CHECKING:
-    from solo_trio.kernel.core import Core
 
 REPLAY_YIELD_RECORDS: Final = 500
 SETTLING: Final = (
@@ -70,7 +68,7 @@ class Recovery:
     _pending: set[tuple[str, str]] = field(factory=set)
     _wanted: set[tuple[str, str]] = field(factory=set)
 
-    async def begin(self, core: Core) -> None:
+    async def begin(self, core: Surroundings) -> None:
         """Record that a kernel started; what is wanted from here on is to be recovered."""
         self._began = trio.current_time()
         await core.loop.report(Submission(StartSystem(self.version, platform.python_version())))
@@ -85,7 +83,7 @@ class Recovery:
             (tenant.tenant_id, service.service_id) for tenant, service in state.services() if service.wants_to_run
         }
 
-    async def watch(self, core: Core) -> None:
+    async def watch(self, core: Surroundings) -> None:
         """Until recovery is over; then the report stands."""
         watch = core.hub.watch(EventQuery(after=self._after, types=SETTLING))
         with trio.move_on_after(self.timeout_s):

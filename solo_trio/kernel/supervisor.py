@@ -7,7 +7,7 @@ Whatever it waits for, a change of the state or the kernel's shutdown wakes it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 from attrs import evolve
@@ -15,15 +15,13 @@ from attrs import evolve
 from solo_trio.errors import Faulted, SoloError, StorageFull
 from solo_trio.kernel.loop import submission_error
 from solo_trio.kernel.staging import Submission
+from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import service_decisions as decisions
 from solo_trio.model.ending import Ending
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import ServiceState
 from solo_trio.policy.backoff import restart_delay
 from solo_trio.ports import Launch, Running
-
-if TYPE_CHECKING:
-    from solo_trio.kernel.core import Core
 
 STORAGE_RETRY_S: Final = 1.0
 START_LIMIT_ALL: Final = 64
@@ -35,7 +33,7 @@ class ServiceSupervisor:
 
     def __init__(
         self,
-        core: Core,
+        core: Surroundings,
         tenant_id: str,
         incarnation: str,
         service_id: str,

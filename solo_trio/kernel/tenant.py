@@ -6,21 +6,19 @@ A defect in one supervising task ends that service's run, is kept by telemetry, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from solo_trio.kernel.supervisor import START_LIMIT_PER_TENANT, ServiceSupervisor
+from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model.tenant import TenantState
-
-if TYPE_CHECKING:
-    from solo_trio.kernel.core import Core
 
 DEFECT_PAUSE_S: Final = 1.0
 
 
 class TenantSupervisor:
-    def __init__(self, core: Core, tenant: TenantState) -> None:
+    def __init__(self, core: Surroundings, tenant: TenantState) -> None:
         self._core = core
         self.tenant_id = tenant.tenant_id
         self.incarnation = tenant.incarnation

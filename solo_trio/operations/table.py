@@ -6,13 +6,11 @@ Gateways, the command line, reference pages are loops over `OPERATIONS`; adding 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from attrs import NOTHING, field, frozen
 
-if TYPE_CHECKING:
-    from solo_trio.kernel.hub import Watch
-    from solo_trio.operations.caller import Caller
+from solo_trio.kernel.hub import Watch
 
 Scope = Literal["open", "system", "tenant", "either"]
 """Who may: anybody; a system credential; a credential for one tenant (a system one names it); tenant or system."""
@@ -36,7 +34,8 @@ class EventStream:
     watch: Watch
 
 
-Handler = Callable[["Caller", Any], Awaitable[Any]]
+Handler = Callable[[Any, Any], Awaitable[Any]]
+"""(caller, input) -> `Answer` or `EventStream`."""
 
 
 @frozen

@@ -1,0 +1,37 @@
+"""What a part of the kernel sees of the whole. Owns: that list of names. Never: behaviour (`core` has it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import trio
+
+from solo_trio.kernel.hub import Hub
+from solo_trio.kernel.loop import Loop
+from solo_trio.model.limits import Limits
+from solo_trio.ports import CallOut, Entropy, Journal, Runtime, ServiceLogs, Telemetry
+
+
+class Surroundings(Protocol):
+    """`closing`: an orderly shutdown is under way; services may stop by themselves until `stop_deadline`, and whatever
+    is left is abandoned at `close_deadline` (both in Trio's time). `starts`: places for services that start at once."""
+
+    loop: Loop
+    hub: Hub
+    journal: Journal
+    entropy: Entropy
+    telemetry: Telemetry
+    runtimes: Mapping[str, Runtime]
+    logs: ServiceLogs
+    ceiling: Limits
+    starts: trio.CapacityLimiter
+    closing: bool
+    closed: trio.Event
+    stop_deadline: float
+    close_deadline: float
+    killed_at_close: int
+
+    def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
+        """What a service of this tenant calls its siblings with."""
+        ...

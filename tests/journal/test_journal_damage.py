@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 from journal_samples import KEY, artifact, child, event, events, flip, key_row, made, reopened, sql
 
 from solo_trio.errors import Faulted
-from solo_trio.journal.chain import COLUMNS
+from solo_trio.journal.chain import COLUMNS, seal
+from solo_trio.journal.schema import connect_reader
 from solo_trio.journal.sqlite import open_journal
 from solo_trio.journal.wal import FRAME_HEADER_BYTES, PAGE_BYTES, WAL_HEADER_BYTES
 
@@ -186,6 +188,23 @@ async def test_damage_after_opening_is_found_by_the_replay(tmp_path: Path) -> No
     with pytest.raises(Faulted, match="events 29 to 30 are missing"):
         async for _ in journal.replay(after=20):
             pass
+    await journal.close()
+
+
+async def test_an_event_replaced_after_opening_with_a_right_hash_of_its_own(tmp_path: Path) -> None:
+    await made(tmp_path, 30)
+    journal = await open_journal(tmp_path, KEY)
+    reader = connect_reader(tmp_path)
+    (previous,) = reader.execute("SELECT chain FROM events WHERE id = 29").fetchone()
+    reader.close()
+    forged = seal(previous, attrs.evolve(event(30), payload=b"{}"), bytes(16))
+    cells = dict(zip(COLUMNS, forged, strict=True))
+    changed = ", ".join(f"{name} = x'{cells[name].hex()}'" for name in ("payload", "salt", "payload_digest", "chain"))
+    sql(tmp_path, f"UPDATE events SET {changed} WHERE id = 30")
+    for after in (0, 15, 30):
+        with pytest.raises(Faulted, match=r"event 30 (is not the one that was acknowledged|is missing or was changed)"):
+            async for _ in journal.replay(after):
+                pass
     await journal.close()
 
 

@@ -8,13 +8,27 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from journal_contract import JournalContract
-from journal_samples import KEY, SqliteJournal, artifact, event, events, key_row, made, reopened, replayed, sql
+from journal_samples import (
+    KEY,
+    SqliteJournal,
+    artifact,
+    event,
+    events,
+    idempotency_row,
+    key_row,
+    made,
+    reopened,
+    replayed,
+    sql,
+)
 
 from solo_trio.errors import Faulted, KernelBug
 from solo_trio.journal.library import driver
-from solo_trio.journal.schema import connect_reader
+from solo_trio.journal.schema import connect_reader, connect_writer
 from solo_trio.journal.sqlite import open_journal
+from solo_trio.journal.writer import WRITER_QUEUE_JOBS_MAX
 from solo_trio.model.record import EventQuery
 
 
@@ -113,16 +127,37 @@ async def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
 async def test_the_promised_pragmas_hold(tmp_path: Path) -> None:
     """On the file what is kept in it; `secure_delete` by its effect, as it belongs to a connection."""
     journal = await open_journal(tmp_path, KEY)
-    canary = b"canary-of-a-wrapped-key"
-    await journal.append([event(1)], [key_row("a", canary)])
-    await journal.append([event(2)], [key_row("a", b"replaced")])
+    rows = [idempotency_row(f"canary-{at_us}", at_us) for at_us in range(100)]
+    await journal.append([event(1)], rows)
+    assert len(await journal.idempotency(50)) == 50
     reader = connect_reader(tmp_path)
     assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     with pytest.raises(driver.OperationalError):
         reader.execute("DELETE FROM events")
     reader.close()
     await journal.close()
-    assert canary not in (tmp_path / "kernel.db").read_bytes()
+    data = (tmp_path / "kernel.db").read_bytes()
+    assert b"canary-60" in data
+    assert b"canary-40" not in data
+
+
+async def test_appends_that_wait_for_the_writer_keep_their_order(tmp_path: Path) -> None:
+    """More than the queue holds are waiting, and slots become free several at a time."""
+    journal = await open_journal(tmp_path, KEY)
+    blocker = connect_writer(tmp_path)
+    blocker.execute("BEGIN IMMEDIATE")
+    count = 6 * WRITER_QUEUE_JOBS_MAX
+    async with trio.open_nursery() as nursery:
+        for id_ in range(1, count + 1):
+            nursery.start_soon(journal.append, [event(id_)])
+            await trio.testing.wait_all_tasks_blocked()
+        blocker.execute("ROLLBACK")
+        # Keep Trio from running until the thread has done all it holds, so that it hears of all of them in one step.
+        while (blocker.execute("SELECT max(id) FROM events").fetchone()[0] or 0) < WRITER_QUEUE_JOBS_MAX:
+            pass
+    blocker.close()
+    assert await replayed(journal) == events(1, count)
+    await journal.close()
 
 
 async def test_replay_beside_appends_sees_a_whole_prefix(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import re
 import textwrap
 from collections.abc import AsyncIterator
@@ -103,9 +102,9 @@ class Client:
     tenant_id: str | None = None
     headers: dict[str, str] = field(factory=dict)
 
-    def _headers(self, more: dict[str, str] | None) -> dict[str, str]:
-        mine = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-        return mine | self.headers | (more or {})
+    def _headers(self, more: dict[str, str] | None) -> dict[str, bytes]:
+        mine = {} if self.token is None else {"Authorization": f"Bearer {self.token}".strip()}
+        return {name: value.encode() for name, value in (mine | self.headers | (more or {})).items()}
 
     async def request(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **more: Any
@@ -183,10 +182,10 @@ class Client:
     @asynccontextmanager
     async def stream(self, *, headers: dict[str, str] | None = None, **query: Any) -> AsyncIterator[Frames]:
         """An open SSE stream of events; what happens after this is entered is on it."""
-        headers = self._headers({"Accept": "text/event-stream"} | (headers or {}))
+        sent = self._headers({"Accept": "text/event-stream"} | (headers or {}))
         with trio.fail_after(BOUND_S):
             async with Wire.to(self.http.base_url) as wire:
-                response = await wire.get(str(httpx.URL("/events", params=query)), headers)
+                response = await wire.get(str(httpx.URL("/events", params=query)), sent)
                 assert response.status_code == 200, await wire.rest()
                 names = {name.decode(): value.decode() for name, value in response.headers}
                 assert names["content-type"].startswith("text/event-stream")
@@ -207,13 +206,13 @@ class Wire:
         async with await trio.open_tcp_stream(url.host, url.port or 80) as stream:
             yield cls(stream)
 
-    async def get(self, target: str, headers: dict[str, str], *, method: str = "GET") -> h11.Response:
+    async def get(self, target: str, headers: dict[str, bytes], *, method: str = "GET") -> h11.Response:
         await self.send_request(target, headers, method=method)
         response = await self.next_event()
         assert isinstance(response, h11.Response)
         return response
 
-    async def send_request(self, target: str, headers: dict[str, str], *, method: str = "GET") -> None:
+    async def send_request(self, target: str, headers: dict[str, bytes], *, method: str = "GET") -> None:
         request = h11.Request(method=method, target=target, headers=[("Host", "localhost"), *headers.items()])
         await self.stream.send_all(self.protocol.send(request) + self.protocol.send(h11.EndOfMessage()))
 
@@ -355,7 +354,8 @@ def alive(pid: int) -> bool:
 
 def service_pids() -> set[int]:
     """The processes of all services of this process's kernels: the children of zygotes, which are children of keepers."""
-    zygotes = [zygote for keeper in procfs.children(os.getpid()) for zygote in procfs.children(keeper)]
+    keepers = [int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+    zygotes = [zygote for keeper in keepers for zygote in procfs.children(keeper)]
     return {pid for zygote in zygotes for pid in procfs.children(zygote) if alive(pid)}
 
 

@@ -90,7 +90,12 @@ async def test_every_field_of_a_deployment(tenant: Client) -> None:
         "isolation": "process",
         "tenant_id": "t1",
     }
-    source = "from solo_trio import service\nasync def main(ctx):\n ctx.log.info('config', **ctx.config)\n import trio\n await trio.sleep_forever()\n"
+    source = """
+    import trio
+    async def main(ctx):
+        ctx.log.info("config", **ctx.config)
+        await trio.sleep_forever()
+    """
     await tenant.deploy("calc", source, **asked)
     status = await tenant.ok("GET", "/services/calc")
     for name in ("format", "restart", "restart_limits", "config", "isolation", "limits"):

@@ -12,7 +12,7 @@ from typing import Any, Final
 import trio
 from attrs import evolve
 
-from solo_trio.errors import Faulted, SoloError, StorageFull
+from solo_trio.errors import Faulted, Rejected, SoloError, StorageFull
 from solo_trio.kernel.loop import submission_error
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
@@ -126,8 +126,11 @@ class ServiceSupervisor:
             try:
                 launch = await self._launch(service, limits)
                 self.running = await self._core.runtimes[service.spec.isolation].start(launch, nursery)
-            except Faulted as fault:
+            except Faulted as fault:  # the world's fault, not the service's
                 await self._report_end(Ending("lost", fault.detail), timed_out=False)
+                return
+            except Rejected as refusal:
+                await self._report_end(Ending("load_failed", refusal.detail), timed_out=False)
                 return
             await self._wait_until_ready(self.running, limits.start_timeout_s or 0)
 

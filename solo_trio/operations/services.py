@@ -61,10 +61,6 @@ async def deploy(caller: Caller, given: DeployInput) -> Answer:
     source = given.code.encode()
     if not source.strip():
         raise Rejected("invalid_field", "code must be the text of a Python module")
-    if len(source) > SOURCE_BYTES_MAX:
-        raise Rejected("too_large", f"code may have {SOURCE_BYTES_MAX} bytes; it has {len(source)}")
-    if len(orjson.dumps(given.config)) > CONFIG_BYTES_MAX:
-        raise Rejected("too_large", f"config may have {CONFIG_BYTES_MAX} bytes as JSON")
     spec = ServiceSpec(
         format=given.format,
         digest=digest_of(source),
@@ -87,6 +83,7 @@ async def deploy_spec(
     """Deploy any specification (an embedding application's too). `idempotent`: an equal one that is there is the answer."""
     tenant = caller.tenant()
     settings = caller.system.settings
+    _check_sizes(spec, source)
     command = Deploy(
         tenant.tenant_id,
         service_id,
@@ -116,6 +113,17 @@ async def deploy_spec(
             look_back=isinstance(reply, Repeated) or not reply.changed,
         )
     return _deploy_answer(caller, service_id, record, deployment)
+
+
+def _check_sizes(spec: ServiceSpec, source: bytes) -> None:
+    if len(source) > SOURCE_BYTES_MAX:
+        raise Rejected("too_large", f"code may have {SOURCE_BYTES_MAX} bytes; it has {len(source)}")
+    try:
+        config_bytes = len(orjson.dumps(spec.config))
+    except TypeError as error:  # only from an embedding application: a gateway's config was JSON
+        raise Rejected("invalid_field", f"config must be JSON: {error}") from None
+    if config_bytes > CONFIG_BYTES_MAX:
+        raise Rejected("too_large", f"config may have {CONFIG_BYTES_MAX} bytes as JSON; it has {config_bytes}")
 
 
 def _deploy_answer(caller: Caller, service_id: str, record: Record, deployment: int) -> Answer:

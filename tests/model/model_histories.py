@@ -247,8 +247,18 @@ specs: Final = st.builds(
     restart_limits=restart_limits,
     limits=limits,
     config=st.dictionaries(st.text(max_size=8), json_values, max_size=2),
+    ephemeral=st.booleans(),
+)
+
+_specs: Final = st.builds(
+    ServiceSpec,
+    entry=st.sampled_from(("source", "callable:ticker")),
+    restart=st.sampled_from(("permanent", "transient", "temporary")),
+    restart_limits=st.builds(RestartLimits, st.integers(0, 3), st.sampled_from((0.5, 5.0, 60.0))),
+    config=st.sampled_from(({}, {"every": 1.5, "names": ["a", None]})),
     ephemeral=st.sampled_from((False, False, False, True)),
 )
+"""Fewer of them than `specs`: histories are about order, and drawing is most of their cost."""
 
 endings: Final = st.builds(
     Ending,
@@ -259,11 +269,19 @@ endings: Final = st.builds(
     signal=st.none() | st.sampled_from(("SIGKILL", "SIGSEGV")),
 )
 
+_endings: Final = st.builds(Ending, st.sampled_from(ENDINGS), st.sampled_from(("", "it was \u00fc\0")))
+
 _tenant_ids = st.sampled_from(TENANT_IDS)
 _service_ids = st.sampled_from(SERVICE_IDS)
 _picks = st.integers(0, 15)
 
-_advances = st.builds(Advance, _picks, endings, st.sampled_from((False, False, False, True)))
+_advances = st.builds(Advance, _picks, _endings, st.sampled_from((False, False, False, True)))
+_recoveries = st.builds(
+    Advance,
+    st.just(0),
+    st.builds(Ending, st.sampled_from(("crashed", "load_failed", "lost")), st.just("at its recovery")),
+    st.booleans(),
+)
 _asks = st.builds(
     Ask,
     st.sampled_from(("kill", "restart")),
@@ -279,39 +297,37 @@ _observations = st.builds(
     _picks,
     st.booleans(),
     st.sampled_from((None, None, "incarnation", "deployment", "generation", "epoch")),
-    endings,
+    _endings,
     st.booleans(),
 )
-_time = (
-    st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))
-    | st.builds(JumpWall, st.integers(-(10**15), 10**15))
-    | st.builds(Boot, st.floats(0, 1e9))
-    | st.builds(Boot, st.just(0.0))
-    | st.builds(Shutdown, st.booleans())
-)
+_shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
+    (10, _advances),
+    (4, _observations),
+    (3, _asks),
+    (3, st.builds(AddService, _tenant_ids, _service_ids, _specs, st.booleans())),
+    (2, st.builds(AddTenant, _tenant_ids, st.sampled_from((None, None, 0, 1)), st.booleans())),
+    (1, st.builds(GrantRoot)),
+    (2, st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))),
+    (1, st.builds(JumpWall, st.integers(-(10**15), 10**15))),
+    (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9))),
+    (1, st.builds(Shutdown, st.booleans())),
+]
 
-moves: Final[st.SearchStrategy[Move]] = st.one_of(
-    _advances,
-    _advances,
-    _advances,
-    _observations,
-    _observations,
-    _asks,
-    st.builds(AddService, _tenant_ids, _service_ids, specs, st.booleans()),
-    st.builds(AddTenant, _tenant_ids, st.sampled_from((None, None, 0, 1)), st.booleans()) | st.builds(GrantRoot),
-    _time,
-)
+moves: Final[st.SearchStrategy[Move]] = st.sampled_from(
+    [strategy for share, strategy in _shares for _ in range(share)]
+).flatmap(lambda strategy: strategy)
+"""Drawn in two steps, because `one_of` flattens what is nested in it and loses the shares."""
 
 _TENANT: Final[tuple[Move, ...]] = (Boot(0.0), AddTenant("acme", None, False))
 _NEXT: Final = Advance(0, Ending("crashed", "not used"), False)
 
 
-def _with_service(spec: ServiceSpec, recovers: bool, rest: list[Move]) -> list[Move]:
+def _with_service(spec: ServiceSpec, recovers: Advance | None, rest: list[Move]) -> list[Move]:
     deployed = [*_TENANT, AddService("acme", "calc", spec, False)]
-    return [*deployed, _NEXT, _NEXT, Boot(5.0), _NEXT, *rest] if recovers else [*deployed, *rest]
+    return [*deployed, *rest] if recovers is None else [*deployed, _NEXT, _NEXT, Boot(5.0), _NEXT, recovers, *rest]
 
 
 histories: Final[st.SearchStrategy[list[Move]]] = st.one_of(
     st.lists(moves, max_size=12),
-    st.builds(_with_service, specs, st.booleans(), st.lists(moves, min_size=20, max_size=60)),
+    st.builds(_with_service, _specs, st.none() | _recoveries, st.lists(moves, min_size=20, max_size=60)),
 )

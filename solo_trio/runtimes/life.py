@@ -50,8 +50,8 @@ class Life:
         self._scope = trio.CancelScope()
         self._calls: dict[int, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
-        self._early: list[Callable[[], None]] | None = []
-        """Calls that came before `run`, in order; None from then on."""
+        self._early: dict[int, tuple[Callable[[], None], Callable[[Reply], None]]] | None = {}
+        """Calls that came before `run`, in order: how to start one, and its `done`. None from then on."""
         self._stopping = False
         self._fatal: BaseException | None = None
 
@@ -60,7 +60,7 @@ class Life:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             early, self._early = self._early, None
-            for start in early or ():
+            for start, _ in (early or {}).values():
                 start()
             outcome = await fenced(self._scope, functools.partial(self._module.run, self._ctx, self._on_ready))
             self._nursery = None
@@ -76,7 +76,7 @@ class Life:
     def call(self, number: int, function: str, args: list[Any], kwargs: dict[str, Any], done: Callable[[Reply], None]) -> None:
         """Start a call; `done` gets its reply exactly once, unless the whole life is cancelled from outside."""
         if self._early is not None:
-            self._early.append(functools.partial(self.call, number, function, args, kwargs, done))
+            self._early[number] = functools.partial(self.call, number, function, args, kwargs, done), done
         elif self._nursery is None or self._scope.cancel_called:
             done(Reply("interrupted"))
         elif len(self._calls) >= self._calls_max:
@@ -89,6 +89,8 @@ class Life:
         """Cancel a call; unknown numbers are calls that are over already."""
         if number in self._calls:
             self._calls[number].cancel()
+        elif self._early is not None and number in self._early:
+            self._early.pop(number)[1](Reply("interrupted"))
 
     @trio.lowlevel.enable_ki_protection
     async def _call(

@@ -162,6 +162,14 @@ class RuntimeContract:
             running = await rig.start(EXPORTS)
             assert await running.call("add", [1, 2], {}) == 3
 
+    async def test_a_call_given_up_right_after_the_start(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as rig:
+            running = await rig.start(EXPORTS)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await running.call("add", [1, 2], {})
+            assert await running.call("add", [1, 2], {}) == 3
+
     async def test_calls_run_side_by_side(self, tmp_path: Path) -> None:
         async with self.rig(tmp_path) as rig:
             running = await rig.ready(

@@ -247,6 +247,15 @@ async def test_a_bare_process(tmp_path: Path) -> None:
         assert report["privileges"] == ["1"]
 
 
+async def test_a_service_carries_nothing_of_the_kernel(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        await rig.ready("import sys\nprint(' '.join(sorted(name for name in sys.modules if name.startswith('solo_trio'))))")
+        names = (await _first(rig, "stdout")).split()
+        assert "solo_trio.service" in names
+        rooms = {name.split(".")[1] for name in names if "." in name}
+        assert rooms == {"service", "runtimes"}
+
+
 async def _first(rig: Rig, stream: str) -> str:
     while not rig.messages(stream):
         await rig._line.wait()

@@ -1,28 +1,32 @@
-"""The commands and their options. Owns: words, defaults, help. Never: does the work (the functions called import it late)."""
+"""The command `solo` itself. Owns: the list of commands; `serve` and `demo`. Never: does the work (that is imported late)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from solo_trio import __version__
+from solo_trio.cli import service_commands, system_commands
 
-CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
-LEVELS = ["debug", "info", "warning", "error"]
+CONTEXT: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"]}
+LEVELS: Final = ["debug", "info", "warning", "error"]
 
 
 @click.group(context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="solo")
 def solo() -> None:
-    """Solo: deploy, supervise and recover small Python services."""
+    """Solo: deploy, supervise and recover small Python services.
+
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+    """
 
 
 @solo.command()
 @click.option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     default="./data",
     envvar="SOLO_DATA",
     show_default=True,
@@ -48,11 +52,15 @@ def solo() -> None:
     show_envvar=True,
     help="What the kernel says on standard error.",
 )
-@click.option("--recovery-timeout-ms", type=click.IntRange(0), help="When to say ready at the latest.")
-@click.option("--shutdown-timeout-ms", type=click.IntRange(100), help="How long a graceful end may take.")
-@click.option("--max-per-tenant", type=click.IntRange(0), help="Services of one tenant.")
-@click.option("--max-total", type=click.IntRange(0), help="Services of all tenants.")
-def serve(data: Path, host: str, port: int, log_level: str, **settings: int | None) -> int:
+@click.option(
+    "--recovery-timeout-ms", type=click.IntRange(0, 3_600_000), help="When to say ready at the latest. [30000]"
+)
+@click.option(
+    "--shutdown-timeout-ms", type=click.IntRange(100, 600_000), help="How long a graceful end may take. [5000]"
+)
+@click.option("--max-per-tenant", type=click.IntRange(0, 1_000_000), help="Services of one tenant.")
+@click.option("--max-total", type=click.IntRange(0, 1_000_000), help="Services of all tenants.")
+def serve(data: Path, host: str, port: int, log_level: str, **settings: int | None) -> None:
     """Run a kernel on a data directory and serve its API.
 
     Prints `ready URL` once everything that was wanted runs again. SIGTERM or Ctrl-C ends it gracefully, a second one at once.
@@ -60,4 +68,19 @@ def serve(data: Path, host: str, port: int, log_level: str, **settings: int | No
     from solo_trio.cli.serving import serve_until_told
 
     given = {name: value for name, value in settings.items() if value is not None}
-    return serve_until_told(data, host, port, log_level, given)
+    serve_until_told(data, host, port, log_level, given)
+
+
+@solo.command()
+def demo() -> int:
+    """Show the whole story, step by step, in a temporary directory.
+
+    Serve, deploy and call, crash a service, kill -9 the kernel, start it again: everything is back.
+    """
+    from solo_trio.cli.demo import run_demo
+
+    return run_demo()
+
+
+for command in (*service_commands.COMMANDS, *system_commands.COMMANDS):
+    solo.add_command(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,8 +20,25 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130
 
 
+NEXT: Final = {
+    "service_not_found": "list them with: solo list",
+    "tenant_not_found": "list them with: solo tenant list",
+    "unauthenticated": "set SOLO_TOKEN, or use the system's own token with --data DIRECTORY",
+    "function_not_found": "look for @service.export in its source",
+    "call_failed": "look at its log with: solo logs ID",
+    "service_start_failed": "correct the source, then deploy it again",
+    "service_not_running": "look at it with: solo status ID",
+    "service_exists": "kill it first with: solo kill ID, or take another id",
+    "journal_failed": "mend the disk, then start the kernel again: nothing acknowledged is lost",
+}
+"""What to do about an error, in terms of commands."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Do what `arguments` say; returns the exit code. Only defects come out as exceptions."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the locale's encoding lacks
     try:
         code = solo.main(list(arguments), prog_name="solo", standalone_mode=False)
         sys.stdout.flush()
@@ -38,6 +56,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _failed(error: SoloError) -> int:
     sys.stderr.write(f"error: {error.code}: {printable(error.detail)}\n")
+    if error.code in NEXT:
+        sys.stderr.write(f"  next: {NEXT[error.code]}\n")
     traceback = error.extra.get("traceback")
     if isinstance(traceback, str) and traceback.strip():
         sys.stderr.write(printable(traceback.rstrip(), lines=True) + "\n")

@@ -1,0 +1,210 @@
+"""Commands about services. Owns: deploy, list, status, kill, call, logs: what is asked, what is shown. Never: rules."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, for_tenant
+from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table, show_text
+from solo_trio.cli.texts import argument
+from solo_trio.errors import Rejected
+
+if TYPE_CHECKING:
+    from solo_trio.cli.session import Place
+
+PAGE: Final = 1_000
+DIGEST_SHOWN: Final = 12
+STATUSES: Final = ["starting", "ready", "restarting", "paused", "stopping", "stopped", "given_up"]
+_NEGATIVE: Final = re.compile(r"-[0-9][0-9.eE+-]*", re.ASCII)
+_HIDDEN: Final = "\0"
+"""Put before a negative number while click looks for options; no argument can contain it."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
+@click.option("--id", "service_id", required=True, help="The service's id.")
+@click.option(
+    "--restart", type=click.Choice(["permanent", "transient", "temporary"]), help="After which ends to restart."
+)
+@click.option("--config", type=JSON_OBJECT, help="What the service finds as ctx.config.")
+@click.option("--max-restarts", type=click.IntRange(0), help="More restarts than this ...")
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="... within so many seconds give it up.")
+@click.option("--no-wait", is_flag=True, help="Return once the deployment is sure to be tried.")
+@for_tenant
+def deploy(
+    place: Place,
+    file: Path,
+    service_id: str,
+    restart: Any,
+    config: dict[str, Any] | None,
+    max_restarts: int | None,
+    max_seconds: float | None,
+    no_wait: bool,
+) -> None:
+    """Deploy FILE, a Python module (- is standard input), and wait until it runs."""
+    given = {"max_restarts": max_restarts, "max_seconds": max_seconds}
+    restart_limits = {name: value for name, value in given.items() if value is not None}
+    code = _source(file)
+    with place.in_tenant() as client:
+        answer = client.deploy(
+            service_id, code, restart=restart, restart_limits=restart_limits or None, config=config, wait=not no_wait
+        )
+    if place.json:
+        show_json(answer)
+    else:
+        show_line(
+            f"{service_id} {answer['status']}: version {answer['version']}, digest {answer['digest'][:DIGEST_SHOWN]}"
+        )
+
+
+def _source(file: Path) -> str:
+    with click.open_file(str(file), "rb") as opened:
+        content: bytes = opened.read()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Rejected("invalid_field", f"{file} is not UTF-8 (at byte {error.start}): save it as UTF-8") from None
+
+
+@click.command("list")
+@click.option("--status", type=click.Choice(STATUSES), help="Only these.")
+@for_tenant
+def list_(place: Place, status: str | None) -> None:
+    """List the tenant's services."""
+    with place.in_tenant() as client:
+        answer = page = client.services(status=status, limit=PAGE)
+        while page["next"] is not None:
+            page = client.services(status=status, limit=PAGE, cursor=page["next"])
+            answer["services"] += page["services"]
+        answer["next"] = None
+    if place.json:
+        show_json(answer)
+        return
+    show_table(
+        ("SERVICE", "STATUS", "VERSION", "RESTARTS", "READY SINCE", "DIGEST"),
+        [
+            (
+                each["service_id"],
+                each["status"],
+                each["version"],
+                each["restarts"],
+                each["ready_since"],
+                each["digest"][:DIGEST_SHOWN],
+            )
+            for each in answer["services"]
+        ],
+    )
+
+
+@click.command()
+@click.argument("service_id", metavar="ID")
+@for_tenant
+def status(place: Place, service_id: str) -> None:
+    """Show one service: how it is, its last events and crash."""
+    with place.in_tenant() as client:
+        answer = client.status(service_id)
+    if place.json:
+        show_json(answer)
+        return
+    spec, crash = answer["spec"], answer["last_crash"]
+    limits = spec["restart_limits"]
+    show_facts(
+        [
+            ("service", answer["service_id"]),
+            ("tenant", answer["tenant_id"]),
+            ("status", answer["status"]),
+            ("version", f"{answer['version']} ({answer['digest']})"),
+            ("restarts", answer["restarts"]),
+            ("restart", f"{spec['restart']}, at most {limits['max_restarts']} in {limits['max_seconds']:g} s"),
+            ("uptime", f"{answer['uptime_s']:.1f} s" if answer["ready_since"] else None),
+            ("isolation", answer["isolation"]),
+            ("usage", _pairs(answer["usage"])),
+            ("config", json.dumps(spec["config"]) if spec["config"] else None),
+        ]
+    )
+    if crash is not None:
+        show_line("")
+        show_line(f"last crash at {crash['at']}: {crash['reason']}")
+        if crash["traceback"]:
+            show_text(crash["traceback"])
+    show_line("")
+    show_table(
+        ("EVENT", "AT", "TYPE"), [(event["id"], event["at"], event["type"]) for event in reversed(answer["events"])]
+    )
+
+
+def _pairs(values: dict[str, Any]) -> str | None:
+    return ", ".join(f"{name} {value:.10g}" for name, value in values.items()) or None
+
+
+@click.command()
+@click.argument("service_id", metavar="ID")
+@click.option("--force", is_flag=True, help="Kill it at once.")
+@click.option("--grace", type=DURATION, help="How long it may take to stop by itself, like 500ms, 5s, 1m.")
+@for_tenant
+def kill(place: Place, service_id: str, force: bool, grace: int | None) -> int:
+    """Stop a service and forget it."""
+    with place.in_tenant() as client:
+        answer = client.kill(service_id, grace_ms=grace, force=force)
+    if place.json:
+        show_json(answer)
+    else:
+        show_line(f"{service_id} {answer['status']}")
+    if answer.get("unresponsive"):
+        note(f"{service_id} was told to stop and has not yet; look again with: solo status {service_id}")
+        return 1
+    return 0
+
+
+class _WithNumbers(click.Command):
+    """A command whose arguments may be negative numbers, which are no options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [_HIDDEN + each if _NEGATIVE.fullmatch(each) else each for each in args])
+
+
+@click.command(cls=_WithNumbers)
+@click.argument("service_id", metavar="ID")
+@click.argument("function")
+@click.argument("arguments", metavar="[ARG]...", nargs=-1)
+@click.option("--kw", "keywords", type=KEYWORD, multiple=True, help="A keyword argument, like --kw n=5.")
+@for_tenant
+def call(
+    place: Place, service_id: str, function: str, arguments: tuple[str, ...], keywords: tuple[tuple[str, Any], ...]
+) -> None:
+    """Call a FUNCTION that a service exports. An ARG is JSON, or else text."""
+    args = [argument(each.removeprefix(_HIDDEN)) for each in arguments]
+    with place.in_tenant() as client:
+        result = client.call(service_id, function, args, dict(keywords))
+    if place.json:
+        show_json({"result": result})
+    elif isinstance(result, str):
+        show_text(result)
+    else:
+        show_line(json.dumps(result, ensure_ascii=False))
+
+
+@click.command()
+@click.argument("service_id", metavar="ID")
+@click.option("--tail", type=click.IntRange(1, PAGE), default=100, show_default=True, help="The newest so many lines.")
+@for_tenant
+def logs(place: Place, service_id: str, tail: int) -> None:
+    """Show what a service wrote and logged, also after its end."""
+    with place.in_tenant() as client:
+        answer = client.logs(service_id, tail=tail)
+        if not answer["logs"]:
+            client.status(service_id)  # says so if there is no such service
+    if place.json:
+        show_json(answer)
+        return
+    for entry in answer["logs"]:
+        fields = "".join(f" {name}={json.dumps(value)}" for name, value in entry["fields"].items())
+        show_line(f"{entry['at']} {entry['level']:<7} {entry['message']}{fields}")
+
+
+COMMANDS: Final = (deploy, list_, status, kill, call, logs)

@@ -1,0 +1,70 @@
+"""A command's connection. Owns: which server, which tenant, creating `default`. Never: what is then asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from solo_trio.client import SoloClient, find_server
+from solo_trio.errors import Rejected
+
+DEFAULT_TENANT: Final = "default"
+
+
+@frozen
+class Place:
+    """What a command was told about its server, and how it shall answer."""
+
+    data: Path | None
+    url: str | None
+    json: bool
+    tenant: str | None = None
+
+    @contextmanager
+    def system(self) -> Iterator[SoloClient]:
+        """A client that names no tenant."""
+        with SoloClient(**find_server(self.data, url=self.url).options()) as client:
+            yield client
+
+    @contextmanager
+    def in_tenant(self) -> Iterator[SoloClient]:
+        """A client for the tenant that was named, the token's own, or with a system token `default`, made on first use."""
+        found = find_server(self.data, url=self.url)
+        tenant = self.tenant or (DEFAULT_TENANT if found.local else None)
+        with SoloClient(**found.options(), tenant=tenant) as client:
+            _settle(client)
+            yield client
+
+    @contextmanager
+    def connected(self, *, everything: bool) -> Iterator[SoloClient]:
+        """`system` where everything is asked for, else `in_tenant`."""
+        if everything:
+            with self.system() as client:
+                yield client
+        else:
+            with self.in_tenant() as client:
+                yield client
+
+
+def _settle(client: SoloClient) -> None:
+    """Find out which tenant it is. Any other refusal is for the command itself to meet."""
+    try:
+        client.services(limit=1)
+    except Rejected as error:
+        if error.code == "tenant_required":
+            client.tenant = DEFAULT_TENANT
+            _settle(client)
+        elif error.code == "tenant_not_found" and client.tenant == DEFAULT_TENANT:
+            _create_default(client)
+
+
+def _create_default(client: SoloClient) -> None:
+    try:
+        client.create_tenant(DEFAULT_TENANT)
+    except Rejected as error:
+        if error.code != "tenant_exists":
+            raise

@@ -1,0 +1,174 @@
+"""Commands about events, tenants and the kernel. Owns: what is asked, what is shown. Never: rules."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from solo_trio.cli.options import for_system, for_tenant
+from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table
+
+if TYPE_CHECKING:
+    from solo_trio.cli.session import Place
+
+PAGE: Final = 1_000
+
+
+@click.command()
+@click.option(
+    "--since", type=click.IntRange(0), help="After this id. Without: from the oldest; to follow, from now on."
+)
+@click.option("--type", "type_", help="Only this type; several with commas.")
+@click.option("--service", "service_id", help="Only of this service.")
+@click.option("--limit", type=click.IntRange(1, PAGE), help="At most so many. [100; to follow: no end]")
+@click.option("--follow", is_flag=True, help="Go on with what comes, also across restarts of the server.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Of all tenants and the kernel itself; needs the system's token."
+)
+@for_tenant
+def events(
+    place: Place,
+    since: int | None,
+    type_: str | None,
+    service_id: str | None,
+    limit: int | None,
+    follow: bool,
+    everything: bool,
+) -> None:
+    """Show what happened."""
+    if everything and place.tenant is not None:
+        raise click.UsageError("give either --tenant or --all")
+    with place.connected(everything=everything) as client:
+        if follow:
+            with client.watch(since_id=since, type=type_, service_id=service_id) as stream:
+                for event in islice(stream, limit):
+                    _follow_with(place, event)
+            return
+        answer = client.events(since_id=since, type=type_, service_id=service_id, limit=limit)
+    if place.json:
+        show_json(answer)
+        return
+    show_table(
+        ("ID", "AT", "TYPE", "TENANT", "SUBJECT", "PAYLOAD"),
+        [
+            (event["id"], event["at"], event["type"], event["tenant_id"], event["subject"], _payload(event))
+            for event in answer["events"]
+        ],
+    )
+    if answer["next"] is not None:
+        note(f"there are more, with: --since {answer['next']}")
+
+
+def _follow_with(place: Place, event: dict[str, Any]) -> None:
+    if place.json:
+        show_json(event, line=True)
+    else:
+        show_line(f"{event['id']} {event['at']} {event['type']} {event['subject'] or ''} {_payload(event)}")
+        sys.stdout.flush()
+
+
+PAYLOAD_SHOWN: Final = ("version", "cause", "reason", "exit_code", "signal", "crashes", "restart")
+
+
+def _payload(event: dict[str, Any]) -> str:
+    """What tells most; all of it is in --json."""
+    payload = event["payload"] or {}
+    shown = [name for name in PAYLOAD_SHOWN if payload.get(name) not in (None, "")]
+    return " ".join(
+        f"{name}={payload[name] if isinstance(payload[name], str) else json.dumps(payload[name])}" for name in shown
+    )
+
+
+@click.group()
+def tenant() -> None:
+    """Create and show tenants; needs the system's token."""
+
+
+@tenant.command("create")
+@click.argument("tenant_id", metavar="ID")
+@click.option("--max-services", type=click.IntRange(0), help="How many services it may have.")
+@for_system
+def create_tenant(place: Place, tenant_id: str, max_services: int | None) -> None:
+    """Create a tenant and show its token, this once."""
+    limits = None if max_services is None else {"max_services": max_services}
+    with place.system() as client:
+        answer = client.create_tenant(tenant_id, limits=limits)
+    if place.json:
+        show_json(answer)
+        return
+    show_line(answer["token"])
+    note(f"tenant {tenant_id} created; its token is above, keep it: it is not shown again")
+
+
+@tenant.command("list")
+@for_system
+def list_tenants(place: Place) -> None:
+    """List the tenants."""
+    with place.system() as client:
+        answer = page = client.tenants(limit=PAGE)
+        while page["next"] is not None:
+            page = client.tenants(limit=PAGE, cursor=page["next"])
+            answer["tenants"] += page["tenants"]
+        answer["next"] = None
+    if place.json:
+        show_json(answer)
+        return
+    show_table(
+        ("TENANT", "CREATED", "SERVICES", "LIMITS"),
+        [
+            (
+                each["tenant_id"],
+                each["created_at"],
+                each["services"],
+                json.dumps(each["limits"]) if each["limits"] else "",
+            )
+            for each in answer["tenants"]
+        ],
+    )
+
+
+@tenant.command("show")
+@click.argument("tenant_id", metavar="ID")
+@for_system
+def show_tenant(place: Place, tenant_id: str) -> None:
+    """Show one tenant and how many services it has in each state."""
+    with place.system() as client:
+        answer = client.show_tenant(tenant_id)
+    if place.json:
+        show_json(answer)
+        return
+    counts = [(name, count) for name, count in answer["counts"].items() if count]
+    limits = json.dumps(answer["limits"]) if answer["limits"] else None
+    show_facts(
+        [
+            ("tenant", answer["tenant_id"]),
+            ("created", answer["created_at"]),
+            ("services", answer["services"]),
+            ("limits", limits),
+            *counts,
+        ]
+    )
+
+
+@click.command()
+@for_system
+def health(place: Place) -> int:
+    """Say whether the kernel does its work; exit 1 if it does not."""
+    with place.system() as client:
+        answer = client.health()
+        answer["ready"] = client.ready()
+        answer["url"] = client.url
+    if place.json:
+        show_json(answer)
+    else:
+        state = "ready" if answer["ready"] else "recovering"
+        facts: list[tuple[str, object]] = [("url", answer["url"]), ("status", answer["status"]), ("recovery", state)]
+        show_facts([*facts, *answer["components"].items()])
+    return 0 if answer["status"] == "ok" else 1
+
+
+COMMANDS: Final = (events, tenant, health)

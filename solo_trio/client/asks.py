@@ -1,0 +1,154 @@
+"""Requests of the API as data. Owns: which operation is which request, and what is read off its answer. Never: sends one.
+
+Both clients offer every function of this module as a method of the same name, so a new operation is one function here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+from attrs import field, frozen
+
+from solo_trio.model.ids import check_function, check_id
+
+T = TypeVar("T")
+Restart = Literal["permanent", "transient", "temporary"]
+Document = dict[str, Any]
+
+
+@frozen
+class Ask(Generic[T]):
+    """One request. `patience_s` is added to the client's time-out: for what may take long by what was asked."""
+
+    method: str
+    path: str
+    read: Callable[[Document], T]
+    query: Mapping[str, Any] = field(factory=dict)
+    body: Mapping[str, Any] | None = None
+    tenant: bool = True
+    """Whether it is about the client's tenant; otherwise no tenant is named."""
+    expected: tuple[int, ...] = ()
+    """Statuses of 400 and above that are answers, not errors."""
+    idempotency_key: str | None = None
+    patience_s: float = 0.0
+
+
+def _whole(document: Document) -> Document:
+    return document
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """What was given: None means that the server's default holds."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _service(service_id: str, *more: str) -> str:
+    return "/".join(["/services", check_id("service_id", service_id), *(quote(part, safe="") for part in more)])
+
+
+def deploy(
+    service_id: str,
+    code: str,
+    *,
+    restart: Restart | None = None,
+    restart_limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    wait: bool = True,
+    idempotency_key: str | None = None,
+) -> Ask[Document]:
+    """Deploy the text of a Python module; answered when it runs, or with `wait=False` once that is sure to be tried."""
+    body = _given(
+        service_id=service_id, code=code, restart=restart, restart_limits=restart_limits, limits=limits, config=config
+    )
+    query = {} if wait else {"wait": "false"}
+    return Ask("POST", "/services", _whole, query, body, idempotency_key=idempotency_key)
+
+
+def services(*, status: str | None = None, limit: int | None = None, cursor: str | None = None) -> Ask[Document]:
+    """A page of services: `{services, revision, next}`; `next` is the `cursor` of the following page, or None."""
+    return Ask("GET", "/services", _whole, _given(status=status, limit=limit, cursor=cursor))
+
+
+def status(service_id: str) -> Ask[Document]:
+    """One service: what is wanted of it, how it is, its last events and crash."""
+    return Ask("GET", _service(service_id), _whole)
+
+
+def kill(
+    service_id: str, *, grace_ms: int | None = None, force: bool = False, idempotency_key: str | None = None
+) -> Ask[Document]:
+    """Stop a service and forget it; answered when it no longer runs (or says `unresponsive`)."""
+    query = _given(grace_ms=grace_ms, force="true" if force else None)
+    patience_s = (grace_ms or 0) / 1_000
+    return Ask("DELETE", _service(service_id), _whole, query, idempotency_key=idempotency_key, patience_s=patience_s)
+
+
+def restart(service_id: str, *, idempotency_key: str | None = None) -> Ask[Document]:
+    """Restart by hand, also one that was given up; answered when it is ready."""
+    return Ask("POST", _service(service_id, "restart"), _whole, idempotency_key=idempotency_key)
+
+
+def call(service_id: str, function: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Ask[Any]:
+    """The result of an exported function; arguments and result are JSON."""
+    body = {"args": list(args), "kwargs": dict(kwargs or {})}
+    return Ask(
+        "POST", _service(service_id, "call", check_function(function)), lambda document: document["result"], body=body
+    )
+
+
+def logs(
+    service_id: str | None = None,
+    *,
+    level: str | None = None,
+    tail: int | None = None,
+    since: int | None = None,
+    limit: int | None = None,
+) -> Ask[Document]:
+    """Log entries, oldest first: `{logs, next}`; `tail` asks for the newest so many, `since` for those after an id."""
+    query = _given(service_id=service_id, level=level, tail=tail, since=since, limit=limit)
+    return Ask("GET", "/logs", _whole, query)
+
+
+def events(
+    *, since_id: int | None = None, service_id: str | None = None, type: str | None = None, limit: int | None = None
+) -> Ask[Document]:
+    """A page of events, oldest first: `{events, next}`; `since_id` is exclusive, `type` may name several with commas."""
+    return Ask("GET", "/events", _whole, _given(since_id=since_id, service_id=service_id, type=type, limit=limit))
+
+
+def create_tenant(
+    tenant_id: str, *, limits: Mapping[str, Any] | None = None, idempotency_key: str | None = None
+) -> Ask[Document]:
+    """Create a tenant; the answer holds its `token`, which is not shown again. System credentials only."""
+    body = _given(tenant_id=tenant_id, limits=limits)
+    return Ask("POST", "/tenants", _whole, body=body, tenant=False, idempotency_key=idempotency_key)
+
+
+def tenants(*, limit: int | None = None, cursor: str | None = None) -> Ask[Document]:
+    """A page of tenants: `{tenants, next}`. System credentials only."""
+    return Ask("GET", "/tenants", _whole, _given(limit=limit, cursor=cursor), tenant=False)
+
+
+def show_tenant(tenant_id: str) -> Ask[Document]:
+    """One tenant, with how many services it has in each state. System credentials only."""
+    return Ask("GET", f"/tenants/{check_id('tenant_id', tenant_id)}", _whole, tenant=False)
+
+
+def health() -> Ask[Document]:
+    """Whether the kernel does its work: `{status, components}`; `status` is `ok` or `failing`."""
+    return Ask("GET", "/health", _whole, tenant=False, expected=(503,))
+
+
+def ready() -> Ask[bool]:
+    """Whether recovery is over."""
+    return Ask(
+        "GET", "/health/ready", lambda document: bool(document["status"] == "ready"), tenant=False, expected=(503,)
+    )
+
+
+def system() -> Ask[Document]:
+    """The kernel itself: version, start, services in each state, its last recovery. System credentials only."""
+    return Ask("GET", "/system", _whole, tenant=False)

@@ -1,0 +1,81 @@
+"""How a client reaches its server. Owns: headers, time-outs, what must be well formed before anything is sent. Never: sends."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+from attrs import frozen
+
+from solo_trio import __version__
+from solo_trio.client.asks import Ask
+from solo_trio.errors import Rejected
+
+CONNECT_TIMEOUT_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 120.0
+"""For an answer to begin: a start may queue behind others."""
+STREAM_TIMEOUT_S: Final = 45.0
+"""A stream that was silent for three keep-alives is dead."""
+CONNECTIONS_MAX: Final = 100
+
+
+@frozen
+class Address:
+    """A checked URL and what is sent with every request to it."""
+
+    url: str
+    headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, url: str, token: str | None) -> Address:
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise Rejected("invalid_field", f"the server's URL is malformed: {error}") from None
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise Rejected("invalid_field", "the server's URL must be like http://127.0.0.1:8080")
+        headers = {"User-Agent": f"solo/{__version__}", "Accept": "application/json"}
+        if token is not None:
+            if not token.isascii() or not token.isprintable() or " " in token:
+                raise Rejected("unauthenticated", "the token is malformed: it must be one word of ASCII characters")
+            headers["Authorization"] = f"Bearer {token}"
+        return cls(url.rstrip("/"), headers)
+
+    def options(self, timeout_s: float) -> dict[str, Any]:
+        """Arguments of either httpx client. A server on this machine is never asked through a proxy."""
+        return {
+            "base_url": self.url,
+            "headers": dict(self.headers),
+            "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            "limits": httpx.Limits(max_connections=CONNECTIONS_MAX),
+            "trust_env": not _is_local(httpx.URL(self.url).host),
+        }
+
+
+def _is_local(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+def arguments(ask: Ask[Any], tenant: str | None, timeout_s: float) -> dict[str, Any]:
+    """Arguments of `httpx.Client.request` (and its async twin) for `ask`."""
+    headers = {}
+    if ask.tenant and tenant is not None:
+        if not tenant.isascii() or not tenant.isprintable():
+            raise Rejected("invalid_id", "the tenant's id must be ASCII")
+        headers["X-Tenant-ID"] = tenant
+    if ask.idempotency_key is not None:
+        headers["Idempotency-Key"] = ask.idempotency_key
+    return {
+        "method": ask.method,
+        "url": ask.path,
+        "params": dict(ask.query),
+        "json": None if ask.body is None else dict(ask.body),
+        "headers": headers,
+        "timeout": httpx.Timeout(timeout_s + ask.patience_s, connect=CONNECT_TIMEOUT_S),
+    }

@@ -1,0 +1,139 @@
+"""The client for Trio. Owns: sending with `httpx.AsyncClient`. Never: what requests and answers look like."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import httpx
+import trio
+
+from solo_trio.client import asks
+from solo_trio.client.answers import read_answer, unreachable
+from solo_trio.client.asks import Ask
+from solo_trio.client.connecting import ANSWER_TIMEOUT_S, Address, arguments
+from solo_trio.client.watching import STREAM_HEADERS, STREAM_TIMEOUT_S, EventStream
+from solo_trio.errors import Faulted, Rejected
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Method(Generic[P, T]):
+    """A function that builds a request, as the method that sends it and returns what was read off the answer."""
+
+    def __init__(self, build: Callable[P, Ask[T]]) -> None:
+        self._build = build
+        self.__doc__ = build.__doc__
+
+    def __get__(self, client: AsyncSoloClient, owner: type[AsyncSoloClient]) -> Callable[P, Awaitable[T]]:
+        build = self._build
+
+        @functools.wraps(build)
+        async def send(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await client.send(build(*args, **kwargs))
+
+        return send
+
+
+class AsyncSoloClient:
+    """A Solo server, over HTTP, from Trio. Every method raises `SoloError`; `not_reachable` if there is no answer.
+
+    `tenant` is for a system token: the tenant to act for. A tenant's own token needs none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        tenant: str | None = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = url
+        self.tenant = tenant
+        self.timeout_s = timeout_s
+        self._http = httpx.AsyncClient(transport=transport, **Address.of(url, token).options(timeout_s))
+
+    deploy = _Method(asks.deploy)
+    services = _Method(asks.services)
+    status = _Method(asks.status)
+    kill = _Method(asks.kill)
+    restart = _Method(asks.restart)
+    call = _Method(asks.call)
+    logs = _Method(asks.logs)
+    events = _Method(asks.events)
+    create_tenant = _Method(asks.create_tenant)
+    tenants = _Method(asks.tenants)
+    show_tenant = _Method(asks.show_tenant)
+    health = _Method(asks.health)
+    ready = _Method(asks.ready)
+    system = _Method(asks.system)
+
+    async def send(self, ask: Ask[T]) -> T:
+        try:
+            response = await self._http.request(**arguments(ask, self.tenant, self.timeout_s))
+        except httpx.HTTPError as error:
+            raise unreachable(self.url, error) from error
+        return read_answer(ask, response.status_code, response.headers, response.content)
+
+    @asynccontextmanager
+    async def watch(
+        self, *, since_id: int | None = None, service_id: str | None = None, type: str | None = None
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """Events as they are recorded, after `since_id` or from now on: `async with client.watch() as events:`.
+
+        A connection that breaks is made again, a bounded number of times in a row, from where it was: nothing is missed.
+        """
+        last_id = await self.last_event_id() if since_id is None else since_id
+        async with aclosing(self._follow(EventStream(last_id, service_id, type))) as events:
+            yield events
+
+    async def last_event_id(self) -> int:
+        """The id of the newest event, which every list of services names; a system token without a tenant asks the system."""
+        try:
+            return int((await self.services(limit=1))["revision"])
+        except Rejected as error:
+            if error.code != "tenant_required":
+                raise
+        return int((await self.system())["last_event_id"])
+
+    async def _follow(self, stream: EventStream) -> AsyncGenerator[dict[str, Any], None]:
+        while True:
+            failure: Faulted | None = None
+            try:
+                async with aclosing(self._connection(stream)) as events:
+                    async for event in events:
+                        yield event
+            except httpx.HTTPError as error:
+                failure = unreachable(self.url, error)
+            except Faulted as error:
+                failure = error
+            await trio.sleep(stream.broken(failure))
+
+    async def _connection(self, stream: EventStream) -> AsyncGenerator[dict[str, Any], None]:
+        request = arguments(stream.ask(), self.tenant, STREAM_TIMEOUT_S)
+        request["headers"] |= STREAM_HEADERS
+        async with self._http.stream(**request) as response:
+            if response.status_code != 200:
+                read_answer(stream.ask(), response.status_code, response.headers, await response.aread())
+                return
+            stream.connected()
+            async for data in response.aiter_bytes():
+                for event in stream.received(data):
+                    yield event
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncSoloClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()

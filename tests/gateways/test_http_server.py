@@ -405,18 +405,19 @@ async def test_the_end_is_bounded(path: str) -> None:
 
 
 async def test_cancelling_ends_it_too() -> None:
+    """Also a write that is shielded, to a client that is still there."""
     app = PlainApp()
-    with trio.fail_after(PATIENCE_S):
+    start = functools.partial(
+        serve, app, host="127.0.0.1", port=0, stopping=trio.Event(), limits=ServerLimits(write_s=1000)
+    )
+    with trio.socket.socket() as client, trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
-            start = functools.partial(
-                serve, app, host="127.0.0.1", port=0, stopping=trio.Event(), limits=ServerLimits(write_s=1000)
-            )
             url = await nursery.start(start)
-            async with await trio.open_tcp_stream("127.0.0.1", int(url.rsplit(":")[-1])) as stream:
-                await stream.send_all(b"GET /flood HTTP/1.1\r\n" + HOST + b"\r\n")
-                await stream.receive_some(1)
-                await wait_all_tasks_blocked(0.05)
-                nursery.cancel_scope.cancel()
+            await client.connect(("127.0.0.1", int(url.rsplit(":")[-1])))
+            await client.send(b"GET /flood HTTP/1.1\r\n" + HOST + b"\r\n")
+            await client.recv(1)
+            await wait_all_tasks_blocked(0.05)
+            nursery.cancel_scope.cancel()
     assert app.cancelled == ["/flood"]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from solo_trio.errors import KernelBug, Rejected, SoloError
 from solo_trio.gateways.http.problems import problem_response
@@ -121,7 +121,10 @@ def request_id() -> str:
 
 def _failed(system: System) -> Callable[[Exception], Awaitable[Response]]:
     async def failed(error: Exception) -> Response:
-        return _problem(_as_solo_error(system, error))
+        response = _problem(_as_solo_error(system, error))
+        if isinstance(error, MethodNotAllowed):
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        return response
 
     return failed
 

@@ -17,7 +17,7 @@ Kind = Literal[
     "write_cut",  # the client did not read
     "finish_cut",  # the end of a response took too long
     "request_failed",  # the application raised; the client got `kernel_bug`
-    "grace_cut",  # still busy at the end of the grace of a shutdown
+    "grace_cut",  # still busy at the end of the grace of a shutdown, or when the server was cancelled
     "lifespan_slow",  # the application did not end in time after the last connection
     "tell_failed",  # the callback below raised
 ]

@@ -104,8 +104,8 @@ class _Server:
     async def run(
         self, listeners: list[trio.SocketListener], stopping: trio.Event, started: Callable[[], None]
     ) -> None:
-        try:
-            async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as connections:
+            try:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         accepting.start_soon(self._accept, listener, connections)
@@ -120,13 +120,11 @@ class _Server:
                 with trio.move_on_after(self._limits.grace_s):
                     while self._open:
                         await self._none_open.park()
+            finally:  # a write is shielded: cancelled or not, it ends only because its socket does
                 for connection in self._open:
                     self._incidents.add("grace_cut")
                     connection.cut()
-                connections.cancel_scope.deadline = trio.current_time() + self._limits.disconnect_s
-        finally:  # cancelled: a write that is shielded ends because its socket does
-            for connection in self._open:
-                connection.cut()
+            connections.cancel_scope.deadline = trio.current_time() + self._limits.disconnect_s
 
     async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
         while True:

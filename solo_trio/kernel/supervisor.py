@@ -51,7 +51,6 @@ class ServiceSupervisor:
         """What runs now, ready or not."""
         self._generation = 0
         self._epoch = 0
-        self._reported_ready = False
         self._delayed_until: tuple[int, float] | None = None
 
     def notify(self) -> None:
@@ -121,7 +120,7 @@ class ServiceSupervisor:
             generation = await self._report(begin)
             if generation is None:
                 return
-            self._generation, self._epoch, self._reported_ready = generation, service.epoch, False
+            self._generation, self._epoch = generation, service.epoch
             limits = effective(service.spec.limits, self._core.ceiling)
             try:
                 launch = await self._launch(service, limits)
@@ -176,15 +175,11 @@ class ServiceSupervisor:
     async def _wait_until_ready(self, running: Running, timeout_s: float) -> None:
         """Until it is ready (reported), ended, timed out (killed, reported) or no longer wanted (left to the next step)."""
         deadline = trio.current_time() + timeout_s
-        while not running.ended.is_set():
-            if running.ready.is_set():
-                if not self._reported_ready:
-                    self._reported_ready = True
-                    await self._report(
-                        decisions.ReportReady(
-                            self._tenant_id, self._incarnation, self._service_id, self.deployment, self._generation
-                        )
-                    )
+        while True:
+            if running.ready.is_set():  # asked first: it was ready, even if it has ended since
+                await self._report_ready()
+                return
+            if running.ended.is_set():
                 return
             service = self._state()
             if self._core.closing or service is None or service.stop is not None or service.epoch != self._epoch:
@@ -202,6 +197,13 @@ class ServiceSupervisor:
             )
             await self._report_ended(ending, timed_out=True)
             return
+
+    async def _report_ready(self) -> None:
+        await self._report(
+            decisions.ReportReady(
+                self._tenant_id, self._incarnation, self._service_id, self.deployment, self._generation
+            )
+        )
 
     # -- ending
 

@@ -9,11 +9,12 @@ from typing import Any
 from attrs import define, field
 
 from solo_trio.bootstrap import assemble
+from solo_trio.embedding import Kernel
 from solo_trio.journal.memory import MemoryJournal
 from solo_trio.kernel.core import Parts
 from solo_trio.operations.caller import System
 from solo_trio.operations.settings import Settings
-from solo_trio.ports import LogQuery, LogSink
+from solo_trio.ports import Clock, Entropy, LogQuery, LogSink, Runtime
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.telemetry.diagnostics import Diagnostics
 from solo_trio.telemetry.sources import SystemClock, SystemEntropy
@@ -58,7 +59,8 @@ class MemoryLogs:
 class MemoryKernel:
     """A kernel whose log is in memory and whose services are tasks; runs on Trio's mock clock too.
 
-    `run` may be entered again and again: each time is a start of the kernel on the log that the time before left.
+    `open` (or `run`) may be entered again and again: each time is a start of the kernel on the log that the time before
+    left. Leaving it is a shutdown, cancelling it is a crash. `runtimes`: further ones, or another "task".
     """
 
     callables: Mapping[str, object] = field(factory=dict)
@@ -66,19 +68,33 @@ class MemoryKernel:
     journal: MemoryJournal = field(factory=MemoryJournal)
     logs: MemoryLogs = field(factory=MemoryLogs)
     telemetry: Diagnostics = field(factory=Diagnostics)
-    clock: SystemClock = field(factory=SystemClock)
-    entropy: SystemEntropy = field(factory=SystemEntropy)
+    clock: Clock = field(factory=SystemClock)
+    entropy: Entropy = field(factory=SystemEntropy)
+    runtimes: Mapping[str, Runtime] = field(factory=dict)
     _master: MasterKey = field(factory=lambda: MasterKey(Secret(bytes(32))))
 
     @asynccontextmanager
+    async def open(self) -> AsyncIterator[Kernel]:
+        """What `Kernel.open` gives, without a data directory."""
+        named = dict(self.callables)
+        async with self._system(named) as system:
+            yield Kernel(system, named)
+
+    @asynccontextmanager
     async def run(self) -> AsyncIterator[System]:
+        """What operations act on, for tests of gateways and of the kernel itself."""
+        async with self._system(self.callables) as system:
+            yield system
+
+    @asynccontextmanager
+    async def _system(self, callables: Mapping[str, object]) -> AsyncIterator[System]:
         keyring = Keyring(self._master, self.entropy, await self.journal.keys())
         parts = Parts(
             journal=self.journal,
             clock=self.clock,
             entropy=self.entropy,
             telemetry=self.telemetry,
-            runtimes={"task": TaskRuntime(self.callables, self.settings.allowed_imports)},
+            runtimes={"task": TaskRuntime(callables, self.settings.allowed_imports), **self.runtimes},
             logs=self.logs,
             ceiling=self.settings.limits,
         )

@@ -44,7 +44,7 @@ async def perform(system: System, operation: Operation, request: Request) -> Ans
     """Do it. Raises `SoloError`; anything else is a defect for the gateway to contain."""
     caller = _caller(system, operation, request)
     body = request.body
-    if isinstance(body, dict) and operation.scope != "system":  # its `tenant_id` chose the tenant: that is all it is for
+    if isinstance(body, dict) and operation.scope != "system":  # its `tenant_id` is for choosing the tenant, done above
         body = {name: value for name, value in body.items() if name != "tenant_id"}
     given = structure(operation.input, route=request.route, query=request.query, body=body)
     answer = await operation.handler(caller, given)
@@ -67,7 +67,7 @@ def _caller(system: System, operation: Operation, request: Request) -> Caller:
             raise Rejected("tenant_required", "name the tenant in the header X-Tenant-ID")
     idempotency = None
     if request.idempotency_key is not None and operation.mutates:
-        parts = [request.route, request.query, request.body]
+        parts = [request.route, request.body]  # not the query: `wait` may differ between asking and joining
         idempotency = idempotency_of(operation, request.idempotency_key, incarnation, parts)
     return Caller(
         system, authority, tenant_id, incarnation, idempotency, _revision(request.if_match), request.request_id

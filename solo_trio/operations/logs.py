@@ -6,6 +6,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from solo_trio.errors import Rejected
 from solo_trio.model.ids import check_id
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.services import PAGE_DEFAULT, check_page
@@ -30,8 +31,10 @@ async def list_logs(caller: Caller, given: LogsInput) -> Answer:
     tenant = caller.tenant()
     if given.service_id is not None:
         check_id("service_id", given.service_id)
+    if given.since < 0:
+        raise Rejected("invalid_field", "since must be the id of an entry, or 0")
     limit = check_page(given.limit)
-    tail = None if given.tail is None else check_page(given.tail)
+    tail = None if given.tail is None else check_page(given.tail, "tail")
     query = LogQuery(tenant.incarnation, given.service_id, given.level, given.since, tail, limit + 1)
     entries = await caller.core.logs.read(query)
     if tail is not None:

@@ -161,6 +161,7 @@ class ListInput:
 async def list_services(caller: Caller, given: ListInput) -> Answer:
     """List the services of the tenant, sorted by id."""
     limit = check_page(given.limit)
+    check_cursor(given.cursor)
     services = caller.tenant().services
     last_id = caller.core.loop.state.last_id
     ids = [
@@ -174,10 +175,19 @@ async def list_services(caller: Caller, given: ListInput) -> Answer:
     return Answer({"services": page, "revision": last_id, "next": following})
 
 
-def check_page(limit: int) -> int:
+def check_page(limit: int, name: str = "limit") -> int:
     if not 1 <= limit <= PAGE_MAX:
-        raise Rejected("invalid_field", f"limit must be between 1 and {PAGE_MAX}")
+        raise Rejected("invalid_field", f"{name} must be between 1 and {PAGE_MAX}")
     return limit
+
+
+def check_cursor(cursor: str | None) -> None:
+    """Lists are sorted by id, so a cursor is one."""
+    if cursor is not None:
+        try:
+            check_id("cursor", cursor)
+        except Rejected:
+            raise Rejected("invalid_field", "cursor must be the `next` of an earlier page") from None
 
 
 @frozen

@@ -13,7 +13,7 @@ from solo_trio.model.record import EventQuery
 from solo_trio.model.service import count_services
 from solo_trio.model.tenant import CreateTenant, TenantLimits, TenantState, tenant_of
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.services import PAGE_DEFAULT, check_page
+from solo_trio.operations.services import PAGE_DEFAULT, check_cursor, check_page
 from solo_trio.operations.table import Answer, body, operation, path, query
 from solo_trio.operations.views import counts_view, tenant_view
 
@@ -74,6 +74,7 @@ class ListTenantsInput:
 async def list_tenants(caller: Caller, given: ListTenantsInput) -> Answer:
     """List the tenants, sorted by id."""
     limit = check_page(given.limit)
+    check_cursor(given.cursor)
     tenants = caller.core.loop.state.tenants
     ids = [each for each in sorted(tenants) if given.cursor is None or each > given.cursor]
     page = [tenant_view(tenants[each]) for each in ids[:limit]]

@@ -56,6 +56,7 @@ class Peer:
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
         self._buffer = b""
+        self.was_reset = False
 
     async def send(self, data: bytes) -> None:
         """A server that closed already is fine: what matters is what comes back."""
@@ -63,13 +64,14 @@ class Peer:
             with trio.fail_after(PATIENCE_S):
                 await self.stream.send_all(data)
         except trio.BrokenResourceError:
-            pass
+            self.was_reset = True
 
     async def _more(self) -> bool:
         with trio.fail_after(PATIENCE_S):
             try:
                 data = await self.stream.receive_some()
             except trio.BrokenResourceError:  # a reset is an end too
+                self.was_reset = True
                 data = b""
         self._buffer += data
         return bool(data)

@@ -18,7 +18,7 @@ class Inbox:
     """What the wire received for one application call. Full: the wire waits. A disconnect never waits.
 
     Hypercorn's own queue deadlocks when the application left with the queue full: the reader waits for room, and so
-    does the disconnect that would end the reader (`test_http_wire_attacks.py::test_unread_body_leaks_no_connection`).
+    does the disconnect that would end the reader (`test_http_inbox.py`).
     """
 
     def __init__(self, messages_max: int) -> None:

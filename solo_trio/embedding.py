@@ -66,12 +66,20 @@ class Kernel:
         await self.system.core.recovery.done.wait()
 
     async def serve(
-        self, *, host: str = "127.0.0.1", port: int = 8080, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        allowed_hosts: Sequence[str] = (),
+        task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve the HTTP API until the kernel closes; `started` with its URL. Start it in a nursery of yours."""
+        """Serve the HTTP API until the kernel closes; `started` with its URL. Start it in a nursery of yours.
+
+        `allowed_hosts`: names that browsers and proxies may use for it, besides loopback, `host` and its address.
+        """
         from solo_trio.gateways.http.serving import serve_http  # heavy: only who serves pays for it
 
-        await serve_http(self.system, host=host, port=port, task_status=task_status)
+        await serve_http(self.system, host=host, port=port, allowed_hosts=allowed_hosts, task_status=task_status)
 
 
 class Tenant:

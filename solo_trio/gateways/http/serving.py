@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import trio
 
 from solo_trio.gateways.http.app import build_app
@@ -11,9 +13,17 @@ from solo_trio.operations.caller import System
 
 
 async def serve_http(
-    system: System, *, host: str, port: int, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    system: System,
+    *,
+    host: str,
+    port: int,
+    allowed_hosts: Iterable[str] = (),
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until the kernel closes; `started` with the URL. Raises OSError if nothing can be bound."""
+    """Serve until the kernel closes; `started` with the URL. Raises OSError if nothing can be bound.
+
+    `allowed_hosts`: names that `Host` and `Origin` may have besides loopback, `host` and the address that was reached.
+    """
 
     def tell(kind: str, cause: BaseException | None) -> None:
         if kind == "request_failed" and cause is not None:
@@ -24,6 +34,7 @@ async def serve_http(
         host=host,
         port=port,
         stopping=system.core.closed,
+        allowed_hosts=allowed_hosts,
         incidents=Incidents(tell),
         task_status=task_status,
     )

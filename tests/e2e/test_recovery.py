@@ -119,6 +119,8 @@ async def test_killed_between_intent_and_ready_the_intent_is_carried_out(tmp_pat
             "/services", params={"wait": "false"}, json=body, headers={"Idempotency-Key": "once"}
         )
         assert (answer.status_code, answer.json()["revision"]) == (202, intent)
+        answer = await client.post("/services", json=body, headers={"Idempotency-Key": "once"})
+        assert (answer.status_code, answer.json()["revision"], answer.json()["status"]) == (201, intent, "ready")
 
 
 async def test_killed_between_intent_and_failure_the_intent_is_forgotten(tmp_path: Path) -> None:

@@ -7,6 +7,10 @@ import sys
 
 def main() -> None:
     """Run the command line of this process, and exit: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
-    from solo_trio.cli.running import run
+    try:
+        from solo_trio.cli.running import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it still imports
+        code = 130
+    sys.exit(code)

@@ -9,12 +9,27 @@ import click
 
 from solo_trio import __version__
 from solo_trio.cli import service_commands, system_commands
+from solo_trio.cli.showing import ignore_output
 
 CONTEXT: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"]}
+INTERRUPTED: Final = 130
 LEVELS: Final = ["debug", "info", "warning", "error"]
 
 
-@click.group(context_settings=CONTEXT)
+class _Solo(click.Group):
+    """Ends of a command that click would comment on."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            ignore_output()
+            raise click.exceptions.Exit(0) from None
+
+
+@click.group(cls=_Solo, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="solo")
 def solo() -> None:
     """Solo: deploy, supervise and recover small Python services.

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 import click
 
-from solo_trio.cli.commands import solo
+from solo_trio.cli.commands import INTERRUPTED, solo
+from solo_trio.cli.showing import ignore_output
 from solo_trio.cli.texts import printable
 from solo_trio.errors import SoloError
 
 DONE: Final = 0
 FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130
 
 
 NEXT: Final = {
@@ -51,7 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        return _reader_gone()
+        ignore_output()
+        return DONE
 
 
 def _failed(error: SoloError) -> int:
@@ -62,9 +61,3 @@ def _failed(error: SoloError) -> int:
     if isinstance(traceback, str) and traceback.strip():
         sys.stderr.write(printable(traceback.rstrip(), lines=True) + "\n")
     return FAILED
-
-
-def _reader_gone() -> int:
-    """Whoever read standard output has seen enough; Python would complain once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return DONE

@@ -19,6 +19,7 @@ from typing import Any, Final
 import trio
 
 from solo_trio import __version__
+from solo_trio.cli.showing import ignore_output
 from solo_trio.embedding import Kernel
 from solo_trio.errors import Faulted, SoloError
 from solo_trio.journal.lock import DataLock
@@ -159,7 +160,7 @@ def _say_ready(kernel: Kernel, url: str) -> None:
         print(f"ready {url}", flush=True)
     except OSError as error:  # nobody reads standard output: no reason to stop
         log.warning("'ready' could not be printed: %s", error.strerror)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ignore_output()
 
 
 @contextmanager

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
-from solo_trio.client import SoloClient, find_server
 from solo_trio.errors import Rejected
 
+if TYPE_CHECKING:
+    from solo_trio.client import Found, SoloClient
+
 DEFAULT_TENANT: Final = "default"
+OPTIONAL_OF_HTTPX: Final = ("trio", "anyio", "rich", "pygments")
+"""httpx imports these where they are installed, and takes twice as long; the blocking client uses none of them."""
 
 
 @frozen
@@ -27,15 +32,15 @@ class Place:
     @contextmanager
     def system(self) -> Iterator[SoloClient]:
         """A client that names no tenant."""
-        with SoloClient(**find_server(self.data, url=self.url).options()) as client:
+        with _client(self._found()) as client:
             yield client
 
     @contextmanager
     def in_tenant(self) -> Iterator[SoloClient]:
         """A client for the tenant that was named, the token's own, or with a system token `default`, made on first use."""
-        found = find_server(self.data, url=self.url)
+        found = self._found()
         tenant = self.tenant or (DEFAULT_TENANT if found.local else None)
-        with SoloClient(**found.options(), tenant=tenant) as client:
+        with _client(found, tenant) as client:
             _settle(client)
             yield client
 
@@ -48,6 +53,29 @@ class Place:
         else:
             with self.in_tenant() as client:
                 yield client
+
+    def _found(self) -> Found:
+        from solo_trio.client import find_server
+
+        return find_server(self.data, url=self.url)
+
+
+def _client(found: Found, tenant: str | None = None) -> SoloClient:
+    if "httpx" not in sys.modules:
+        _import_httpx_alone()
+    from solo_trio.client import SoloClient
+
+    return SoloClient(**found.options(), tenant=tenant)
+
+
+def _import_httpx_alone() -> None:
+    hidden = [name for name in OPTIONAL_OF_HTTPX if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import of it fails
+    try:
+        import httpx  # noqa: F401
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _settle(client: SoloClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -70,3 +71,10 @@ def show_facts(facts: Sequence[tuple[str, object]]) -> None:
 def note(text: str) -> None:
     """Something beside the answer: on standard error."""
     sys.stderr.write(printable(text) + "\n")
+
+
+def ignore_output() -> None:
+    """Whoever read standard output has seen enough; Python would complain once more when it flushes at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,241 @@
+"""`solo serve` as a real process: what it says, what it leaves, how it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli_rig import LONG_S, PIDS, SLOW_START, STUBBORN, Server, solo, wait_gone
+
+from solo_trio import __version__
+from solo_trio.client import SoloClient, find_server
+from solo_trio.errors import SoloError
+
+
+def connect(server: Server, tenant: str | None = "default") -> SoloClient:
+    return SoloClient(**find_server(server.data, environment={}).options(), tenant=tenant)
+
+
+def deploy(server: Server, service_id: str, source: str) -> None:
+    with connect(server) as client:
+        if not client.tenants()["tenants"]:
+            client.create_tenant("default")
+        client.deploy(service_id, source)
+
+
+def test_it_says_ready_and_leaves_what_commands_need(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        state = server.data / "solo.json"
+        assert json.loads(state.read_bytes()) == {
+            "pid": server.process.pid,
+            "urls": [server.url],
+            "version": __version__,
+        }
+        for path in (state, server.data / "admin.token"):
+            assert path.stat().st_mode & 0o777 == 0o600
+        with connect(server, None) as client:
+            assert client.health()["status"] == "ok"
+            assert client.ready()
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.line() == ""
+        assert not state.exists()
+        assert (server.data / "admin.token").exists()
+        assert "Traceback" not in server.errors
+
+
+def test_ctrl_c_ends_it_gracefully_and_says_so_in_the_log(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        server.send(signal.SIGINT)
+        assert server.wait() == 0
+    with Server(tmp_path / "data") as server, connect(server, None) as client:
+        types = [event["type"] for event in client.events(limit=1_000)["events"]]
+        assert types[-3:] == ["system_shutdown_started", "system_shutdown_complete", "system_started"]
+
+
+def test_a_second_server_on_the_same_data_is_refused_and_the_first_untouched(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        for port in (0, server.port):
+            refused = solo("serve", "--data", server.data, "--port", str(port))
+            assert refused.returncode == 1
+            assert refused.stderr.startswith("error: data_in_use: ")
+            assert str(server.process.pid) in refused.stderr
+            assert "Traceback" not in refused.stderr
+            assert refused.stdout == ""
+        assert (server.data / "solo.json").exists()
+        with connect(server, None) as client:
+            assert client.ready()
+
+
+def test_a_taken_port_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused = solo("serve", "--data", tmp_path / "data", "--port", str(taken.getsockname()[1]))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: address_unusable: ")
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_unusable_data_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = solo("serve", "--data", tmp_path / "file", "--port", "0")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: data_unwritable: ")
+    assert "Traceback" not in refused.stderr
+
+
+def test_damaged_data_is_refused(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+    database = tmp_path / "data" / "kernel.db"
+    database.write_bytes(b"x" * database.stat().st_size)
+    refused = solo("serve", "--data", tmp_path / "data", "--port", "0")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: data_damaged: ")
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "data" / "solo.json").exists()
+
+
+@pytest.mark.slow
+def test_a_journal_that_fails_ends_the_process_with_1_and_says_why(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        with connect(server, None) as client, failing_disk(server), pytest.raises(SoloError) as refused:
+            client.create_tenant("a")
+        assert refused.value.code in ("journal_failed", "kernel_stopped", "not_reachable")
+        assert server.wait() == 1
+        assert "error: journal_failed: " in server.errors
+        assert "Traceback" not in server.errors
+        assert not (server.data / "solo.json").exists()
+    with Server(tmp_path / "data") as server, connect(server, None) as client:
+        assert client.ready()
+
+
+@contextmanager
+def failing_disk(server: Server) -> Iterator[None]:
+    """Every sync of the log fails from now on."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("missing: strace")
+    inject = ["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO"]
+    tracer = subprocess.Popen(
+        [strace, "-f", "-o", "/dev/null", *inject, "-p", str(server.process.pid)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert tracer.stderr is not None
+        said = tracer.stderr.readline()
+        if "attached" not in said:
+            pytest.skip(f"missing: permission to trace a process ({said.strip()})")
+        yield
+    finally:
+        tracer.terminate()
+        tracer.communicate(timeout=LONG_S)
+
+
+def test_options_come_from_the_environment_and_flags_win(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Server(data, "--max-per-tenant", "1", SOLO_PORT="1", SOLO_DATA="/nowhere", SOLO_LOG_LEVEL="error") as server:
+        deploy(server, "one", PIDS)
+        with connect(server) as client, pytest.raises(SoloError, match="quota_exceeded"):
+            client.deploy("two", PIDS)
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.errors == ""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--prot", "1"], ["--port", "70000"], ["--log-level", "loud"], ["--shutdown-timeout-ms", "soon"], ["extra"]],
+)
+def test_wrong_usage_is_2(wrong: list[str], tmp_path: Path) -> None:
+    refused = solo("serve", "--data", tmp_path / "data", *wrong)
+    assert refused.returncode == 2
+    assert not (tmp_path / "data").exists()
+
+
+def test_it_serves_and_takes_deployments_while_it_recovers(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Server(data) as server:
+        deploy(server, "slow", SLOW_START)
+        server.process.kill()
+    with Server(data, ready=False) as server:
+        server.wait_error("listening on")
+        with connect(server) as client:
+            assert not client.ready()
+            assert client.health()["status"] == "ok"
+            client.deploy("new", PIDS)
+            assert not client.ready()
+            assert client.status("slow")["status"] == "starting"
+        server.wait_ready()
+        with connect(server) as client:
+            assert {each["status"] for each in client.services()["services"]} == {"ready"}
+
+
+def test_a_signal_during_recovery_ends_it_gracefully(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with Server(data) as server:
+        deploy(server, "slow", SLOW_START)
+        server.process.kill()
+    with Server(data, ready=False) as server:
+        server.wait_error("listening on")
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.line() == ""
+
+
+@pytest.mark.slow
+def test_sigterm_is_in_time_with_a_service_that_ignores_everything(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", "--shutdown-timeout-ms", "3000") as server:
+        deploy(server, "stubborn", STUBBORN)
+        [pid] = stubborn_pids(server)
+        began = time.monotonic()
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - began < 3.0
+        wait_gone(pid)
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once_and_nothing_stays(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", "--shutdown-timeout-ms", "60000") as server:
+        deploy(server, "stubborn", STUBBORN)
+        [pid] = stubborn_pids(server)
+        server.send(signal.SIGTERM)
+        server.wait_error("ending: SIGTERM")
+        began = time.monotonic()
+        while server.process.poll() is None:
+            assert time.monotonic() - began < 10
+            server.send(signal.SIGTERM)
+            time.sleep(0.1)  # a signal that follows another at once is taken for the same
+        assert server.wait() == 1
+        wait_gone(pid)
+    with Server(tmp_path / "data") as server, connect(server) as client:
+        assert client.status("stubborn")["status"] == "ready"
+
+
+def test_two_signals_at_once_are_one(tmp_path: Path) -> None:
+    """timeout(1) signals the process, and then its group."""
+    with Server(tmp_path / "data") as server:
+        server.send(signal.SIGTERM)
+        server.send(signal.SIGINT)
+        assert server.wait() == 0
+
+
+def stubborn_pids(server: Server) -> list[int]:
+    """From its log: a service that is busy for ever answers no call."""
+    deadline = time.monotonic() + 20
+    with connect(server) as client:
+        while True:
+            lines = [entry["message"] for entry in client.logs("stubborn")["logs"]]
+            if pids := [int(line.removeprefix("pid ")) for line in lines if line.startswith("pid ")]:
+                return pids
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.02)

@@ -6,7 +6,7 @@ joins a running one, and a repeated call after a crash all read the same answer 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -52,13 +52,13 @@ async def outcome(
         )
 
     if look_back:
-        async for record in _logged(caller, service_id, kinds, after):
+        for record in await _logged(caller, service_id, kinds, after):
             if matches(record):
                 return record
     return await _next_match(caller, follow, matches)
 
 
-async def _logged(caller: Caller, service_id: str, kinds: tuple[type[Event], ...], after: int) -> AsyncIterator[Record]:
+async def _logged(caller: Caller, service_id: str, kinds: tuple[type[Event], ...], after: int) -> list[Record]:
     query = EventQuery(
         after=after,
         limit=PAGE_RECORDS_MAX,
@@ -67,8 +67,7 @@ async def _logged(caller: Caller, service_id: str, kinds: tuple[type[Event], ...
         subject=service_id,
         types=tuple(kind.TYPE for kind in kinds),
     )
-    for stored in await caller.core.journal.read(query):
-        yield codec.to_record(stored)
+    return [codec.to_record(stored) for stored in await caller.core.journal.read(query)]
 
 
 async def _next_match(caller: Caller, follow: Follow, matches: Callable[[Record], bool]) -> Record:

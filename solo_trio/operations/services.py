@@ -13,7 +13,7 @@ from solo_trio.errors import Rejected
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model import codec
 from solo_trio.model import service_events as ev
-from solo_trio.model.event import Record
+from solo_trio.model.event import Event, Record
 from solo_trio.model.ids import check_function, check_id
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.record import EventQuery
@@ -138,7 +138,7 @@ def _deploy_answer(caller: Caller, service_id: str, record: Record, deployment: 
 
 
 def _deployed_view(
-    caller: Caller, service_id: str, version: int, digest: str, deployment: int, status: str = "ready"
+    caller: Caller, service_id: str, version: int, digest: str, revision: int, status: str = "ready"
 ) -> dict[str, Any]:
     return {
         "tenant_id": caller.tenant_id,
@@ -146,7 +146,7 @@ def _deployed_view(
         "version": version,
         "digest": digest,
         "status": status,
-        "revision": deployment,
+        "revision": revision,
     }
 
 
@@ -246,7 +246,7 @@ async def delete_service(caller: Caller, given: DeleteInput) -> Answer:
     command = Kill(tenant.tenant_id, check_id("service_id", given.service_id), grace_ms, given.force, caller.revision)
     with caller.core.hub.follow(tenant.tenant_id, given.service_id) as follow:
         reply = await caller.submit(command)
-        deployment = await _killed_deployment(caller, reply)
+        deployment = await _deployment_of(caller, reply)
         asked = caller.core.loop.state.service(tenant.tenant_id, given.service_id)
         is_task = asked is not None and asked.spec.isolation == "task"
         patience_s = (0 if given.force else grace_ms / 1_000) + (TASK_MARGIN_S if is_task else KILL_MARGIN_S)
@@ -265,13 +265,18 @@ async def delete_service(caller: Caller, given: DeleteInput) -> Answer:
     return Answer({"service_id": given.service_id, "status": "stopping", "unresponsive": True})
 
 
-async def _killed_deployment(caller: Caller, reply: Accepted | Repeated) -> int:
+async def _deployment_of(caller: Caller, reply: Accepted | Repeated) -> int:
+    """The deployment that was asked about, even if there is another one of that id by now."""
     if isinstance(reply, Accepted):
         return reply.deployment
-    [stored] = await caller.core.journal.read(EventQuery(after=reply.event_id - 1, limit=1))
-    event = codec.to_record(stored).event
-    assert isinstance(event, ev.ServiceKilled)
+    event = await _event(caller, reply.event_id)
+    assert isinstance(event, ev.ServiceKilled | ev.ServiceRestartRequested)
     return event.deployment
+
+
+async def _event(caller: Caller, event_id: int) -> Event | None:
+    [stored] = await caller.core.journal.read(EventQuery(after=event_id - 1, limit=1))
+    return codec.to_record(stored).event
 
 
 @operation("POST", "/services/{service_id}/restart", scope="tenant", input=ServiceInput, mutates=True)
@@ -281,21 +286,21 @@ async def restart_service(caller: Caller, given: ServiceInput) -> Answer:
     command = Restart(tenant.tenant_id, check_id("service_id", given.service_id), caller.revision)
     with caller.core.hub.follow(tenant.tenant_id, given.service_id) as follow:
         reply = await caller.submit(command)
-        if isinstance(reply, Repeated):
-            service = find_service(caller.core.loop.state, tenant.tenant_id, given.service_id)
-            reply = Accepted(reply.event_id, service.deployment, changed=False)
+        deployment = await _deployment_of(caller, reply)
         record = await outcome(
             caller,
             follow,
             given.service_id,
             RESTART_OUTCOMES,
-            deployment=reply.deployment,
+            deployment=deployment,
             after=reply.event_id,
-            look_back=not reply.changed,
+            look_back=isinstance(reply, Repeated) or not reply.changed,
         )
     if isinstance(record.event, ev.ServiceReady):
-        service = find_service(caller.core.loop.state, tenant.tenant_id, given.service_id)
-        return Answer(service_view(tenant.tenant_id, service), revision=service.revision)
+        intent = await _event(caller, deployment)
+        assert isinstance(intent, ev.ServiceDeploymentStarted)
+        view = _deployed_view(caller, given.service_id, intent.version, intent.digest, reply.event_id)
+        return Answer(view, revision=reply.event_id)
     if isinstance(record.event, ev.ServiceCrashed | ev.ServiceGivenUp):
         raise Rejected("service_start_failed", f"look at its logs; it ended: {record.event.reason}")
     raise Rejected("service_deleted", "it was stopped while it restarted")

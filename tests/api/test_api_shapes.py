@@ -183,11 +183,18 @@ async def test_restart(tenant: Client) -> None:
     before = await tenant.call("calc", "pid")
     response = await tenant.post("/services/calc/restart")
     assert response.status_code == 200
-    service = response.json()
-    assert service.keys() == SERVICE
-    assert is_service(service, digest=digest)
-    assert service["status"] == "ready" and service["restarts"] == 0
-    assert response.headers["etag"] == f'"{service["revision"]}"'
+    revision = response.json()["revision"]
+    assert response.json() == {
+        "tenant_id": "t1",
+        "service_id": "calc",
+        "version": 1,
+        "digest": digest,
+        "status": "ready",
+        "revision": revision,
+    }
+    assert response.headers["etag"] == f'"{revision}"'
+    shown = await tenant.ok("GET", "/services/calc")
+    assert (shown["revision"], shown["restarts"]) == (revision, 0)
     assert await tenant.call("calc", "pid") != before
     assert not alive(before)
 

@@ -1,0 +1,62 @@
+"""The gates and the benchmarks by name. Owns: how each is called. Never: in which order CI calls them (`.ci/run`).
+
+Sessions run in the environment that nox itself is installed in (`pip install -e '.[test]'`): nothing is installed twice.
+`nox -s tests_other -p 3.13` makes an environment for another Python and runs the tests there.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "floors", "tests"]
+
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+
+
+def _module(session: nox.Session, *command: str) -> None:
+    session.run(sys.executable, "-m", *command, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format. `nox -s lint -- --fix` mends what it can."""
+    fix = "--fix" in session.posargs
+    _module(session, "ruff", "check", *(["--fix"] if fix else []), ".")
+    _module(session, "ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, on the package."""
+    _module(session, "mypy", *session.posargs)
+
+
+@nox.session
+def floors(session: nox.Session) -> None:
+    """The rooms import only downward (`[tool.importlinter]` in pyproject.toml)."""
+    # The module has no entry of its own for `-m`; the console script may not be on the PATH.
+    lint_imports = "from importlinter.cli import lint_imports_command as lint; lint()"
+    session.run(sys.executable, "-c", lint_imports, "--no-cache", "--no-logo", *session.posargs, external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, with this Python. Arguments after `--` are pytest's."""
+    _module(session, "pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS, venv_backend="virtualenv")
+def tests_other(session: nox.Session) -> None:
+    """All tests, in an environment of their own, with the Python that `-p` names."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Three figures, each beside the machine's floor in the same run. Arguments: see `nox -s bench -- --help`."""
+    session.run(sys.executable, "tests/bench", *session.posargs, external=True)

@@ -12,8 +12,8 @@ import trio
 from attrs import frozen
 
 from solo_trio.errors import Faulted, Rejected, SoloError
-from solo_trio.kernel.hub import Hub
-from solo_trio.kernel.loop import Loop
+from solo_trio.kernel.hub import Follow, Hub
+from solo_trio.kernel.loop import Loop, shutting_down
 from solo_trio.kernel.recovery import Recovery, RecoveryReport
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import START_LIMIT_ALL
@@ -89,6 +89,7 @@ class Core:
                 nursery.cancel_scope.cancel()
         finally:
             self.closing = True
+            self.closed.set()  # after a crash too: who waits for an outcome may live outside this nursery
             self._tenants_nursery = None
             self.hub.close()
             with trio.move_on_after(CRASH_CLOSE_S, shield=True):
@@ -125,7 +126,7 @@ class Core:
 
     async def shutdown(self, timeout_s: float, reason: str) -> None:
         """Refuse new work, stop every service, all within `timeout_s`; `run` returns then. A second call changes nothing."""
-        if self.closing:
+        if self.closing or self.loop.refusing:
             return
         began = trio.current_time()
         self.loop.refuse_outside()
@@ -173,13 +174,27 @@ class Core:
                 running = self.running(tenant_id, service)
                 if running is not None and service.status is Status.READY and not running.ended.is_set():
                     return running
-                if not service.wants_to_run or self.closing:
+                if self.closing:
+                    raise shutting_down()
+                if not service.wants_to_run:
                     raise Faulted(
                         "service_not_running",
                         f"'{service_id}' is {service.status}; restart it, or deploy it again",
                         retry_after_s=None,
                     )
-                await follow.next()
+                await self._next_change(follow)
+
+    async def _next_change(self, follow: Follow) -> None:
+        """Until something is recorded about the service, or the kernel closes."""
+        async with trio.open_nursery() as nursery:
+
+            async def until_closed() -> None:
+                await self.closed.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_closed)
+            await follow.next()
+            nursery.cancel_scope.cancel()
 
     def running(self, tenant_id: str, service: ServiceState) -> Running | None:
         tenant = self.tenants.get(tenant_id)

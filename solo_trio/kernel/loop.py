@@ -73,7 +73,8 @@ class Loop:
         self._send, self._receive = trio.open_memory_channel[_Waiting](QUEUE_SUBMISSIONS_MAX)
         self._kernel_time_base = state.kernel_time - clock.monotonic()
         self._stopped: SoloError | None = None
-        self._refusing = False
+        self.refusing = False
+        """Only the kernel itself is served any more."""
         self.storage_full = False
         """Whether the last append found no space; shown in /health."""
         self.touched: Touched = lambda records: None
@@ -97,8 +98,8 @@ class Loop:
 
         Cancelling the caller gives up the reply; it never cancels the append.
         """
-        if self._refusing:
-            raise Faulted("shutting_down", "send the request again once the kernel has restarted", retry_after_s=5)
+        if self.refusing:
+            raise shutting_down()
         waiting = _Waiting(submission)
         self._check_alive()
         try:
@@ -120,7 +121,7 @@ class Loop:
 
     def refuse_outside(self) -> None:
         """From now on only the kernel itself is served."""
-        self._refusing = True
+        self.refusing = True
 
     def _check_alive(self) -> None:
         if self._stopped is not None:
@@ -249,9 +250,13 @@ class Loop:
         self._seen = HashTrieMap({(row.scope, row.key): row for row in newest})
 
 
+def shutting_down() -> Faulted:
+    return Faulted("shutting_down", "send the request again once the kernel has restarted", retry_after_s=5)
+
+
 def submission_error(error: BaseException) -> bool:
     """Whether a failed report means that the kernel has stopped, so that the reporter should end quietly."""
     return isinstance(error, JournalFailed) or (isinstance(error, SoloError) and error.code == "kernel_stopped")
 
 
-__all__ = ["Answered", "Loop", "Rejected", "submission_error"]
+__all__ = ["Answered", "Loop", "Rejected", "shutting_down", "submission_error"]

@@ -6,6 +6,7 @@ Whatever it waits for, a change of the state or the kernel's shutdown wakes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -76,6 +77,7 @@ class ServiceSupervisor:
             finally:
                 if self.running is not None:  # cancelled, or a defect: nothing may outlive its supervisor
                     self.running.kill()
+            nursery.cancel_scope.cancel()  # what could not be killed in the time of the shutdown
 
     async def _step(self, nursery: trio.Nursery) -> bool:
         """One comparison and what follows from it; False when there is nothing left to do."""
@@ -189,7 +191,9 @@ class ServiceSupervisor:
                 await self._wait_any(running.ready.wait, running.ended.wait)
                 continue
             running.kill()
-            await running.ended.wait()
+            await self._wait_ended(running, math.inf, killed=True)
+            if not running.ended.is_set():
+                return
             ending = Ending(
                 "crashed",
                 f"did not become ready within {timeout_s:g} s",
@@ -220,6 +224,8 @@ class ServiceSupervisor:
             )
             return
         ending = await self._end(service.stop.grace_ms / 1_000, force=service.stop.force)
+        if ending is None:
+            return  # the kernel closes: the next one finishes the stop
         if service.begun:
             await self._report_end(ending, timed_out=False)
         else:  # a restart by hand was on its way, so no outcome is expected of what just ended
@@ -229,41 +235,37 @@ class ServiceSupervisor:
                 )
             )
 
-    async def _end(self, grace_s: float, *, force: bool) -> Ending:
-        """Ask it to end, wait the grace, kill it, wait until it is gone (a shielded task: for as long as it takes)."""
+    async def _end(self, grace_s: float, *, force: bool) -> Ending | None:
+        """Ask it to end, wait the grace, kill it, wait until it is gone (a shielded task: for as long as it takes).
+
+        A shutdown of the kernel shortens the grace; None if it lives at the end of that too.
+        """
         assert self.running is not None
         running = self.running
         if not force:
             running.request_stop()
-            with trio.move_on_after(grace_s):
-                await running.ended.wait()
-        if not running.ended.is_set():
-            running.kill()
-            while not running.ended.is_set():
-                if self._core.closing:
-                    with trio.move_on_at(self._core.close_deadline):
-                        await running.ended.wait()
-                    break
-                self._changed = trio.Event()
-                await self._wait_any(running.ended.wait)
-        self.running = None
-        return running.ending or _no_ending()
-
-    async def _end_quietly(self) -> None:
-        """Nothing is wanted of it and nothing is recorded: the kernel closes, or the state has moved on."""
-        if self.running is None:
-            return
-        running = self.running
-        if self._core.closing:
-            running.request_stop()
-            with trio.move_on_at(self._core.stop_deadline):
-                await running.ended.wait()
+            await self._wait_ended(running, trio.current_time() + grace_s, killed=False)
         if not running.ended.is_set():
             self._core.killed_at_close += self._core.closing
             running.kill()
-            with trio.move_on_at(self._core.close_deadline if self._core.closing else float("inf")):
-                await running.ended.wait()
+            await self._wait_ended(running, math.inf, killed=True)
         self.running = None
+        return (running.ending or _no_ending()) if running.ended.is_set() else None
+
+    async def _wait_ended(self, running: Running, until: float, *, killed: bool) -> None:
+        """Until it has ended, or the time is over: `until`, or the shutdown's, which may begin meanwhile."""
+        while not running.ended.is_set():
+            deadline = min(until, self._core.close_deadline if killed else self._core.stop_deadline)
+            if trio.current_time() >= deadline:
+                return
+            self._changed = trio.Event()
+            with trio.move_on_at(deadline):
+                await self._wait_any(running.ended.wait)
+
+    async def _end_quietly(self) -> None:
+        """Nothing is wanted of it and nothing is recorded: the kernel closes, or the state has moved on."""
+        if self.running is not None:
+            await self._end(math.inf, force=not self._core.closing)
 
     async def _report_ended(self, ending: Ending, *, timed_out: bool) -> None:
         self.running = None

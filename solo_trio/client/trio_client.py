@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -123,9 +123,13 @@ class AsyncSoloClient:
                 read_answer(stream.ask(), response.status_code, response.headers, await response.aread())
                 return
             stream.connected()
-            async for data in response.aiter_bytes():
-                for event in stream.received(data):
-                    yield event
+            chunks = response.aiter_bytes()
+            try:
+                async for data in chunks:
+                    for event in stream.received(data):
+                        yield event
+            finally:
+                await _finish(chunks)
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -137,3 +141,12 @@ class AsyncSoloClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+async def _finish(chunks: AsyncIterator[bytes]) -> None:
+    """End what httpx reads a body with: generators in generators that do not close each other. The innermost is cancelled
+    where it waits for the socket, and that ends all of them."""
+    with trio.CancelScope() as scope, suppress(httpx.HTTPError, httpx.StreamError):
+        scope.cancel()
+        async for _ in chunks:
+            pass

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -107,7 +107,11 @@ async def _serve(data: Path, host: str, port: int, settings: Settings, told: _To
         running: list[Kernel] = []
         nursery.start_soon(_obey, told, running, settings.shutdown_timeout_ms / 1_000, nursery.cancel_scope)
         await _check_address(data, host, port)
-        async with Kernel.open(data, settings=settings) as kernel:
+        async with AsyncExitStack() as stack:
+            try:
+                kernel = await stack.enter_async_context(Kernel.open(data, settings=settings))
+            except OSError as error:
+                raise Faulted("data_unwritable", f"{data} cannot be used ({error}): correct that") from None
             running.append(kernel)
             await _run(kernel, data, host, port)
         nursery.cancel_scope.cancel()

@@ -72,6 +72,7 @@ def _import_httpx_alone() -> None:
     hidden = [name for name in OPTIONAL_OF_HTTPX if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import of it fails
     try:
+        import httpcore  # noqa: F401
         import httpx  # noqa: F401
     finally:
         for name in hidden:

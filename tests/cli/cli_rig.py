@@ -101,8 +101,16 @@ class Child:
 class Server(Child):
     """`with Server(data) as server:` has a `solo serve` that is ready; at the end it is gone."""
 
-    def __init__(self, data: Path, *arguments: str, port: int = 0, ready: bool = True, **more: str) -> None:
-        super().__init__("serve", "--data", data, "--port", str(port), *arguments, **more)
+    def __init__(
+        self,
+        data: Path,
+        *arguments: str,
+        port: int = 0,
+        ready: bool = True,
+        stdout: int = subprocess.PIPE,
+        **more: str,
+    ) -> None:
+        super().__init__("serve", "--data", data, "--port", str(port), *arguments, stdout=stdout, **more)
         self.data = data
         self._ready = ready
         self.url = ""

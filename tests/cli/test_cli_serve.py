@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -86,10 +87,14 @@ def test_a_taken_port_is_refused_before_anything_is_written(tmp_path: Path) -> N
 
 def test_an_unusable_data_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused = solo("serve", "--data", tmp_path / "file", "--port", "0")
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("error: data_unwritable: ")
-    assert "Traceback" not in refused.stderr
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "tenants").write_text("")
+    (tmp_path / "strange" / "solo.json").mkdir(parents=True)
+    for name in ("file", "odd", "strange"):
+        refused = solo("serve", "--data", tmp_path / name, "--port", "0", "--log-level", "error")
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("error: data_unwritable: ")
+        assert refused.stderr.count("\n") == 1
 
 
 def test_damaged_data_is_refused(tmp_path: Path) -> None:
@@ -239,3 +244,18 @@ def stubborn_pids(server: Server) -> list[int]:
                 return pids
             assert time.monotonic() < deadline, lines
             time.sleep(0.02)
+
+
+def test_nobody_has_to_read_what_it_says(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        server = Server(tmp_path / "data", ready=False, stdout=write)
+    finally:
+        os.close(write)
+    with server:
+        server.wait_error("'ready' could not be printed")
+        with connect(server, None) as client:
+            assert client.ready()
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0

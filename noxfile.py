@@ -7,6 +7,7 @@ Sessions run in the environment that nox itself is installed in (`pip install -e
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import nox
 
@@ -59,4 +60,5 @@ def tests_other(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Three figures, each beside the machine's floor in the same run. Arguments: see `nox -s bench -- --help`."""
-    session.run(sys.executable, "tests/bench", *session.posargs, external=True)
+    here = {"PYTHONPATH": str(Path(__file__).parent)}
+    session.run(sys.executable, "tests/bench", *session.posargs, external=True, env=here)

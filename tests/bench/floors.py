@@ -1,0 +1,104 @@
+"""The machine's floors. Owns: the same work done with nothing of ours. Never: imports more of ours than which SQLite."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from solo_trio.journal.library import driver
+
+
+class RawTable:
+    """One table of the log's columns and nothing else: no index, no chain, no thread. WAL, and an fsync a transaction."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self._connection = driver.connect(str(path), isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(f"CREATE TABLE events ({columns[0]} INTEGER PRIMARY KEY, {', '.join(columns[1:])})")
+        self._insert = f"INSERT INTO events VALUES ({', '.join('?' * len(columns))})"
+        self._last = 0
+
+    def write(self, rows: Sequence[tuple[Any, ...]], sizes: Sequence[int]) -> float:
+        """Seconds to write transactions of these sizes, of the bytes of `rows`."""
+        transactions = []
+        for size in sizes:
+            ids = range(self._last + 1, self._last + size + 1)
+            transactions.append([(number, *rows[number % len(rows)][1:]) for number in ids])
+            self._last += size
+        began = perf_counter()
+        for each in transactions:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(self._insert, each)
+            self._connection.execute("COMMIT")
+        return perf_counter() - began
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def read_all(database: Path) -> tuple[float, list[tuple[Any, ...]]]:
+    """Seconds to read every row of the log raw, and the rows. Only while no kernel has the database open."""
+    connection = driver.connect(str(database), isolation_level=None)
+    try:
+        began = perf_counter()
+        rows = connection.execute("SELECT * FROM events ORDER BY id").fetchall()
+        return perf_counter() - began, rows
+    finally:
+        connection.close()
+
+
+def fork_and_exec(times: int) -> list[float]:
+    """Seconds for each new interpreter that does nothing."""
+    return [_timed_exec() for _ in range(times)]
+
+
+def _timed_exec() -> float:
+    began = perf_counter()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    return perf_counter() - began
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child of a process with threads leaves at once
+        return os.fork()
+
+
+def fork(times: int) -> list[float]:
+    """Seconds for each bare fork of this process and the wait for its end."""
+    return [_timed_fork() for _ in range(times)]
+
+
+def _timed_fork() -> float:
+    began = perf_counter()
+    pid = _fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return perf_counter() - began
+
+
+def fork_together(count: int) -> float:
+    """Seconds to fork so many, all alive at once, and to see the last one end."""
+    began = perf_counter()
+    reading, writing = os.pipe()
+    pids = []
+    for _ in range(count):
+        pid = _fork()
+        if pid == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        pids.append(pid)
+    os.close(writing)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    os.close(reading)
+    return perf_counter() - began

@@ -29,6 +29,7 @@ PLANTED = {
     "a room that has no place": ("misc.py", "", "downward"),
     "what users test with": ("gateways/planted.py", "import solo_trio.testing", "downward"),
     "the kernel, from a service": ("service/planted.py", "import solo_trio.errors", "downward"),
+    "the kernel, from the SDK": ("client/planted.py", "import solo_trio.model.ids", "sdk"),
     "a clock": ("model/planted.py", "import time", "pure"),
     "chance": ("policy/planted.py", "from random import random", "pure"),
     "Trio": ("model/planted.py", "import trio", "pure"),

@@ -87,6 +87,13 @@ async def running_system(
             await _close(journal, telemetry)
 
 
+def check_unused(data: Path) -> None:
+    """Raises `Faulted("data_in_use")` if another kernel uses `data`; a directory that is not there is not made."""
+    if data.is_dir():
+        with DataLock(data):
+            pass
+
+
 @asynccontextmanager
 async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncIterator[System]:
     """Replay the log of `parts.journal` and run a kernel on it until the body is left (shutdown) or cancelled (crash)."""

@@ -19,10 +19,10 @@ from typing import Any, Final
 import trio
 
 from solo_trio import __version__
+from solo_trio.bootstrap import check_unused
 from solo_trio.cli.showing import ignore_output
 from solo_trio.embedding import Kernel
 from solo_trio.errors import Faulted, SoloError
-from solo_trio.journal.lock import DataLock
 from solo_trio.operations.settings import Settings
 
 STATE_FILE: Final = "solo.json"
@@ -192,15 +192,8 @@ async def _check_address(data: Path, host: str, port: int) -> None:
         for listener in await trio.open_tcp_listeners(port, host=host):
             await listener.aclose()
     except OSError as error:
-        _check_unused(data)
+        check_unused(data)  # the same command twice finds both taken; that the data is in use says more
         raise _unusable(host, port, error) from None
-
-
-def _check_unused(data: Path) -> None:
-    """The same command twice finds the address taken too; that the data is in use says more."""
-    if data.is_dir():
-        with DataLock(data):
-            pass
 
 
 def _unusable(host: str, port: int, error: OSError) -> Faulted:

@@ -5,17 +5,18 @@ Both clients offer every function of this module as a method of the same name, s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import quote
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from attrs import field, frozen
 
-from solo_trio.model.ids import check_function, check_id
+from solo_trio.errors import Rejected
 
 T = TypeVar("T")
 Restart = Literal["permanent", "transient", "temporary"]
 Document = dict[str, Any]
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 
 
 @frozen
@@ -45,7 +46,14 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _service(service_id: str, *more: str) -> str:
-    return "/".join(["/services", check_id("service_id", service_id), *(quote(part, safe="") for part in more)])
+    return "/".join(["/services", *(_segment(part) for part in (service_id, *more))])
+
+
+def _segment(name: str) -> str:
+    """An id as part of a path: the server says what an id is, this only that it cannot lead to another route."""
+    if _SEGMENT.fullmatch(name) is None:
+        raise Rejected("invalid_id", f"{name[:60]!a} cannot be an id: use a-z, 0-9, '_' and '-'")
+    return name
 
 
 def deploy(
@@ -94,9 +102,7 @@ def restart(service_id: str, *, idempotency_key: str | None = None) -> Ask[Docum
 def call(service_id: str, function: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Ask[Any]:
     """The result of an exported function; arguments and result are JSON."""
     body = {"args": list(args), "kwargs": dict(kwargs or {})}
-    return Ask(
-        "POST", _service(service_id, "call", check_function(function)), lambda document: document["result"], body=body
-    )
+    return Ask("POST", _service(service_id, "call", function), lambda document: document["result"], body=body)
 
 
 def logs(
@@ -134,7 +140,7 @@ def tenants(*, limit: int | None = None, cursor: str | None = None) -> Ask[Docum
 
 def show_tenant(tenant_id: str) -> Ask[Document]:
     """One tenant, with how many services it has in each state. System credentials only."""
-    return Ask("GET", f"/tenants/{check_id('tenant_id', tenant_id)}", _whole, tenant=False)
+    return Ask("GET", f"/tenants/{_segment(tenant_id)}", _whole, tenant=False)
 
 
 def health() -> Ask[Document]:

@@ -9,7 +9,6 @@ from typing import Any, Final
 import httpx
 from attrs import frozen
 
-from solo_trio import __version__
 from solo_trio.client.asks import Ask
 from solo_trio.errors import Rejected
 
@@ -36,7 +35,7 @@ class Address:
             raise Rejected("invalid_field", f"the server's URL is malformed: {error}") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise Rejected("invalid_field", "the server's URL must be like http://127.0.0.1:8080")
-        headers = {"User-Agent": f"solo/{__version__}", "Accept": "application/json"}
+        headers = {"User-Agent": "solo", "Accept": "application/json"}
         if token is not None:
             if not token.isascii() or not token.isprintable() or " " in token:
                 raise Rejected("unauthenticated", "the token is malformed: it must be one word of ASCII characters")

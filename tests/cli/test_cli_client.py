@@ -119,7 +119,7 @@ def test_an_unhealthy_answer_is_an_answer() -> None:
     assert read_answer(asks.ready(), 503, httpx.Headers(), b'{"status": "recovering"}') is False
 
 
-@pytest.mark.parametrize("service_id", ["", ".", "..", "a/b", "A", "a?x", "é"])
+@pytest.mark.parametrize("service_id", ["", ".", "..", "a/b", "a%2Fb", "a?x", "a#x", "é", "a\n", "a" * 129])
 def test_no_id_leads_to_another_route(service_id: str) -> None:
     for build in (asks.status, asks.kill, asks.restart):
         with pytest.raises(Rejected, match="invalid_id"):

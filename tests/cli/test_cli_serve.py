@@ -166,6 +166,7 @@ def test_wrong_usage_is_2(wrong: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_it_serves_and_takes_deployments_while_it_recovers(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with Server(data) as server:
@@ -184,6 +185,7 @@ def test_it_serves_and_takes_deployments_while_it_recovers(tmp_path: Path) -> No
             assert {each["status"] for each in client.services()["services"]} == {"ready"}
 
 
+@pytest.mark.slow
 def test_a_signal_during_recovery_ends_it_gracefully(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with Server(data) as server:

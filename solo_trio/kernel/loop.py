@@ -76,7 +76,7 @@ class Loop:
         self.refusing = False
         """Only the kernel itself is served any more."""
         self.storage_full = False
-        """Whether the last append found no space; shown in /health."""
+        """Whether the last append without a claim to reserved space found none; shown in /health."""
         self.touched: Touched = lambda records: None
 
     def remember(self, rows: Sequence[IdempotencyRow]) -> None:
@@ -169,7 +169,8 @@ class Loop:
                 await self._journal.append(
                     [record.stored for record in draft.records], draft.attachments, reserved=reserved
                 )
-                self.storage_full = False
+                if not reserved:  # what fits into the space held back says nothing about the disk
+                    self.storage_full = False
             except StorageFull as full:
                 self.storage_full = True
                 draft, answered = await self._commit_reserved(batch, full)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
-from solo_trio.errors import Rejected
+from solo_trio.errors import Faulted, KernelBug, Rejected
 from solo_trio.model import codec
 from solo_trio.model.capability import EMBEDDER, Authority
 from solo_trio.model.event import Decision, Now, Record
@@ -90,7 +90,7 @@ def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
             causation_id=submission.causation_id if event_id == first_id else first_id,
             correlation_id=submission.correlation_id,
         )
-        record = codec.to_record(stored)
+        record = _read_back(stored)
         state = apply(state, record)
         records.append(record)
     attachments, seen = decision.attachments, draft.seen
@@ -106,3 +106,10 @@ def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
         attachments=draft.attachments + attachments,
     )
     return staged, decision.reply
+
+
+def _read_back(stored: StoredEvent) -> Record:
+    try:
+        return codec.to_record(stored)
+    except Faulted as error:  # here it is not the data that is damaged, but who made it
+        raise KernelBug(f"an event {stored.type} cannot be read back: {error.detail}") from error

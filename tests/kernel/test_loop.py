@@ -110,7 +110,9 @@ class Rig:
 
     async def words(self) -> list[str]:
         events = [
-            codec.to_record(stored).event for page in [await self.journal.read(EventQuery(limit=10**6))] for stored in page
+            codec.to_record(stored).event
+            for page in [await self.journal.read(EventQuery(limit=10**6))]
+            for stored in page
         ]
         return [event.reason for event in events if isinstance(event, SystemShutdownStarted)]
 
@@ -137,9 +139,7 @@ async def running(
     assert rig.touched == [record.stored.id for record in records]
 
 
-async def test_what_waits_is_committed_together(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_waits_is_committed_together(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch) as rig:
         await rig.held({f"s{number}": say(f"s{number}") for number in range(200)})
         assert [len(each) for each in rig.journal.appends] == [1, 200]
@@ -217,7 +217,9 @@ async def test_the_order_is_believed_told_done_and_only_then_the_caller_goes_on(
         assert order == ["done 2 2", "answered 2"]
 
 
-async def test_a_defect_in_one_decision_is_contained(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_in_one_decision_is_contained(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def defect(state: KernelState) -> Decision:
         raise ZeroDivisionError("a defect")
 
@@ -307,7 +309,13 @@ async def test_a_full_disk_refuses_all_but_the_reserved(
             raise Rejected("service_not_found", "no")
 
         await rig.submit_all(
-            {"a": say("a1", "a2"), "kill": Urgent(("kill",)), "refused": Bad(refuse), "b": say("b"), "stop": Urgent(("stop",))}
+            {
+                "a": say("a1", "a2"),
+                "kill": Urgent(("kill",)),
+                "refused": Bad(refuse),
+                "b": say("b"),
+                "stop": Urgent(("stop",)),
+            }
         )
         rig.journal.failures.append(lambda events, reserved: setattr(disk, "full", True))  # after the first append
         rig.journal.gate.set()

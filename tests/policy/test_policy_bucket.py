@@ -60,6 +60,13 @@ def test_a_clock_that_goes_back_refills_nothing_twice(back: float) -> None:
     assert bucket.tokens == 0.0
 
 
+def test_a_clock_that_goes_back_takes_nothing_away() -> None:
+    bucket, _ = full(1.0, 10.0, at=100.0).take(1.0, 100.0)
+    bucket, took = bucket.take(9.0, 50.0)
+    assert took and bucket.tokens == 0.0
+    assert not bucket.take(1.0, 100.9)[1] and bucket.take(1.0, 101.0)[1]
+
+
 @SETTINGS
 @given(rates, bursts, steps)
 def test_never_more_than_the_burst_and_the_rate_over_time(

@@ -20,6 +20,9 @@ from solo_trio import __version__
 from solo_trio.client import SoloClient, find_server
 from solo_trio.errors import SoloError
 
+EXIT_S = 1.0
+"""What a busy machine may add: a process's end, and that the test learns of it."""
+
 
 def connect(server: Server, tenant: str | None = "default") -> SoloClient:
     return SoloClient(**find_server(server.data, environment={}).options(), tenant=tenant)
@@ -206,7 +209,7 @@ def test_sigterm_is_in_time_with_a_service_that_ignores_everything(tmp_path: Pat
         began = time.monotonic()
         server.send(signal.SIGTERM)
         assert server.wait() == 0
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < 3.0 + EXIT_S
         wait_gone(pid)
 
 

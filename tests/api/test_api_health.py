@@ -90,7 +90,8 @@ async def test_new_work_is_refused_while_the_kernel_closes(tmp_path: Path) -> No
     async with running(tmp_path / "data") as api:
         tenant = await api.tenant("t1")
         await tenant.deploy("calc")
-        api.system.core.loop.refuse_outside()  # the first thing a shutdown does, before it stops the server
+        loop = api.system.core.loop
+        loop.refuse_outside()  # the first thing a shutdown does, before it stops the server
         for response in (
             await tenant.try_deploy("more", CALC),
             await tenant.delete("/services/calc"),
@@ -99,6 +100,7 @@ async def test_new_work_is_refused_while_the_kernel_closes(tmp_path: Path) -> No
         ):
             assert refused(response, "shutting_down")["status"] == 503 and response.headers["retry-after"]
         assert (await tenant.ok("GET", "/services/calc"))["status"] == "ready"
+        loop.refusing = False  # the real shutdown is to come
 
 
 @contextlib.contextmanager

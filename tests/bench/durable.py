@@ -29,6 +29,8 @@ TRANSACTIONS = {1: 60, 16: 25, 256: 6}
 """For so many writers, so many commands of each in a round. Rounds are short, so that what disturbs one disturbs its floor."""
 COMMAND = BeginShutdown("a command that comes to one event of some two hundred bytes and changes nothing else; " * 2)
 SAMPLE_ROWS = 1_000
+WARM_UP = 300
+"""Transactions until a journal's log file has its size (see `RawTable`)."""
 
 
 class Counted:
@@ -87,8 +89,10 @@ async def measure(directory: Path) -> None:
         through_loop, alone, floor, sizes = [], [], [], []
         table = RawTable(directory / f"raw{writers}.db", COLUMNS)
         journal = await open_journal(_made(directory / f"journal{writers}"), bytes(32))
-        last = 0
         async with running_system(directory / f"loop{writers}", Settings()) as system:
+            await submit(system, 1, WARM_UP)
+            await append(journal, events, 0, [1] * WARM_UP)
+            last = WARM_UP
             counted = Counted(system.core.journal)
             for _ in range(ROUNDS):
                 counted.sizes.clear()

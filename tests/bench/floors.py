@@ -13,6 +13,9 @@ from typing import Any
 
 from solo_trio.journal.library import driver
 
+LOG_BYTES = 5 * 1_048_576
+"""More than the thousand pages at which SQLite begins its log anew."""
+
 
 class RawTable:
     """One table of the log's columns and nothing else: no index, no chain, no thread. WAL, and an fsync a transaction."""
@@ -22,8 +25,15 @@ class RawTable:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute(f"CREATE TABLE events ({columns[0]} INTEGER PRIMARY KEY, {', '.join(columns[1:])})")
+        self._warm_up()
         self._insert = f"INSERT INTO events VALUES ({', '.join('?' * len(columns))})"
         self._last = 0
+
+    def _warm_up(self) -> None:
+        """Let the log file grow to its size: from then on it is overwritten, which is cheaper to force out."""
+        self._connection.execute("CREATE TABLE filler (content BLOB)")
+        self._connection.execute(f"INSERT INTO filler VALUES (zeroblob({LOG_BYTES}))")
+        self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
     def write(self, rows: Sequence[tuple[Any, ...]], sizes: Sequence[int]) -> float:
         """Seconds to write transactions of these sizes, of the bytes of `rows`."""

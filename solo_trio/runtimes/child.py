@@ -96,7 +96,10 @@ def _rlimits(setup: Setup) -> None:
 
 def _limit(which: int, soft: int, hard: int | None = None) -> None:
     most = resource.getrlimit(which)[1]
-    values = [value if most == resource.RLIM_INFINITY else min(value, most) for value in (soft, soft if hard is None else hard)]
+    values = [
+        value if most == resource.RLIM_INFINITY else min(value, most)
+        for value in (soft, soft if hard is None else hard)
+    ]
     resource.setrlimit(which, (values[0], values[1]))
 
 

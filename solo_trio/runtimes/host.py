@@ -217,7 +217,9 @@ class _Session:
         except wire.FrameTooLarge as error:
             self._link.send(wire.Result(number, "result_not_serialisable", None, "", message_of(error)))
 
-    async def _ask(self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float) -> Any:
+    async def _ask(
+        self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float
+    ) -> Any:
         number = next(self._numbers)
         waiting = self._waiting[number] = _Waiting()
         try:

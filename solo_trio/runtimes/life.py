@@ -73,7 +73,9 @@ class Life:
         self._stopping = True
         self._scope.cancel()
 
-    def call(self, number: int, function: str, args: list[Any], kwargs: dict[str, Any], done: Callable[[Reply], None]) -> None:
+    def call(
+        self, number: int, function: str, args: list[Any], kwargs: dict[str, Any], done: Callable[[Reply], None]
+    ) -> None:
         """Start a call; `done` gets its reply exactly once, unless the whole life is cancelled from outside."""
         if self._early is not None:
             self._early[number] = functools.partial(self.call, number, function, args, kwargs, done), done

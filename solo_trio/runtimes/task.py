@@ -114,7 +114,9 @@ class ServiceTask:
             pending.reply = reply
             pending.done.set()
 
-    async def _ask(self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float) -> Any:
+    async def _ask(
+        self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float
+    ) -> Any:
         try:
             return await self._launch.outgoing(service_id, function, args, kwargs, timeout_s)
         except SoloError as error:

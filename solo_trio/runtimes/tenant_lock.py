@@ -35,17 +35,25 @@ def lock_path(directory: Path, incarnation: str) -> Path:
 
 
 async def take_lock(path: Path, timeout_s: float) -> int:
-    """Lock the file; returns its descriptor. Raises `Faulted("services_alive")` if it stays held."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        with trio.move_on_after(timeout_s):
-            while not _try_lock(descriptor):  # noqa: ASYNC110 - flock has no other wait
-                await trio.sleep(POLL_S)
-            return descriptor
-        raise Faulted("services_alive", f"{path} is still locked: processes of an earlier zygote have not ended")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    """Lock the file; returns its descriptor. Raises `Faulted("services_alive")` if it stays held, and `OSError`.
+
+    Whoever held the lock before may have removed the file while this one waited for it: a lock on a file that has no name
+    any more would be seen by nobody, so it is given up and the file that has the name now is locked.
+    """
+    with trio.move_on_after(timeout_s):
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                while not _try_lock(descriptor):  # noqa: ASYNC110 - flock has no other wait
+                    await trio.sleep(POLL_S)
+                if _is_file_at(path, descriptor):
+                    return descriptor
+                await trio.lowlevel.checkpoint()
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+    raise Faulted("services_alive", f"{path} is still locked: processes of an earlier zygote have not ended")
 
 
 def write_record(descriptor: int, keeper: int) -> None:
@@ -94,9 +102,18 @@ async def _release(path: Path, timeout_s: float, failed: Callable[[Path], None])
 
 
 def remove(path: Path) -> None:
-    """Remove a lock file; only for one who holds the lock, and where nobody else can be waiting for it."""
+    """Remove a lock file; only for one who holds the lock. Those who wait for it notice, see `take_lock`."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
+
+
+def _is_file_at(path: Path, descriptor: int) -> bool:
+    try:
+        named = os.stat(path)
+    except FileNotFoundError:
+        return False
+    held = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
 def _try_lock(descriptor: int) -> bool:

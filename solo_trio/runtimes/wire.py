@@ -243,7 +243,9 @@ def _decode(header: bytes, body: bytes) -> Message:
         frame = orjson.loads(header)
     except orjson.JSONDecodeError as error:
         raise WireError(f"the header is not JSON: {error}") from None
-    if not (isinstance(frame, list) and len(frame) == 2 and isinstance(frame[0], str) and isinstance(frame[1], Mapping)):
+    if not (
+        isinstance(frame, list) and len(frame) == 2 and isinstance(frame[0], str) and isinstance(frame[1], Mapping)
+    ):
         raise WireError("the header is not [name, values]")
     name, values = frame
     kind = _BY_NAME.get(name)

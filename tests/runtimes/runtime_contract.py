@@ -397,7 +397,9 @@ class RuntimeContract:
             assert "in deeper" in ending.traceback and "in main" in ending.traceback
             assert "solo_trio" not in ending.traceback
 
-    @pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()", "BaseException('odd')"])
+    @pytest.mark.parametrize(
+        "error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()", "BaseException('odd')"]
+    )
     @pytest.mark.parametrize("where", ["main", "call", "thread", "nursery"])
     async def test_base_exceptions_are_crashes_of_the_service(self, tmp_path: Path, error: str, where: str) -> None:
         async with self.rig(tmp_path) as rig:

@@ -77,7 +77,9 @@ FAILED = wire.Failed("why", "tb")
         (KILL, None, True, False, "broke the protocol", "crashed"),
     ],
 )
-def test_the_verdict_on_a_process(status: Any, word: Any, killed: bool, stop: bool, fault: str | None, kind: str) -> None:
+def test_the_verdict_on_a_process(
+    status: Any, word: Any, killed: bool, stop: bool, fault: str | None, kind: str
+) -> None:
     assert judge(Evidence(status, word, killed, stop, fault)).kind == kind
 
 

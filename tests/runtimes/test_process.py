@@ -19,6 +19,7 @@ from runtime_rig import BOUND_S, INCARNATION, Rig, process_rig
 
 import solo_trio
 from solo_trio.errors import Faulted, Rejected
+from solo_trio.ports import Running
 from solo_trio.runtimes import procfs
 from solo_trio.runtimes.control import Zygote
 from solo_trio.runtimes.process import ProcessRuntime, take_over
@@ -249,7 +250,9 @@ async def test_a_bare_process(tmp_path: Path) -> None:
 
 async def test_a_service_carries_nothing_of_the_kernel(tmp_path: Path) -> None:
     async with process_rig(tmp_path) as rig:
-        await rig.ready("import sys\nprint(' '.join(sorted(name for name in sys.modules if name.startswith('solo_trio'))))")
+        await rig.ready(
+            "import sys\nprint(' '.join(sorted(name for name in sys.modules if name.startswith('solo_trio'))))"
+        )
         names = (await _first(rig, "stdout")).split()
         assert "solo_trio.service" in names
         rooms = {name.split(".")[1] for name in names if "." in name}
@@ -417,6 +420,82 @@ async def test_no_zygote_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 async def zygotes_buried(directory: Path) -> None:
     while os.listdir(directory):  # noqa: ASYNC110 - bounded by the rig's fail_after
         await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+async def test_the_lock_is_never_on_a_file_that_was_removed(tmp_path: Path, renamed: bool) -> None:
+    path = lock_path(tmp_path, "abc")
+    held = await take_lock(path, 1)
+    got: list[int] = []
+
+    async def wait() -> None:
+        got.append(await take_lock(path, 30))
+
+    with trio.fail_after(BOUND_S):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            path.unlink()
+            if renamed:
+                path.write_text("{}")
+            os.close(held)
+            while not got:  # noqa: ASYNC110 - bounded
+                await trio.sleep(0.001)
+            assert not _is_free(path)
+            assert os.fstat(got[0]).st_ino == path.stat().st_ino
+            os.close(got[0])
+    os.close(got[1])
+    assert len(got) == 2
+
+
+async def test_a_lock_that_cannot_be_had_leaks_no_descriptor(tmp_path: Path) -> None:
+    path = lock_path(tmp_path, "abc")
+    held = await take_lock(path, 1)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(Faulted) as caught:
+        await take_lock(path, 0)
+    assert caught.value.code == "services_alive" and len(os.listdir("/proc/self/fd")) == before
+    os.close(held)
+
+
+async def test_a_zygote_that_dies_while_it_boots_with_starts_waiting(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        before = set(procfs.children(os.getpid()))
+        done: list[Running | Faulted] = []
+
+        async def start(number: int) -> None:
+            try:
+                done.append(await rig.start(IDLE, service_id=f"s{number}"))
+            except Faulted as error:
+                done.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(start, number)
+            while not (inner := [pid for child in children_since(before) for pid in procfs.children(child)]):
+                await trio.sleep(0.001)
+            os.kill(inner[0], signal.SIGKILL)
+        [refused] = [one for one in done if isinstance(one, Faulted)]
+        assert refused.code == "runtime_unavailable"
+        # What the keeper has open is the file that a following kernel would look at.
+        keeper = zygote_of(rig).pid
+        links = [os.readlink(f"/proc/{keeper}/fd/{number}") for number in os.listdir(f"/proc/{keeper}/fd")]
+        assert str(lock_path(tmp_path, INCARNATION)) in links
+        assert os.listdir(tmp_path) == [f"{INCARNATION}.lock"] and not _is_free(lock_path(tmp_path, INCARNATION))
+
+
+def children_since(before: set[int]) -> list[int]:
+    """The children of this process, of whichever thread."""
+    found = [pid for thread in os.listdir("/proc/self/task") for pid in _children_of_thread(thread)]
+    return [pid for pid in found if pid not in before]
+
+
+def _children_of_thread(thread: str) -> list[int]:
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{thread}/children").read_text().split()]
+    except OSError:
+        return []  # the thread has ended
 
 
 async def test_an_incarnation_that_is_no_file_name(tmp_path: Path) -> None:

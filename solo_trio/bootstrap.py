@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from solo_trio import __version__
-from solo_trio.errors import Faulted, JournalFailed
+from solo_trio.errors import Faulted, JournalFailed, SoloError
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
 from solo_trio.kernel.core import Core, Parts
@@ -51,8 +51,8 @@ async def running_system(
     """
     with DataLock(data):
         master = _master_key(data)
-        locks = data / LOCKS_DIRECTORY
-        locks.mkdir(mode=0o700, exist_ok=True)
+        locks = _make_directory(data / LOCKS_DIRECTORY)
+        _make_directory(data / LOGS_DIRECTORY)
         await take_over(locks, TAKE_OVER_TIMEOUT_S)
         journal = await open_journal(data, master.derive("witness"))
         telemetry = Diagnostics()
@@ -120,8 +120,10 @@ def _bare_errors() -> Iterator[None]:
     except BaseExceptionGroup as group:
         errors = list(_leaves(group))
         stopping = [error for error in errors if isinstance(error, JournalFailed)]
-        if len(errors) == 1 or stopping:
-            raise (stopping or errors)[0] from None
+        if stopping and all(isinstance(error, SoloError) for error in errors):
+            raise stopping[0] from None
+        if len(errors) == 1:
+            raise errors[0] from None
         raise
 
 
@@ -131,6 +133,14 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(error)
         else:
             yield error
+
+
+def _make_directory(path: Path) -> Path:
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise Faulted("data_unwritable", f"{path} must be a directory that can be written: {error.strerror}") from error
+    return path
 
 
 def _master_key(data: Path) -> MasterKey:
@@ -146,16 +156,19 @@ def _write_admin_token(data: Path, system: System) -> None:
     """The system's token, for whoever may read the data directory; written again if it is missing."""
     path = data / ADMIN_TOKEN_FILE
     capability = system_capability(system.core.loop.state)
-    if path.exists() or capability is None:
+    if path.is_file() or capability is None:
         return
     token = system.keyring.mint(capability.key_id, capability.capability_id)
     whole = path.with_suffix(".new")
-    descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w") as file:
-        file.write(token.reveal_text() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    whole.replace(path)
+    try:
+        descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w") as file:
+            file.write(token.reveal_text() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        whole.replace(path)
+    except OSError as error:
+        raise Faulted("data_unwritable", f"{path} cannot be written: {error.strerror}") from error
 
 
 async def _close(journal: SqliteJournal, telemetry: Diagnostics) -> None:

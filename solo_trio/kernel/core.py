@@ -84,6 +84,7 @@ class Core:
                     task_status.started()
                     nursery.start_soon(self.recovery.watch, self)
                     await self.closed.wait()
+                    tenants.cancel_scope.deadline = self.close_deadline  # whatever a supervisor may be waiting for
                 # every tenant's nursery is empty now
                 await self._complete_shutdown()
                 nursery.cancel_scope.cancel()
@@ -134,13 +135,14 @@ class Core:
             await self.loop.report(Submission(BeginShutdown(reason)))
         except SoloError as error:
             self.telemetry.note("shutdown could not be recorded", error=str(error))
-        self.closing = True
-        self.stop_deadline = began + timeout_s * CLOSE_SHARE
-        self.close_deadline = began + timeout_s
-        for tenant in self.tenants.values():
-            tenant.converge()
-        self.closed.set()
-        self.hub.close()
+        finally:  # also when cancelled in the middle: nobody would close otherwise
+            self.closing = True
+            self.stop_deadline = began + timeout_s * CLOSE_SHARE
+            self.close_deadline = began + timeout_s
+            for tenant in self.tenants.values():
+                tenant.converge()
+            self.closed.set()
+            self.hub.close()
 
     async def _complete_shutdown(self) -> None:
         try:

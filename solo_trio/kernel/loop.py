@@ -11,6 +11,7 @@ loop (and with it the kernel: starting is recovering).
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -22,15 +23,17 @@ from solo_trio.errors import Faulted, JournalFailed, KernelBug, Rejected, SoloEr
 from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.staging import Draft, Seen, Submission, stage
 from solo_trio.model.event import Now, Record
-from solo_trio.model.record import IdempotencyRow
+from solo_trio.model.record import DropArtifact, IdempotencyRow
 from solo_trio.model.state import KernelState
 from solo_trio.ports import Clock, Journal, Telemetry
 
 QUEUE_SUBMISSIONS_MAX: Final = 4_096
 BATCH_SUBMISSIONS_MAX: Final = 512
-BATCH_ATTACHMENT_BYTES_MAX: Final = 8 * 1_048_576
+BATCH_BYTES_MAX: Final = 8 * 1_048_576
+"""Of payloads and attachments in one transaction; a single submission may be larger."""
 BATCH_DECIDE_SECONDS_MAX: Final = 0.05
 """Deciding yields to the rest of the kernel at least this often."""
+STORAGE_PROBE_S: Final = 1.0
 IDEMPOTENCY_SECONDS: Final = 24 * 3_600
 IDEMPOTENCY_ROWS_MAX: Final = 100_000
 
@@ -138,7 +141,7 @@ class Loop:
         batch: list[_Waiting] = []
         try:
             while True:
-                batch = [await self._receive.receive()]
+                batch = [await self._next()]
                 await self._commit(batch)
                 batch = []
         except SoloError as error:
@@ -148,6 +151,18 @@ class Loop:
             if self._stopped is None:
                 self._stopped = Faulted("kernel_stopped", "the kernel has ended")
             self._fail_all(batch)
+
+    async def _next(self) -> _Waiting:
+        """The next submission; while the disk is full, looks again and again whether it still is."""
+        while self.storage_full:
+            with trio.move_on_after(STORAGE_PROBE_S):
+                return await self._receive.receive()
+            try:
+                await self._journal.append((), (DropArtifact(""),))  # deletes nothing, but takes back the reserve first
+                self.storage_full = False
+            except StorageFull:
+                continue
+        return await self._receive.receive()
 
     def _fail_all(self, batch: list[_Waiting]) -> None:
         assert self._stopped is not None
@@ -164,7 +179,7 @@ class Loop:
     async def _commit(self, batch: list[_Waiting]) -> None:
         draft, answered = self._decide(batch, more=True)
         if draft.records:
-            reserved = all(each.submission.command.RESERVED for each in batch)
+            reserved = all(each.submission.reserved for each in batch)
             try:
                 await self._journal.append(
                     [record.stored for record in draft.records], draft.attachments, reserved=reserved
@@ -187,7 +202,7 @@ class Loop:
         for each in batch:
             if each.done.is_set():
                 continue
-            if each.submission.command.RESERVED:
+            if each.submission.reserved:
                 kept.append(each)
             else:
                 each.fail(full)
@@ -208,12 +223,12 @@ class Loop:
         now = self.now()
         draft = Draft(self.state, self._seen)
         answered: list[Answered] = []
-        attachment_bytes, position, began = 0, 0, time.monotonic()
+        batch_bytes, position, began = 0, 0, time.monotonic()
         while True:
             if position == len(batch):
                 full = (
                     len(batch) >= BATCH_SUBMISSIONS_MAX
-                    or attachment_bytes >= BATCH_ATTACHMENT_BYTES_MAX
+                    or batch_bytes >= BATCH_BYTES_MAX
                     or time.monotonic() - began >= BATCH_DECIDE_SECONDS_MAX
                 )
                 if not more or full:
@@ -224,7 +239,7 @@ class Loop:
                     break
             waiting = batch[position]
             position += 1
-            known = len(draft.attachments)
+            known, recorded = len(draft.attachments), len(draft.records)
             try:
                 draft, reply = stage(draft, waiting.submission, now)
             except SoloError as error:
@@ -236,7 +251,8 @@ class Loop:
                 waiting.fail(KernelBug("the request met a defect; nothing was written"))
             else:
                 answered.append(Answered(waiting, reply))
-                attachment_bytes += sum(len(getattr(each, "content", b"")) for each in draft.attachments[known:])
+                batch_bytes += sum(len(getattr(each, "content", b"")) for each in draft.attachments[known:])
+                batch_bytes += sum(len(record.stored.payload or b"") for record in draft.records[recorded:])
         return draft, answered
 
     def _believe(self, draft: Draft) -> None:
@@ -246,9 +262,12 @@ class Loop:
             self._forget_old_keys()
 
     def _forget_old_keys(self) -> None:
-        """Keep the newest half: an older key is then taken as new, as after `IDEMPOTENCY_SECONDS`."""
-        newest = sorted(self._seen.values(), key=lambda row: row.event_id)[len(self._seen) // 2 :]
-        self._seen = HashTrieMap({(row.scope, row.key): row for row in newest})
+        """Forget the older half of the scope that has the most keys: nobody loses his through somebody else's."""
+        scopes = Counter(scope for scope, _ in self._seen)
+        [(greedy, count)] = scopes.most_common(1)
+        rows = sorted((row for row in self._seen.values() if row.scope == greedy), key=lambda row: row.event_id)
+        for row in rows[: (count + 1) // 2]:
+            self._seen = self._seen.remove((row.scope, row.key))
 
 
 def shutting_down() -> Faulted:

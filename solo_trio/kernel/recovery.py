@@ -117,5 +117,6 @@ async def replay(journal: Journal, clock: Clock, *, version: str, timeout_s: flo
             state = apply(state, codec.to_record(stored))
             if position % REPLAY_YIELD_RECORDS == 0:
                 await trio.lowlevel.checkpoint()
-    rows = await journal.idempotency(max(0, clock.wall_us() - IDEMPOTENCY_SECONDS * 1_000_000))
+    now_us = min(clock.wall_us(), state.last_at_us)  # a wall clock that jumped ahead must not expire every key
+    rows = await journal.idempotency(max(0, now_us - IDEMPOTENCY_SECONDS * 1_000_000))
     return Recovery(state, rows, trio.current_time() - began, version, timeout_s)

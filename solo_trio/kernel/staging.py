@@ -6,7 +6,7 @@ something that recovery could not read.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
@@ -24,6 +24,10 @@ class Command(Protocol):
     """May use the space that is held back on a full disk."""
 
     def decide(self, state: KernelState, now: Now) -> Decision: ...
+
+
+EVENT_BYTES_MAX: Final = 524_288
+"""Far above any event that operations and runtimes let through: their bounds are what keeps events small."""
 
 
 @frozen
@@ -49,6 +53,12 @@ class Submission:
     idempotency: Idempotency | None = None
     correlation_id: str | None = None
     causation_id: int | None = None
+    ends_stop: bool = False
+    """It reports the end of a stop that was asked for, which must work on a full disk."""
+
+    @property
+    def reserved(self) -> bool:
+        return self.ends_stop or self.command.RESERVED
 
 
 Seen: TypeAlias = "HashTrieMap[tuple[str, str], IdempotencyRow]"
@@ -109,6 +119,9 @@ def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
 
 
 def _read_back(stored: StoredEvent) -> Record:
+    size_bytes = len(stored.payload or b"")
+    if size_bytes > EVENT_BYTES_MAX:
+        raise KernelBug(f"an event {stored.type} has {size_bytes} bytes; nothing that is recorded is that large")
     try:
         return codec.to_record(stored)
     except Faulted as error:  # here it is not the data that is damaged, but who made it

@@ -18,9 +18,9 @@ from solo_trio.kernel.loop import submission_error
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import service_decisions as decisions
-from solo_trio.model.ending import Ending
+from solo_trio.model.ending import Ending, EndKind
 from solo_trio.model.limits import Limits, effective
-from solo_trio.model.service import ServiceState
+from solo_trio.model.service import ServiceState, StopRequest
 from solo_trio.policy.backoff import restart_delay
 from solo_trio.ports import Launch, Running
 
@@ -124,16 +124,43 @@ class ServiceSupervisor:
                 return
             self._generation, self._epoch = generation, service.epoch
             limits = effective(service.spec.limits, self._core.ceiling)
-            try:
-                launch = await self._launch(service, limits)
-                self.running = await self._core.runtimes[service.spec.isolation].start(launch, nursery)
-            except Faulted as fault:  # the world's fault, not the service's
-                await self._report_end(Ending("lost", fault.detail), timed_out=False)
+            failure = await self._run_unless_unwanted(service, limits, nursery)
+            if failure is not None:
+                await self._report_end(failure, timed_out=False)
+            if self.running is None:
                 return
-            except Rejected as refusal:
-                await self._report_end(Ending("load_failed", refusal.detail), timed_out=False)
-                return
-            await self._wait_until_ready(self.running, limits.start_timeout_s or 0)
+            in_time = await self._wait_until_ready(self.running, limits.start_timeout_s or 0)
+        if not in_time:
+            await self._end_late_start(self.running, limits.start_timeout_s or 0)
+
+    async def _run_unless_unwanted(self, service: ServiceState, limits: Limits, nursery: trio.Nursery) -> Ending | None:
+        """Start it; given up if it is no longer wanted before the runtime has answered. An ending: it could not start."""
+        failure: Ending | None = None
+        async with trio.open_nursery() as racing:
+
+            async def start() -> None:
+                nonlocal failure
+                try:
+                    launch = await self._launch(service, limits)
+                    self.running = await self._core.runtimes[service.spec.isolation].start(launch, nursery)
+                except Faulted as fault:  # the world's fault, not the service's; but a source that is gone stays gone
+                    kind: EndKind = "load_failed" if fault.code == "data_damaged" else "lost"
+                    failure = Ending(kind, fault.detail)
+                except Rejected as refusal:
+                    failure = Ending("load_failed", refusal.detail)
+                racing.cancel_scope.cancel()
+
+            racing.start_soon(start)
+            while self._is_wanted():
+                self._changed = trio.Event()
+                await self._changed.wait()
+            racing.cancel_scope.cancel()
+        return failure
+
+    def _is_wanted(self) -> bool:
+        """Whether the generation that was begun last is still to run."""
+        service = self._state()
+        return not (self._core.closing or service is None or service.stop is not None or service.epoch != self._epoch)
 
     async def _wait_for_delay(self, service: ServiceState) -> bool:
         """Wait out the backoff; False if something changed meanwhile. A spurious wake-up does not begin it anew."""
@@ -174,33 +201,30 @@ class ServiceSupervisor:
             outgoing=self._core.outgoing(self._tenant_id, self._incarnation),
         )
 
-    async def _wait_until_ready(self, running: Running, timeout_s: float) -> None:
-        """Until it is ready (reported), ended, timed out (killed, reported) or no longer wanted (left to the next step)."""
+    async def _wait_until_ready(self, running: Running, timeout_s: float) -> bool:
+        """Until it is ready (reported), ended, or no longer wanted (left to the next step); False if that took too long."""
         deadline = trio.current_time() + timeout_s
         while True:
             if running.ready.is_set():  # asked first: it was ready, even if it has ended since
                 await self._report_ready()
-                return
-            if running.ended.is_set():
-                return
-            service = self._state()
-            if self._core.closing or service is None or service.stop is not None or service.epoch != self._epoch:
-                return
+                return True
+            if running.ended.is_set() or not self._is_wanted():
+                return True
+            if trio.current_time() >= deadline:
+                return False
             self._changed = trio.Event()
             with trio.move_on_at(deadline):
                 await self._wait_any(running.ready.wait, running.ended.wait)
-                continue
-            running.kill()
-            await self._wait_ended(running, math.inf, killed=True)
-            if not running.ended.is_set():
-                return
-            ending = Ending(
-                "crashed",
-                f"did not become ready within {timeout_s:g} s",
-                running.ending.traceback if running.ending is not None else "",
-            )
-            await self._report_ended(ending, timed_out=True)
+
+    async def _end_late_start(self, running: Running, timeout_s: float) -> None:
+        """It did not become ready in time: kill it and report. Its place is free already, should it not die at once."""
+        running.kill()
+        await self._wait_ended(running, math.inf, killed=True)
+        if not running.ended.is_set():
             return
+        traceback = running.ending.traceback if running.ending is not None else ""
+        ending = Ending("crashed", f"did not become ready within {timeout_s:g} s", traceback)
+        await self._report_ended(ending, timed_out=True)
 
     async def _report_ready(self) -> None:
         await self._report(
@@ -254,13 +278,21 @@ class ServiceSupervisor:
 
     async def _wait_ended(self, running: Running, until: float, *, killed: bool) -> None:
         """Until it has ended, or the time is over: `until`, or the shutdown's, which may begin meanwhile."""
+        obeyed = self._stop_request()
         while not running.ended.is_set():
+            stop = self._stop_request()
+            if stop is not None and stop != obeyed:  # asked again, with less patience
+                obeyed, until = stop, min(until, trio.current_time() + (0 if stop.force else stop.grace_ms / 1_000))
             deadline = min(until, self._core.close_deadline if killed else self._core.stop_deadline)
             if trio.current_time() >= deadline:
                 return
             self._changed = trio.Event()
             with trio.move_on_at(deadline):
                 await self._wait_any(running.ended.wait)
+
+    def _stop_request(self) -> StopRequest | None:
+        service = self._state()
+        return None if service is None else service.stop
 
     async def _end_quietly(self) -> None:
         """Nothing is wanted of it and nothing is recorded: the kernel closes, or the state has moved on."""
@@ -289,8 +321,9 @@ class ServiceSupervisor:
     async def _report(self, command: Any) -> Any:
         """Submit what was observed; on a full disk again and again, because it must not be lost while the kernel lives."""
         while True:
+            submission = Submission(command, causation_id=self.deployment, ends_stop=self._stop_request() is not None)
             try:
-                return await self._core.loop.report(Submission(command, causation_id=self.deployment))
+                return await self._core.loop.report(submission)
             except StorageFull:
                 if self._core.closing:
                     return None

@@ -36,6 +36,13 @@ class Artifact:
 
 
 @frozen
+class DropArtifact:
+    """Delete the artifact of `digest` in the same transaction; one that is not there is a no-op."""
+
+    digest: str
+
+
+@frozen
 class KeyRow:
     """A wrapped key: deleting the row shreds everything made with it. `purpose`: "token" (a macaroon root key) so far."""
 
@@ -59,7 +66,7 @@ class IdempotencyRow:
     at_us: int
 
 
-Attachment = Artifact | KeyRow | IdempotencyRow
+Attachment = Artifact | DropArtifact | KeyRow | IdempotencyRow
 
 
 @frozen
@@ -74,3 +81,15 @@ class EventQuery:
     types: tuple[str, ...] | None = None
     newest: bool = False
     """Take the last `limit` that match instead of the first; still answered in ascending order."""
+
+
+@frozen
+class Scan:
+    """What one look into the log found: `events` are all that match with an id after the query's and up to `looked_at`.
+
+    `complete`: the log had no more to look at. If not, go on with `after=looked_at`, even if nothing was found.
+    """
+
+    events: list[StoredEvent]
+    looked_at: int
+    complete: bool

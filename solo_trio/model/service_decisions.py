@@ -15,7 +15,7 @@ from solo_trio.model import service_events as ev
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Decision, Event, Now, Proposed
 from solo_trio.model.ids import check_id
-from solo_trio.model.record import Artifact
+from solo_trio.model.record import Artifact, DropArtifact
 from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, tenant_of
@@ -86,7 +86,7 @@ class Deploy:
 
 @frozen
 class Kill:
-    """Stop a service and forget it. Asking again while it stops joins the stop that runs."""
+    """Stop a service and forget it. Asking again while it stops joins the stop that runs, or shortens its grace."""
 
     RESERVED: ClassVar[bool] = True
 
@@ -98,8 +98,14 @@ class Kill:
 
     def decide(self, state: KernelState, now: Now) -> Decision:
         service = _wanted(state, self.tenant_id, self.service_id, self.revision)
-        if service.stop is not None:
-            return Decision(reply=Accepted(service.stop.event_id, service.deployment, changed=False))
+        stop = service.stop
+        if stop is not None and not (self.force > stop.force or self.grace_ms < stop.grace_ms):
+            return Decision(reply=Accepted(stop.event_id, service.deployment, changed=False))
+        if stop is not None:  # less patience than before: this request's counts from now on
+            grace_ms, force = min(self.grace_ms, stop.grace_ms), self.force or stop.force
+            sooner = ev.ServiceKilled(service.deployment, service.generation, grace_ms, force)
+            accepted = Accepted(state.last_id + 1, service.deployment)
+            return _about(state, self.tenant_id, service, sooner, reply=accepted)
         killed = ev.ServiceKilled(service.deployment, service.generation, self.grace_ms, self.force)
         events: tuple[Event, ...] = (killed,)
         if not service.wants_to_run:  # nothing runs: both facts at once
@@ -155,7 +161,7 @@ class BeginStart:
 class ReportReady:
     """The generation is ready. The reply is False if that came too late to matter."""
 
-    RESERVED: ClassVar[bool] = True
+    RESERVED: ClassVar[bool] = False
 
     tenant_id: str
     incarnation: str
@@ -182,7 +188,8 @@ class ReportReady:
 class ReportEnded:
     """The generation ended. `timed_out`: the kernel killed it because it did not become ready in time."""
 
-    RESERVED: ClassVar[bool] = True
+    RESERVED: ClassVar[bool] = False
+    """Unless it ends a stop that was asked for: the supervisor says so in its submission."""
 
     tenant_id: str
     incarnation: str
@@ -204,8 +211,12 @@ class ReportEnded:
             if ending.kind in ("crashed", "load_failed"):
                 return self._crash(service, counted=False, restart=False), ev.ServiceStopped(*which, reason="crashed")
             return (ev.ServiceStopped(*which, reason=ending.kind),)
-        if ending.kind == "lost" and (service.confirmed or service.attempt + 1 < LOST_STARTS_MAX):
-            return (self._crash(service, counted=False, restart=True),)
+        if ending.kind == "lost":  # the world's fault: counted in no window
+            again = service.attempt + 1 < LOST_STARTS_MAX
+            if service.confirmed:
+                again = wants_restart(service.spec.restart, abnormal=True)
+            if service.confirmed or again:
+                return (self._crash(service, counted=False, restart=again),)
         if not service.confirmed:
             return (ev.ServiceDeploymentFailed(*which, reason=ending.reason, traceback=ending.traceback),)
         recovering = service.next_cause == "recovery" and service.ready_at_us is None
@@ -300,4 +311,17 @@ def _is_running(service: ServiceState, generation: int) -> bool:
 
 def _about(state: KernelState, tenant_id: str, service: ServiceState, *events: Event, reply: object = None) -> Decision:
     incarnation = state.tenants[tenant_id].incarnation
-    return Decision(tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events), reply=reply)
+    forgotten = any(
+        isinstance(each, ev.ServiceDeploymentFailed)
+        or (
+            isinstance(each, ev.ServiceStopped)
+            and (service.stop is not None or isinstance(events[0], ev.ServiceKilled))
+        )
+        for each in events
+    )
+    drop = forgotten and state.is_last_use(service)
+    return Decision(
+        tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events),
+        (DropArtifact(service.spec.digest),) if drop else (),
+        reply,
+    )

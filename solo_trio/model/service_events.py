@@ -5,7 +5,7 @@ Every outcome names its `deployment` and `generation`, and the row carries the t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, frozen
 
@@ -17,6 +17,9 @@ from solo_trio.policy.restart import count_crash
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
+
+STABLE_UPTIME_MIN_S: Final = 1.0
+"""A shorter uptime resets no backoff, however short the window is."""
 
 
 @event("service_deployment_started")
@@ -33,7 +36,7 @@ class ServiceDeploymentStarted(Event):
         if state.service(stamp.tenant_id, stamp.subject) is not None:
             raise LookupError(f"service {stamp.tenant_id}/{stamp.subject} exists")
         service = ServiceState(stamp.subject, stamp.id, stamp.id, stamp.id, self.version, self.spec)
-        return state.put(stamp.tenant_id, service)
+        return state.add(stamp.tenant_id, service)
 
 
 @frozen
@@ -147,9 +150,8 @@ class ServiceCrashed(_Outcome):
             window, _ = count_crash(
                 window, stamp.kernel_time, max_restarts=limits.max_restarts, max_seconds=limits.max_seconds
             )
-        stable = (
-            service.ready_kernel_time is not None
-            and stamp.kernel_time - service.ready_kernel_time >= limits.max_seconds
+        stable = service.ready_kernel_time is not None and (
+            stamp.kernel_time - service.ready_kernel_time >= max(limits.max_seconds, STABLE_UPTIME_MIN_S)
         )
         status = service.status
         if service.stop is None:

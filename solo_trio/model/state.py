@@ -29,6 +29,8 @@ class KernelState:
     system: SystemState = field(factory=SystemState)
     tenants: HashTrieMap[str, TenantState] = field(factory=HashTrieMap)
     capabilities: HashTrieMap[str, Capability] = field(factory=HashTrieMap)
+    sources: HashTrieMap[str, int] = field(factory=HashTrieMap)
+    """How many services have the source of a digest: at none, it is dropped from the journal."""
 
     def service(self, tenant_id: str, service_id: str) -> ServiceState | None:
         tenant = self.tenants.get(tenant_id)
@@ -53,10 +55,24 @@ class KernelState:
         services = tenant.services.insert(service.service_id, service)
         return evolve(self, tenants=self.tenants.insert(tenant_id, evolve(tenant, services=services)))
 
+    def add(self, tenant_id: str, service: ServiceState) -> KernelState:
+        digest = service.spec.digest
+        sources = self.sources.insert(digest, self.sources.get(digest, 0) + 1) if digest else self.sources
+        return evolve(self.put(tenant_id, service), sources=sources)
+
     def drop(self, tenant_id: str, service_id: str) -> KernelState:
         tenant = self.tenants[tenant_id]
+        digest, sources = tenant.services[service_id].spec.digest, self.sources
+        if digest:
+            left = sources[digest] - 1
+            sources = sources.insert(digest, left) if left else sources.remove(digest)
         services = tenant.services.remove(service_id)
-        return evolve(self, tenants=self.tenants.insert(tenant_id, evolve(tenant, services=services)))
+        tenants = self.tenants.insert(tenant_id, evolve(tenant, services=services))
+        return evolve(self, tenants=tenants, sources=sources)
+
+    def is_last_use(self, service: ServiceState) -> bool:
+        """Whether the source of `service` is nobody else's."""
+        return self.sources.get(service.spec.digest) == 1
 
 
 def apply(state: KernelState, record: Record) -> KernelState:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import orjson
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.kernel.staging import Repeated
@@ -83,11 +83,12 @@ async def deploy_spec(
     """Deploy any specification (an embedding application's too). `idempotent`: an equal one that is there is the answer."""
     tenant = caller.tenant()
     settings = caller.system.settings
+    spec = evolve(spec.check(), config=_as_json(spec.config))
     _check_sizes(spec, source)
     command = Deploy(
         tenant.tenant_id,
         service_id,
-        spec.check(),
+        spec,
         source,
         idempotent=idempotent,
         services_max=settings.max_total,
@@ -99,7 +100,7 @@ async def deploy_spec(
         if isinstance(reply, Accepted) and not reply.changed:
             service = find_service(caller.core.loop.state, tenant.tenant_id, service_id)
             if service.confirmed:
-                return Answer(_deployed_view(caller, service_id, service.version, spec.digest, deployment))
+                return Answer(service_view(tenant.tenant_id, service), revision=service.revision)
         if not wait:
             view = _deployed_view(caller, service_id, 1, spec.digest, deployment, status="starting")
             return Answer(view, 202, revision=deployment)
@@ -115,13 +116,20 @@ async def deploy_spec(
     return _deploy_answer(caller, service_id, record, deployment)
 
 
+def _as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as the log will give it back (tuples are lists), so that equal ones compare equal."""
+    try:
+        found = orjson.loads(orjson.dumps(config))
+    except TypeError as error:  # only from an embedding application: a gateway's config was JSON
+        raise Rejected("invalid_field", f"config must be JSON: {error}") from None
+    assert isinstance(found, dict)
+    return found
+
+
 def _check_sizes(spec: ServiceSpec, source: bytes) -> None:
     if len(source) > SOURCE_BYTES_MAX:
         raise Rejected("too_large", f"code may have {SOURCE_BYTES_MAX} bytes; it has {len(source)}")
-    try:
-        config_bytes = len(orjson.dumps(spec.config))
-    except TypeError as error:  # only from an embedding application: a gateway's config was JSON
-        raise Rejected("invalid_field", f"config must be JSON: {error}") from None
+    config_bytes = len(orjson.dumps(spec.config))
     if config_bytes > CONFIG_BYTES_MAX:
         raise Rejected("too_large", f"config may have {CONFIG_BYTES_MAX} bytes as JSON; it has {config_bytes}")
 

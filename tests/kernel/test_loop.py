@@ -164,7 +164,7 @@ async def test_a_batch_is_bounded(autojump_clock: MockClock, monkeypatch: pytest
 async def test_a_batch_is_bounded_in_bytes_of_attachments(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_module, "BATCH_ATTACHMENT_BYTES_MAX", 1_000)
+    monkeypatch.setattr(loop_module, "BATCH_BYTES_MAX", 1_000)
     contents = [bytes([number]) * 400 for number in range(6)]
     async with running(monkeypatch) as rig:
         await rig.held(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -60,7 +61,7 @@ async def cut(memory: MemoryKernel, type_: str, count: int = 1) -> None:
 
 async def test_system_started_resets_what_was_observed_of_the_wanted_only(autojump_clock: MockClock) -> None:
     actors = {name: Actor() for name in ("ready", "starting")}
-    actors |= {name: Actor(crash_after(1)) for name in ("restarting", "given-up", "stopped")}
+    actors |= {name: Actor(crash_after(0)) for name in ("restarting", "given-up", "stopped")}
     memory = MemoryKernel(actors)
     async with crashing(memory) as kernel:
         tenant = await kernel.tenant("acme")
@@ -562,7 +563,7 @@ async def test_a_failed_journal_stops_the_kernel_and_everybody_is_told(autojump_
                 await trio.sleep_forever()
         assert caught.value.code == "journal_failed"
         nursery.start_soon(ask, tenant, "later", actor)
-    assert codes.count("journal_failed") == 3 and codes[-1] == "kernel_stopped" and len(codes) == 5
+    assert Counter(codes) == {"journal_failed": 3, "shutting_down": 1, "kernel_stopped": 1}
     assert trio.current_time() == pytest.approx(1) and actor.alive == slow.alive == 0
     assert memory.telemetry.bug_count == 0
     journal.failures.clear()
@@ -594,7 +595,8 @@ async def test_on_a_full_disk_services_are_stopped_and_crashes_are_kept_until_th
                 await refused()
         assert (await tenant.kill("web"))["reason"] == "stopped"
         await trio.sleep(100)
-        assert (await tenant.status("api"))["status"] == "restarting" and len(crasher.began) == 1
+        assert "crashed" not in await story(memory, "api")  # the space held back is for stops alone
+        assert len(crasher.began) == 1
         full[0] = False
         await recorded(kernel, "api", "service_ready", count=2)
         await tenant.deploy("new", actor)

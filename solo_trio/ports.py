@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from solo_trio.model.ending import Ending as Ending
 from solo_trio.model.ending import EndKind as EndKind
-from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, StoredEvent
+from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, Scan, StoredEvent
 
 
 class Clock(Protocol):
@@ -51,7 +51,16 @@ class Journal(Protocol):
         """All events with id > `after`, ascending, in pages; damage raises `Faulted("data_damaged")`."""
         ...
 
-    async def read(self, query: EventQuery) -> list[StoredEvent]: ...
+    async def read(self, query: EventQuery) -> list[StoredEvent]:
+        """All that the query says, however many scans it takes; others have their turn between them."""
+        ...
+
+    async def scan(self, query: EventQuery) -> Scan:
+        """Look at a bounded number of rows: fewer than `limit` may be found although more exist. Not for `newest`.
+
+        The scans of one tenant are made one at a time, and tenants are served in turn.
+        """
+        ...
 
     async def artifact(self, digest: str) -> Artifact:
         """Raises `Faulted("data_damaged")` if it is missing or does not have its digest."""

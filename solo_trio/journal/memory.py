@@ -13,8 +13,9 @@ import trio
 
 from solo_trio.errors import KernelBug
 from solo_trio.journal.library import damaged
+from solo_trio.journal.reads import SCAN_ROWS_MAX
 from solo_trio.journal.store import check_artifact
-from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, StoredEvent
+from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, Scan, StoredEvent
 
 REPLAY_PAGE_ROWS: Final = 2_000
 
@@ -59,6 +60,16 @@ class MemoryJournal:
         if query.newest:
             return found[max(0, len(found) - query.limit) :]
         return found[: query.limit]
+
+    async def scan(self, query: EventQuery) -> Scan:
+        await trio.lowlevel.checkpoint()
+        if query.newest:
+            raise KernelBug("a scan goes forward: read the newest by `read`")
+        looked_at = max(query.after, min(query.after + SCAN_ROWS_MAX, len(self._events)))
+        found = [event for event in self._events[query.after : looked_at] if _matches(event, query)][: query.limit]
+        if found and len(found) == query.limit:
+            looked_at = found[-1].id
+        return Scan(found, looked_at, complete=looked_at >= len(self._events))
 
     async def artifact(self, digest: str) -> Artifact:
         await trio.lowlevel.checkpoint()

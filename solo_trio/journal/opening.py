@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from attrs import frozen
+
 from solo_trio.journal import reads, schema, wal, witness
 from solo_trio.journal.library import at_open, damaged, driver, means
 from solo_trio.journal.lock import prepare_directory, sync_directory
@@ -26,11 +28,20 @@ from solo_trio.journal.reserve import (
 from solo_trio.journal.store import CHECKPOINT_PAGES_MAX, Store
 from solo_trio.journal.witness import NO_EVENTS, WITNESS_FILE, Head, Witness
 
-READERS_MAX: Final = 2
+SCAN_READERS: Final = 2
+POINT_READERS: Final = 1
 
 
-def open_store(directory: Path, key: bytes) -> tuple[Store, list[driver.Connection]]:
-    """The writing side and `READERS_MAX` connections for the reading side; raises what `open_journal` says."""
+@frozen
+class Readers:
+    """Connections for reading: for scans of events, and for the kernel's own reads by key."""
+
+    scans: list[driver.Connection]
+    points: list[driver.Connection]
+
+
+def open_store(directory: Path, key: bytes) -> tuple[Store, Readers]:
+    """The writing side and the connections of the reading side; raises what `open_journal` says."""
     try:
         return _open(directory, key)
     except (driver.Error, OSError) as error:
@@ -43,30 +54,31 @@ def open_store(directory: Path, key: bytes) -> tuple[Store, list[driver.Connecti
         raise at_open(error, directory) from error
 
 
-def close_store(store: Store, readers: list[driver.Connection]) -> None:
+def close_store(store: Store, readers: Readers) -> None:
     """Close everything; raises `JournalFailed` or OSError if the last checkpoint or fsync failed.
 
     The last connection that can write moves the WAL into the database when it closes. After a failure that must not
     happen (an fsync that failed would be tried again, and the WAL deleted on its word), so the readers outlive it then.
     """
+    connections = [*readers.scans, *readers.points]
     with ExitStack() as stack:
         if store.failure is None:
             try:
                 stack.callback(store.close_connection)
-                stack.callback(_close_all, readers)
+                stack.callback(_close_all, connections)
                 stack.callback(store.close_witness)
                 store.settle()
                 return
             except BaseException:
                 stack.pop_all()
-                _close_failed(store, readers)
+                _close_failed(store, connections)
                 raise
-        _close_failed(store, readers)
+        _close_failed(store, connections)
 
 
-def _close_failed(store: Store, readers: list[driver.Connection]) -> None:
+def _close_failed(store: Store, connections: list[driver.Connection]) -> None:
     with ExitStack() as stack:
-        stack.callback(_close_all, readers)
+        stack.callback(_close_all, connections)
         stack.callback(store.close_connection)
         stack.callback(store.close_witness)
 
@@ -87,7 +99,7 @@ def _is_full(directory: Path, error: Exception) -> bool:
     return means(error) == "other" and status.f_bavail * status.f_frsize < RESERVE_BYTES_MIN
 
 
-def _open(directory: Path, key: bytes) -> tuple[Store, list[driver.Connection]]:
+def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
     prepare_directory(directory)
     known = witness.read(directory, key)
     _check_files(directory, known)
@@ -112,13 +124,13 @@ def _open(directory: Path, key: bytes) -> tuple[Store, list[driver.Connection]]:
         store.hold_reserve_if_possible()
 
         readers = []
-        for _ in range(READERS_MAX):
+        for _ in range(SCAN_READERS + POINT_READERS):
             readers.append(schema.connect_reader(directory))
             stack.callback(readers[-1].close)
             # A reader that has read holds its lock, which `close_store` relies on.
             reads.head(readers[-1])
         stack.pop_all()
-    return store, readers
+    return store, Readers(scans=readers[:SCAN_READERS], points=readers[SCAN_READERS:])
 
 
 def _check_files(directory: Path, known: Head | None) -> None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
+from attrs import evolve
 
 from solo_trio.errors import JournalFailed, KernelBug
 from solo_trio.journal import reads
 from solo_trio.journal.chain import GENESIS
-from solo_trio.journal.library import at_open, damaged, driver, warning_for
-from solo_trio.journal.opening import READERS_MAX, close_store, open_store
+from solo_trio.journal.library import damaged, driver, warning_for
+from solo_trio.journal.opening import Readers, close_store, open_store
 from solo_trio.journal.store import Store
+from solo_trio.journal.turns import Lane, Turns
 from solo_trio.journal.witness import Head
 from solo_trio.journal.writer import Writer
-from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, StoredEvent
+from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, Scan, StoredEvent
+
+POINT_ROWS_MAX: Final = 16
+"""So many events may be read by their ids alone on the connection of the kernel's own reads."""
 
 T = TypeVar("T")
 
@@ -36,13 +41,15 @@ async def open_journal(directory: Path, witness_key: bytes) -> SqliteJournal:
 class SqliteJournal:
     """`ports.Journal` on a directory; made by `open_journal`."""
 
-    def __init__(self, store: Store, readers: list[driver.Connection]) -> None:
+    def __init__(self, store: Store, readers: Readers) -> None:
         self.warning = warning_for(driver.sqlite_version_info)
         """A sentence for the operator about this SQLite, or None."""
         self._store = store
         self._writer = Writer("solo-journal")
-        self._idle = readers
-        self._reading = trio.CapacityLimiter(READERS_MAX)
+        self._readers = readers
+        self._scans = Lane(readers.scans)
+        self._points = Lane(readers.points)
+        self._turns = Turns()
         self._closed = False
 
     async def append(
@@ -56,17 +63,33 @@ class SqliteJournal:
         return _Replay(self, self._store.head, after)
 
     async def read(self, query: EventQuery) -> list[StoredEvent]:
-        return await self.in_reader(lambda connection: reads.read(connection, query))
+        found: list[StoredEvent] = []
+        before: int | None = None
+        while True:
+            scan = await self._scan(query, before)
+            found = scan.events + found if query.newest else found + scan.events
+            query = evolve(query, limit=query.limit - len(scan.events))
+            if scan.complete or query.limit <= 0:
+                return found
+            if query.newest:
+                before = scan.looked_at
+            else:
+                query = evolve(query, after=scan.looked_at)
+
+    async def scan(self, query: EventQuery) -> Scan:
+        if query.newest:
+            raise KernelBug("a scan goes forward: read the newest by `read`")
+        return await self._scan(query)
 
     async def artifact(self, digest: str) -> Artifact:
-        return await self.in_reader(lambda connection: reads.artifact(connection, digest))
+        return await self._points.run(lambda connection: reads.artifact(connection, digest))
 
     async def keys(self) -> list[KeyRow]:
-        return await self.in_reader(reads.keys)
+        return await self._points.run(reads.keys)
 
     async def idempotency(self, since_us: int) -> list[IdempotencyRow]:
         await self._writer.run(partial(self._store.forget_idempotency, since_us))
-        return await self.in_reader(lambda connection: reads.idempotency(connection, since_us))
+        return await self._points.run(lambda connection: reads.idempotency(connection, since_us))
 
     async def close(self) -> None:
         """Move the WAL into the database, force the witness out, close everything. Idempotent.
@@ -77,35 +100,31 @@ class SqliteJournal:
             return
         self._closed = True
         with trio.CancelScope(shield=True):
-            readers = [object() for _ in range(READERS_MAX)]
-            for reader in readers:
-                await self._reading.acquire_on_behalf_of(reader)
+            await self._points.wait_closed()
+            await self._scans.wait_closed()
             try:
-                await self._writer.run(partial(close_store, self._store, self._idle))
+                await self._writer.run(partial(close_store, self._store, self._readers))
             except OSError as error:
                 raise JournalFailed(f"the journal could not be closed in order ({error}): check the disk") from error
             finally:
                 await self._writer.close()
-                for reader in readers:
-                    self._reading.release_on_behalf_of(reader)
 
     async def in_reader(self, query: Callable[[driver.Connection], T]) -> T:
-        """Run a query in a thread with a connection to itself; on return it is finished, and its transaction over."""
-        async with self._reading:
-            if self._closed:
-                raise KernelBug("the journal was read after it was closed")
-            connection = self._idle.pop()
-            try:
-                return await trio.to_thread.run_sync(_query, query, connection)
-            finally:
-                self._idle.append(connection)
+        """Run a query beside the scans of events."""
+        return await self._scans.run(query)
+
+    async def _scan(self, query: EventQuery, before: int | None = None) -> Scan:
+        work = partial(reads.scan, query=query, before=before)
+        if _is_point(query):
+            return await self._points.run(work)
+        async with self._turns.of(query.tenant_id):
+            return await self._scans.run(work)
 
 
-def _query(query: Callable[[driver.Connection], T], connection: driver.Connection) -> T:
-    try:
-        return query(connection)
-    except driver.Error as error:
-        raise at_open(error, "the data directory") from error
+def _is_point(query: EventQuery) -> bool:
+    """Nothing but ids is asked for, and few of them: no row is looked at that is not answered."""
+    unfiltered = query.tenant_id is None and query.incarnation is None and query.subject is None and query.types is None
+    return unfiltered and query.limit <= POINT_ROWS_MAX
 
 
 class _Replay:

@@ -11,6 +11,7 @@ import trio.testing
 from journal_samples import Closable, artifact, event, events, idempotency_row, key_row, replayed
 
 from solo_trio.errors import Faulted, KernelBug
+from solo_trio.journal.reads import SCAN_ROWS_MAX
 from solo_trio.model.record import Artifact, EventQuery, StoredEvent
 
 ODD = [
@@ -167,6 +168,48 @@ class JournalContract:
         ]
         cut = expected[max(0, len(expected) - query.limit) :] if query.newest else expected[: query.limit]
         assert await journal.read(query) == cut
+
+    @pytest.mark.parametrize("limit", [1, 7, 100])
+    async def test_a_scan_says_how_far_it_looked(self, journal: Closable, limit: int) -> None:
+        await journal.append(events(1, 60))
+        query = EventQuery(tenant_id="acme", types=("service_ready",), limit=limit)
+        found: list[StoredEvent] = []
+        while True:
+            scan = await journal.scan(query)
+            assert len(scan.events) <= limit
+            assert all(query.after < item.id <= scan.looked_at for item in scan.events)
+            found += scan.events
+            if scan.complete:
+                break
+            assert scan.looked_at > query.after
+            query = attrs.evolve(query, after=scan.looked_at)
+        assert scan.looked_at == 60
+        assert found == await journal.read(attrs.evolve(query, after=0, limit=100)) != []
+
+    async def test_a_scan_looks_at_a_bounded_number_of_rows(self, journal: Closable) -> None:
+        last = SCAN_ROWS_MAX + 30
+        await journal.append(events(1, last))
+        rare = EventQuery(incarnation="nobody")
+        scan = await journal.scan(rare)
+        assert (scan.events, scan.looked_at, scan.complete) == ([], SCAN_ROWS_MAX, False)
+        scan = await journal.scan(attrs.evolve(rare, after=scan.looked_at))
+        assert (scan.events, scan.looked_at, scan.complete) == ([], last, True)
+        # A read looks at everything all the same, from either end.
+        for newest in (False, True):
+            assert await journal.read(attrs.evolve(rare, newest=newest)) == []
+            whole = EventQuery(limit=last, newest=newest)
+            assert await journal.read(whole) == events(1, last)
+            assert await journal.read(attrs.evolve(whole, limit=last - 3)) == (
+                events(4, last) if newest else events(1, last - 3)
+            )
+            assert await journal.read(attrs.evolve(whole, after=last - 2)) == events(last - 1, last)
+
+    async def test_a_scan_of_nothing_is_complete(self, journal: Closable) -> None:
+        for after in (0, 7):
+            scan = await journal.scan(EventQuery(after=after))
+            assert (scan.events, scan.looked_at, scan.complete) == ([], after, True)
+        with pytest.raises(KernelBug):
+            await journal.scan(EventQuery(newest=True))
 
     @pytest.mark.parametrize("field", [{"at_us": "now"}, {"kernel_time": float("nan")}, {"at_us": 2**63}])
     async def test_a_record_of_a_wrong_type_never_comes_back_changed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import resource
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import h11
@@ -44,6 +44,23 @@ async def test_survives(make_app: Callable[[], Any], attack: bytes) -> None:
         assert (await server.get()).status == 200
         if attack is EARLY_BYTE:  # here Hypercorn raises each time, and would raise out of the server
             assert server.incidents.count["connection_contained"] >= TIMES
+
+
+async def test_survives_an_early_byte_where_no_websocket_is_wanted() -> None:
+    """As the kernel serves: an upgrade never reaches the application."""
+    app = PlainApp()
+    async with running(app, websockets=False) as server:
+        for _ in range(TIMES):
+            assert (await server.say(EARLY_BYTE)).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
+            assert (await server.get()).status == 200
+        async with upgraded(server) as (peer, answer):
+            assert answer.problem()["code"] == "not_found"
+            assert await peer.rest() == b""
+        async with upgraded(server, extra=b"Origin: http://evil.example\r\n") as (_, answer):
+            assert answer.problem()["code"] == "host_not_allowed"
+        assert server.incidents.count["request_failed"] == 0
+        assert server.incidents.count["connection_contained"] >= TIMES
+    assert set(app.executed) == {"/"}
 
 
 @pytest.mark.parametrize("make_app", APPS)
@@ -203,19 +220,54 @@ async def test_body_that_never_ends_is_cut(make_app: Callable[[], Any], framing:
 
 
 async def test_connections_above_the_cap_are_closed_at_once() -> None:
-    async with running(PlainApp(), ServerLimits(connections_max=3)) as server:
+    app = PlainApp()
+    async with running(app, ServerLimits(connections_max=3)) as server:
         async with server.connect() as one, server.connect() as two, server.connect() as three:
             for peer in (one, two, three):
-                assert (await peer.get()).status == 200
+                await peer.send(b"GET /wait HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n")
+            await server.wait_until(lambda: app.executed == ["/wait"] * 3)
             for _ in range(50):
                 assert await server.say(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n") == b""
             assert server.incidents.count["connection_refused"] == 50
-            assert (await two.get()).status == 200
-            await one.send(b"GET / HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n")
-            await one.rest()
+            app.gate.set()
+            for peer in (one, two, three):
+                assert (await peer.response()).body == b"waited"
+                await peer.rest()
+        assert server.incidents.count["connection_displaced"] == 0
         with trio.fail_after(PATIENCE_S):
             while not await server.say(b"GET / HTTP/1.0\r\n" + HOST + b"\r\n"):  # room again, once they are reaped
                 pass
+
+
+async def test_connections_that_ask_nothing_make_room() -> None:
+    """The oldest first, whether it has asked before, begun a head, or said nothing; never one that is being answered."""
+    app = PlainApp()
+    async with running(app, ServerLimits(connections_max=4)) as server, AsyncExitStack() as stack:
+        busy, silent, begun, kept = [await stack.enter_async_context(server.connect()) for _ in range(4)]
+        await busy.send(b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n")
+        await begun.send(b"GET / HTTP/1.1\r\na: ")
+        assert (await kept.get()).status == 200
+        await server.wait_until(lambda: "/wait" in app.executed)
+        for number, displaced in enumerate((silent, begun, kept), 1):
+            newcomer = await stack.enter_async_context(server.connect())
+            await newcomer.send(b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n")
+            await server.wait_until(lambda: app.executed.count("/wait") == number + 1)  # noqa: B023
+            assert await displaced.rest() == b""
+            assert server.incidents.count["connection_displaced"] == number
+        assert await server.say(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n") == b""
+        assert server.incidents.count["connection_refused"] == 1
+        app.gate.set()
+        assert (await busy.response()).body == b"waited"
+        assert server.incidents.count["connection_displaced"] == 3
+
+
+async def test_a_crowd_that_says_nothing_locks_nobody_out() -> None:
+    async with running(PlainApp(), ServerLimits(connections_max=8)) as server, AsyncExitStack() as stack:
+        for _ in range(20):
+            await stack.enter_async_context(server.connect())
+        for _ in range(20):
+            assert (await server.get()).status == 200
+        assert server.incidents.count["connection_refused"] == 0
 
 
 @pytest.fixture

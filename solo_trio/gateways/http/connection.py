@@ -197,6 +197,11 @@ class GuardedConnection(TCPServer):
         self._read_deadline = at
         self._receiving.deadline = at
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a request: none is under way, though the head of one may have begun."""
+        return self._idle and not self._ended
+
     def end_if_idle(self) -> None:
         """Closes a connection that waits for a request, or lingers after its last response.
 

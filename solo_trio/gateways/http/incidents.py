@@ -8,7 +8,8 @@ from typing import Literal
 
 Kind = Literal[
     "accept_failed",  # accept() raised: too many open files, for example
-    "connection_refused",  # above the cap
+    "connection_refused",  # above the cap, and each of the others has a request under way
+    "connection_displaced",  # waited for a request when its place was needed
     "connection_contained",  # an exception that would have killed the server, stopped at its connection
     "connection_slow_head",
     "body_slow",

@@ -14,7 +14,7 @@ class ServerLimits:
     """Sizes are bytes, times are seconds (`_s`). Tests pass short ones; nothing else in `gateways/http` is a number."""
 
     connections_max: int = field(default=512, validator=_positive)
-    """Open connections; one more is closed at once, unanswered."""
+    """Open connections; for one more the oldest that waits for a request is cut, else the new one, unanswered."""
     backlog: int = field(default=128, validator=_positive)
     """Connections the system completes before they are accepted."""
     accept_retry_s: float = field(default=0.1, validator=_positive)

@@ -37,12 +37,13 @@ async def serve(
     allowed_hosts: Iterable[str] = (),
     incidents: Incidents | None = None,
     new_request_id: Callable[[], str] = new_request_id,
+    websockets: bool = False,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `app` until `stopping` is set, then ends within `grace_s + disconnect_s + shutdown_s`.
 
     `task_status.started(url)` names the port that was really bound. Port 0 takes a free one, on the first address of
-    `host` only. Raises OSError if nothing can be bound, LifespanFailureError if the application does not start.
+    `host` only. Without `websockets` an upgrade is answered `not_found`, and `app` never sees it. Raises OSError if nothing can be bound, LifespanFailureError if the application does not start.
     An application that shields itself from cancellation is waited for: only that makes the end unbounded.
     """
     limits = limits or ServerLimits()
@@ -62,6 +63,7 @@ async def serve(
             limits=limits,
             incidents=incidents,
             new_request_id=new_request_id,
+            websockets=websockets,
         )
         server = _Server(guard, config, state, limits, incidents, new_request_id)
         async with trio.open_nursery() as nursery:
@@ -98,7 +100,7 @@ class _Server:
         self._incidents = incidents
         self._new_request_id = new_request_id
         self._context = WorkerContext(None)
-        self._open: set[GuardedConnection] = set()
+        self._open: dict[GuardedConnection, None] = {}  # oldest first
         self._none_open = trio.lowlevel.ParkingLot()
 
     async def run(
@@ -134,7 +136,7 @@ class _Server:
                 self._incidents.add("accept_failed", error)
                 await trio.sleep(self._limits.accept_retry_s)
                 continue
-            if len(self._open) >= self._limits.connections_max:
+            if len(self._open) >= self._limits.connections_max and not self._make_room():
                 self._incidents.add("connection_refused")
                 stream.socket.close()
                 continue
@@ -148,14 +150,24 @@ class _Server:
                 incidents=self._incidents,
                 new_request_id=self._new_request_id,
             )
-            self._open.add(connection)
+            self._open[connection] = None
             connections.start_soon(self._run_connection, connection)
+
+    def _make_room(self) -> bool:
+        """Sockets that ask for nothing must not keep everybody else out."""
+        for connection in self._open:
+            if connection.waits:
+                del self._open[connection]
+                self._incidents.add("connection_displaced")
+                connection.cut()
+                return True
+        return False
 
     async def _run_connection(self, connection: GuardedConnection) -> None:
         try:
             await connection.run()
         finally:
-            self._open.discard(connection)
+            self._open.pop(connection, None)
             if not self._open:
                 self._none_open.unpark_all()
 

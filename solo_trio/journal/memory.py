@@ -15,7 +15,16 @@ from solo_trio.errors import KernelBug
 from solo_trio.journal.library import damaged
 from solo_trio.journal.reads import SCAN_ROWS_MAX
 from solo_trio.journal.store import check_artifact
-from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, Scan, StoredEvent
+from solo_trio.model.record import (
+    Artifact,
+    Attachment,
+    DropArtifact,
+    EventQuery,
+    IdempotencyRow,
+    KeyRow,
+    Scan,
+    StoredEvent,
+)
 
 REPLAY_PAGE_ROWS: Final = 2_000
 
@@ -46,6 +55,8 @@ class MemoryJournal:
             match item:
                 case Artifact():
                     self._artifacts.setdefault(item.digest, item)
+                case DropArtifact():
+                    self._artifacts.pop(item.digest, None)
                 case KeyRow():
                     self._keys[item.key_id] = item
                 case IdempotencyRow():

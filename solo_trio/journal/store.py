@@ -19,15 +19,19 @@ from solo_trio.journal.chain import COLUMNS, SALT_BYTES, seal
 from solo_trio.journal.library import driver, means
 from solo_trio.journal.reserve import PAGE_BYTES, Reserve
 from solo_trio.journal.witness import Head, Witness
-from solo_trio.model.record import Artifact, Attachment, IdempotencyRow, KeyRow, StoredEvent
+from solo_trio.model.record import Artifact, Attachment, DropArtifact, IdempotencyRow, KeyRow, StoredEvent
 
 CHECKPOINT_PAGES_MAX: Final = 1_000
 """About how many pages the WAL may hold before they are moved into the database."""
 TRANSACTION_PAGES: Final = 6
 """About how many pages one small transaction dirties: the ends of the table and its indexes."""
 
+DROPPED_PAGES: Final = 64
+"""About how many pages a dropped artifact dirties: each page of it is overwritten with zeros. Most are much smaller."""
+
 _EVENT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
 _ARTIFACT: Final = "INSERT OR IGNORE INTO artifacts (digest, content) VALUES (?, ?)"
+_DROP_ARTIFACT: Final = "DELETE FROM artifacts WHERE digest = ?"
 _KEY: Final = "INSERT OR REPLACE INTO keys (key_id, incarnation, purpose, wrapped) VALUES (?, ?, ?, ?)"
 _IDEMPOTENCY: Final = (
     "INSERT OR REPLACE INTO idempotency (scope, key, fingerprint, event_id, at_us) VALUES (?, ?, ?, ?, ?)"
@@ -213,20 +217,24 @@ class Store:
 
 
 def _attach(attachments: Sequence[Attachment]) -> list[Statement]:
-    artifacts: list[tuple[Any, ...]] = []
-    keys: list[tuple[Any, ...]] = []
-    idempotency: list[tuple[Any, ...]] = []
+    """In the order given, as an artifact may be dropped before or after it is written; runs of one kind together."""
+    found: list[Statement] = []
     for item in attachments:
+        row: tuple[Any, ...]
         match item:
             case Artifact():
                 check_artifact(item)
-                artifacts.append((item.digest, item.content))
+                statement, row = _ARTIFACT, (item.digest, item.content)
+            case DropArtifact():
+                statement, row = _DROP_ARTIFACT, (item.digest,)
             case KeyRow():
-                keys.append((item.key_id, item.incarnation, item.purpose, item.wrapped))
+                statement, row = _KEY, (item.key_id, item.incarnation, item.purpose, item.wrapped)
             case IdempotencyRow():
-                idempotency.append((item.scope, item.key, item.fingerprint, item.event_id, item.at_us))
-    found = ((_ARTIFACT, artifacts), (_KEY, keys), (_IDEMPOTENCY, idempotency))
-    return [(statement, rows) for statement, rows in found if rows]
+                statement, row = _IDEMPOTENCY, (item.scope, item.key, item.fingerprint, item.event_id, item.at_us)
+        if not found or found[-1][0] != statement:
+            found.append((statement, []))
+        found[-1][1].append(row)
+    return found
 
 
 def check_artifact(artifact: Artifact) -> None:
@@ -237,4 +245,5 @@ def check_artifact(artifact: Artifact) -> None:
 def _pages(statements: list[Statement]) -> int:
     """About how many pages these rows dirty: their own bytes, and a leaf of an index each."""
     size = sum(len(cell) for _, rows in statements for row in rows for cell in row if isinstance(cell, bytes))
-    return size // PAGE_BYTES + sum(len(rows) for _, rows in statements)
+    dropped = sum(len(rows) for statement, rows in statements if statement is _DROP_ARTIFACT)
+    return size // PAGE_BYTES + sum(len(rows) for _, rows in statements) + dropped * DROPPED_PAGES

@@ -12,7 +12,7 @@ from journal_samples import Closable, artifact, event, events, idempotency_row, 
 
 from solo_trio.errors import Faulted, KernelBug
 from solo_trio.journal.reads import SCAN_ROWS_MAX
-from solo_trio.model.record import Artifact, EventQuery, StoredEvent
+from solo_trio.model.record import Artifact, DropArtifact, EventQuery, StoredEvent
 
 ODD = [
     StoredEvent(1, 0, 0.0, None, None, None, "x", 1, b""),
@@ -112,6 +112,38 @@ class JournalContract:
         assert await journal.artifact(source.digest) == source
         assert await journal.keys() == [key_row("a", b"new")]
         assert await journal.idempotency(0) == [idempotency_row("k", 9, "bb")]
+
+    async def test_a_dropped_artifact_is_gone(self, journal: Closable) -> None:
+        one, two = artifact(b"one"), artifact(b"two")
+        await journal.append([event(1)], [one, two])
+        await journal.append([event(2)], [DropArtifact(one.digest), DropArtifact(artifact(b"never there").digest)])
+        with pytest.raises(Faulted, match="is missing"):
+            await journal.artifact(one.digest)
+        assert await journal.artifact(two.digest) == two
+        await journal.append([], [one])
+        assert await journal.artifact(one.digest) == one
+
+    @pytest.mark.parametrize("there", [False, True])
+    async def test_artifacts_are_dropped_and_written_in_the_order_given(self, journal: Closable, there: bool) -> None:
+        source, key, row = artifact(b"source"), key_row("a"), idempotency_row("k", 5)
+        drop = DropArtifact(source.digest)
+        first = [source] if there else []
+        await journal.append([event(1)], [*first, drop, key, source, row])
+        assert await journal.artifact(source.digest) == source
+        await journal.append([event(2)], [source, key_row("b"), drop])
+        with pytest.raises(Faulted, match="is missing"):
+            await journal.artifact(source.digest)
+        await journal.append([event(3)], [drop, source, drop, source])
+        assert await journal.artifact(source.digest) == source
+        assert await journal.keys() == [key, key_row("b")]
+        assert await journal.idempotency(0) == [row]
+
+    async def test_nothing_is_dropped_by_an_append_that_is_refused(self, journal: Closable) -> None:
+        source = artifact(b"source")
+        await journal.append([event(1)], [source])
+        with pytest.raises(KernelBug):
+            await journal.append([event(7)], [DropArtifact(source.digest)])
+        assert await journal.artifact(source.digest) == source
 
     async def test_an_artifact_under_a_false_digest_is_a_bug(self, journal: Closable) -> None:
         false = Artifact(artifact(b"one").digest, b"two")

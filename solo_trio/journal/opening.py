@@ -8,28 +8,32 @@ it again, drops SQLite's locks on it.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from attrs import frozen
 
+from solo_trio.errors import Faulted
 from solo_trio.journal import reads, schema, wal, witness
 from solo_trio.journal.library import at_open, damaged, driver, means
 from solo_trio.journal.lock import prepare_directory, sync_directory
 from solo_trio.journal.reserve import (
     PAGE_BYTES,
     RESERVE_BYTES_MIN,
+    RESERVE_FILE,
     TINY_DISK_SHARE,
     Reserve,
     disk_bytes,
     reserve_bytes,
 )
 from solo_trio.journal.store import CHECKPOINT_PAGES_MAX, Store
-from solo_trio.journal.witness import NO_EVENTS, WITNESS_FILE, Head, Witness
+from solo_trio.journal.witness import NEW_WITNESS_FILE, NO_EVENTS, WITNESS_FILE, Head, Witness
 
 SCAN_READERS: Final = 2
 POINT_READERS: Final = 1
+_OPENED_AS_THEY_ARE: Final = (WITNESS_FILE, NEW_WITNESS_FILE, RESERVE_FILE)
 
 
 @frozen
@@ -101,6 +105,7 @@ def _is_full(directory: Path, error: Exception) -> bool:
 
 def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
     prepare_directory(directory)
+    _check_kinds(directory)
     known = witness.read(directory, key)
     _check_files(directory, known)
     schema.create_file(directory)
@@ -153,6 +158,22 @@ def _check_files(directory: Path, known: Head | None) -> None:
             f"{schema.WAL_FILE}: frame {bad.bad_frame} is bad, and the later transaction that frame {bad.lost_commit} "
             "commits would be lost"
         )
+
+
+def _check_kinds(directory: Path) -> None:
+    """A directory or a device in the place of a file: to open one may fail oddly, or wait for ever."""
+    for name in (schema.DATABASE_FILE, schema.WAL_FILE, WITNESS_FILE, NEW_WITNESS_FILE, RESERVE_FILE):
+        try:
+            # What is opened through a symbolic link is judged by what it leads to; see the flags of each.
+            status = (directory / name).lstat() if name in _OPENED_AS_THEY_ARE else (directory / name).stat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(status.st_mode):
+            continue
+        if name in (RESERVE_FILE, NEW_WITNESS_FILE):
+            # Nothing that must be believed is in it.
+            raise Faulted("data_unwritable", f"{directory / name} is not a plain file: move it away, then start again")
+        raise damaged(f"{name} is not a plain file")
 
 
 def _check_witness(connection: driver.Connection, known: Head | None, head: Head) -> None:

@@ -19,6 +19,7 @@ from solo_trio.journal.library import damaged, no_space
 from solo_trio.journal.lock import sync_directory
 
 WITNESS_FILE: Final = "kernel.head"
+NEW_WITNESS_FILE: Final = "kernel.new"
 _MAGIC: Final = b"solohd1\0"
 _BODY: Final = struct.Struct(f">8sq{HASH_BYTES}s")
 _MAC_BYTES: Final = 32
@@ -93,7 +94,7 @@ class Witness:
 
 def _create(path: Path, data: bytes) -> None:
     """Under another name first, so that a half-made witness is never taken for a damaged one."""
-    new = path.with_suffix(".new")
+    new = path.with_name(NEW_WITNESS_FILE)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if os.write(fd, data) != len(data):

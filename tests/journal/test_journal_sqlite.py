@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ from solo_trio.journal.library import driver
 from solo_trio.journal.schema import connect_reader, connect_writer
 from solo_trio.journal.sqlite import open_journal
 from solo_trio.journal.writer import WRITER_QUEUE_JOBS_MAX
-from solo_trio.model.record import EventQuery
+from solo_trio.model.record import DropArtifact, EventQuery
 
 
 @pytest.fixture
@@ -124,6 +124,39 @@ async def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
         assert caught.value.code == "data_unwritable"
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "new"])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("kernel.db", "data_damaged"),
+        ("kernel.db-wal", "data_damaged"),
+        ("kernel.head", "data_damaged"),
+        ("kernel.new", "data_unwritable"),
+        ("reserve", "data_unwritable"),
+    ],
+)
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.parent)])
+async def test_what_is_no_plain_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], None], name: str, code: str, begun: bool
+) -> None:
+    if begun:
+        await made(tmp_path, 3)
+    path = tmp_path / name
+    if path.exists():
+        path.rename(tmp_path / "aside")
+    make(path)
+    with pytest.raises(Faulted, match=f"{name} is not a plain file") as caught:
+        await open_journal(tmp_path, KEY)
+    assert caught.value.code == code
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink()
+    if (tmp_path / "aside").exists():
+        (tmp_path / "aside").rename(path)
+    assert await reopened(tmp_path) == (events(1, 3) if begun else [])
+
+
 async def test_the_promised_pragmas_hold(tmp_path: Path) -> None:
     """On the file what is kept in it; `secure_delete` by its effect, as it belongs to a connection."""
     journal = await open_journal(tmp_path, KEY)
@@ -139,6 +172,18 @@ async def test_the_promised_pragmas_hold(tmp_path: Path) -> None:
     data = (tmp_path / "kernel.db").read_bytes()
     assert b"canary-60" in data
     assert b"canary-40" not in data
+
+
+async def test_a_dropped_artifact_leaves_no_trace_of_its_content(tmp_path: Path) -> None:
+    journal = await open_journal(tmp_path, KEY)
+    kept, dropped = artifact(b"canary-kept" * 2_000), artifact(b"canary-dropped" * 2_000)
+    await journal.append([event(1)], [kept, dropped])
+    await journal.append([event(2)], [DropArtifact(dropped.digest)])
+    await journal.close()
+    data = (tmp_path / "kernel.db").read_bytes()
+    assert b"canary-kept" in data
+    assert b"canary-dropped" not in data
+    assert await reopened(tmp_path) == events(1, 2)
 
 
 async def test_appends_that_wait_for_the_writer_keep_their_order(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from solo_trio.errors import Faulted, JournalFailed, KernelBug, Rejected, SoloError, StorageFull
 from solo_trio.kernel import loop as loop_module
 from solo_trio.kernel.hub import Hub
-from solo_trio.kernel.loop import BATCH_SUBMISSIONS_MAX, QUEUE_SUBMISSIONS_MAX, Loop
+from solo_trio.kernel.loop import BATCH_SUBMISSIONS_MAX, QUEUE_SUBMISSIONS_MAX, STORAGE_PROBE_S, Loop
 from solo_trio.kernel.staging import Command, Submission
 from solo_trio.model import codec
 from solo_trio.model.capability import Authority
@@ -121,7 +121,7 @@ class Rig:
 async def running(
     monkeypatch: pytest.MonkeyPatch, *, clock: Clock | None = None, journal: GatedJournal | None = None
 ) -> AsyncIterator[Rig]:
-    """Batches are bounded by their size alone, not by how long this machine takes to decide them."""
+    """Batches are bounded by their size alone, not by the time that deciding takes."""
     monkeypatch.setattr(loop_module, "BATCH_DECIDE_SECONDS_MAX", math.inf)
     journal = GatedJournal() if journal is None else journal
     hub, telemetry = Hub(journal, 0), Diagnostics()
@@ -355,6 +355,22 @@ async def test_a_full_disk_is_over_when_something_ordinary_was_written(
         assert await rig.loop.submit(say("after")) == 3
         assert not rig.loop.storage_full
         assert await rig.words() == ["before", "kill", "after"]
+
+
+async def test_a_full_disk_is_looked_at_again_without_being_asked(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(monkeypatch) as rig:
+        disk = Disk(rig.journal)
+        disk.full = True
+        with pytest.raises(StorageFull):
+            await rig.loop.submit(say("lost"))
+        await trio.sleep(100)
+        assert rig.loop.storage_full
+        disk.full = False
+        await trio.sleep(STORAGE_PROBE_S + 0.1)
+        assert not rig.loop.storage_full
+        assert await rig.words() == [] and await rig.loop.submit(say("first")) == 1
 
 
 async def test_reading_goes_on_while_the_disk_is_full(

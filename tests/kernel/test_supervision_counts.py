@@ -199,7 +199,7 @@ ROOMS = tuple(str(Path(solo_trio.__file__).parent / room) for room in ("kernel",
 
 
 class LineCount:
-    """How many lines of the kernel, the model and the operations were executed: work, whatever the machine."""
+    """How many lines of the kernel, the model and the operations were executed: work, not time."""
 
     def __init__(self) -> None:
         self.lines = 0

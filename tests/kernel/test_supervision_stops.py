@@ -22,10 +22,11 @@ from kernel_rig import (
     story,
     stubborn,
 )
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from solo_trio import service
 from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.kernel.supervisor import START_LIMIT_PER_TENANT
 from solo_trio.operations.services import KILL_MARGIN_S, TASK_MARGIN_S
 from solo_trio.operations.settings import Settings
 from solo_trio.testing import MemoryKernel
@@ -33,6 +34,13 @@ from solo_trio.testing import MemoryKernel
 
 class OwnError(BaseException):
     """Not an `Exception`, as some libraries have them."""
+
+
+async def attempt(codes: list[str], what: Callable[[], Awaitable[Any]]) -> None:
+    try:
+        await what()
+    except SoloError as error:
+        codes.append(error.code)
 
 
 # -- 13: one service is stopped
@@ -157,6 +165,61 @@ async def test_row_13_a_service_that_is_still_starting_can_be_stopped(autojump_c
     assert await story(memory, "web") == ["deployment_started", "started deploy", "killed", "stopped stopped"]
 
 
+@pytest.mark.parametrize("sooner", [{"force": True}, {"grace_ms": 1_000}, {"grace_ms": 900_000 - 300_000}])
+async def test_row_13_asking_again_with_less_patience_shortens_the_grace(
+    autojump_clock: MockClock, sooner: dict[str, Any]
+) -> None:
+    memory = MemoryKernel(runtimes={"process": PlannedRuntime({"it": [Plan(dies_s=0.5)]})})
+    answers: list[dict[str, Any]] = []
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await tenant.deploy("web", source="it")
+
+        async def kill(**how: Any) -> None:
+            answers.append(await tenant.kill("web", **how))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(kill, grace_ms=600_000))
+            await trio.sleep(10)
+            nursery.start_soon(partial(kill, **sooner))
+        assert answers == [{"service_id": "web", "status": "stopped", "reason": "killed"}] * 2
+        grace_s = {"force": 10.0, "grace_ms": 10 + sooner.get("grace_ms", 0) / 1_000}[next(iter(sooner))]
+        assert trio.current_time() == pytest.approx(min(600.0, grace_s) + 0.5)
+        assert await tenant.services() == []
+
+
+@pytest.mark.parametrize("how", ["delete", "shutdown"])
+async def test_row_13_a_runtime_that_does_not_answer_holds_up_no_stop(autojump_clock: MockClock, how: str) -> None:
+    class Stuck(PlannedRuntime):
+        async def start(self, launch: Any, nursery: trio.Nursery) -> Any:
+            await trio.sleep(1_000)
+            return await super().start(launch, nursery)
+
+    memory, codes = MemoryKernel(runtimes={"process": Stuck({"it": [Plan()]})}), list[str]()
+    async with trio.open_nursery() as nursery, opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        nursery.start_soon(attempt, codes, partial(tenant.deploy, "web", source="it"))
+        await trio.sleep(1)
+        if how == "delete":
+            assert (await tenant.kill("web"))["status"] == "stopped"
+            assert trio.current_time() == pytest.approx(1)
+    assert trio.current_time() <= 1 + 5
+    assert codes == (["service_deleted"] if how == "delete" else ["shutting_down"])
+
+
+async def test_row_13_starts_that_time_out_and_do_not_die_take_no_places(autojump_clock: MockClock) -> None:
+    plans = {"deaf": [Plan(ready_s=1e9, dies_s=1e5)], "good": [Plan(stops_s=0)]}
+    memory, codes = MemoryKernel(runtimes={"process": PlannedRuntime(plans)}), list[str]()
+    async with trio.open_nursery() as nursery, opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        for number in range(START_LIMIT_PER_TENANT):
+            nursery.start_soon(attempt, codes, partial(tenant.deploy, f"deaf-{number}", source="deaf"))
+        await wait_all_tasks_blocked()
+        assert (await tenant.deploy("good", source="good"))["status"] == "ready"
+        assert trio.current_time() == pytest.approx(5)  # when the others had timed out
+    assert codes == ["shutting_down"] * START_LIMIT_PER_TENANT
+
+
 # -- 14: a tenant, or all of the kernel, is shut down
 
 
@@ -189,13 +252,6 @@ async def test_row_14_shielded_tasks_share_the_timeout_too(autojump_clock: MockC
             await tenant.deploy(name, actor)
     assert trio.current_time() == pytest.approx(4)
     assert [actor.alive for actor in actors.values()] == [0] * 20
-
-
-async def attempt(codes: list[str], what: Callable[[], Awaitable[Any]]) -> None:
-    try:
-        await what()
-    except SoloError as error:
-        codes.append(error.code)
 
 
 @pytest.mark.parametrize("how", ["delete", "restart"])

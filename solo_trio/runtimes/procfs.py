@@ -37,20 +37,32 @@ def usage(pid: int) -> dict[str, float]:
     if fields is None or fields[_STATE] == "Z":
         return {}
     return {
-        "rss_bytes": float(int(fields[_RSS]) * _PAGE_BYTES),
+        "rss_bytes": int(fields[_RSS]) * _PAGE_BYTES,
         "cpu_s": (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_S,
     }
 
 
 def children(pid: int) -> list[int]:
-    """Its direct children, zombies too."""
+    """Its direct children, zombies too, whichever of its threads started them."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            return [int(child) for child in file.read().split()]
+        threads = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
-        if not os.path.exists(f"/proc/{pid}"):
-            return []
-    found = []  # a kernel without CONFIG_PROC_CHILDREN
+        return []
+    if not os.path.exists(f"/proc/{pid}/task/{pid}/children"):
+        return _children_by_parent(pid)
+    found: list[int] = []
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += [int(child) for child in file.read().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it ended: its children are another thread's now
+    return list(dict.fromkeys(found))
+
+
+def _children_by_parent(pid: int) -> list[int]:
+    """The same on a kernel without CONFIG_PROC_CHILDREN."""
+    found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
             fields = _stat(int(name))

@@ -6,6 +6,8 @@ import enum
 import itertools
 import os
 import signal
+import subprocess
+import threading
 from typing import Any
 
 import pytest
@@ -203,3 +205,29 @@ def test_procfs() -> None:
     assert me in procfs.children(os.getppid()) or procfs.children(os.getppid()) == []
     assert procfs.start_time(me) is not None and procfs.usage(me)["rss_bytes"] > 0
     assert procfs.start_time(2**22 + 1) is None and procfs.usage(2**22 + 1) == {} and procfs.children(2**22 + 1) == []
+
+
+def test_children_of_any_thread_are_found() -> None:
+    child = None
+    started, done = threading.Event(), threading.Event()
+
+    def other() -> None:
+        nonlocal child
+        child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+        started.set()
+        done.wait(30)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        assert started.wait(30) and child is not None
+        assert child.pid in procfs.children(os.getpid()) and child.pid in procfs.descendants(os.getppid())
+    finally:
+        done.set()
+        thread.join()
+        if child is not None:
+            child.communicate()
+
+
+def test_the_size_of_a_process_is_a_whole_number_of_bytes() -> None:
+    assert type(procfs.usage(os.getpid())["rss_bytes"]) is int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from solo_trio.runtimes.tenant_lock import kill_tree, lock_path, remove, take_lo
 ZYGOTE_START_S_MAX: Final = 60.0
 ZYGOTE_EXIT_S_MAX: Final = 5.0
 """From the end of the control socket until the keeper has reaped everything; then it is killed."""
+FORK_S_MAX: Final = 10.0
+"""From asking for a fork until its answer. A zygote that is silent for longer was stopped, by one of its services say."""
 LOCK_WAIT_S_MAX: Final = 10.0
 PACKET_BYTES_MAX: Final = 64 * 1024
 _ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
@@ -57,13 +60,16 @@ class _Request:
 class Zygote:
     """A running zygote; `dead` once nothing can be forked any more, `gone` once all its processes have ended."""
 
-    def __init__(self, keeper: subprocess.Popen[bytes], control: socket.socket, lock: Path) -> None:
+    def __init__(self, keeper: subprocess.Popen[bytes], pidfd: int, control: socket.socket, lock: Path) -> None:
         self.dead = trio.Event()
         self.gone = trio.Event()
         self.pid = keeper.pid
+        self.fork_s_max = FORK_S_MAX
         self._keeper = keeper
+        self._pidfd = pidfd
         self._control = control
         self._lock = lock
+        self._closed = False
         self._ready = trio.Event()
         self._failure = "it ended without a word"
         self._next = 1
@@ -73,41 +79,55 @@ class Zygote:
 
     @classmethod
     async def start(cls, directory: Path, incarnation: str) -> Zygote:
-        """Start one and wait until it can fork. Raises `Faulted("runtime_unavailable")`."""
+        """Start its process. Who has it must `close` it; it can fork after `wait_ready`.
+
+        Raises `Faulted`: "runtime_unavailable", or "services_alive" if an earlier one does not end.
+        """
         if not sys.executable:
             raise Faulted("runtime_unavailable", "sys.executable is empty: there is no Python to start services with")
         path = lock_path(directory, incarnation)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs:
-                lock = await take_lock(path, LOCK_WAIT_S_MAX)
-                try:
-                    # In a thread, as it blocks until the exec. So PDEATHSIG, which fires when that thread ends, is no way to
-                    # end a zygote: the end of its socket is.
-                    keeper = await trio.to_thread.run_sync(_execute, theirs.fileno(), lock)
-                    write_record(lock, keeper.pid)
-                finally:
-                    os.close(lock)
-        except OSError as error:
-            ours.close()
-            raise Faulted("runtime_unavailable", f"cannot start a zygote: {error}") from error
-        except BaseException:
-            ours.close()
-            raise
-        ours.setblocking(False)
-        zygote = cls(keeper, ours, path)
+        with contextlib.ExitStack() as mine:
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                mine.callback(ours.close)
+                ours.setblocking(False)
+                with theirs:
+                    lock = await take_lock(path, LOCK_WAIT_S_MAX)
+                    try:
+                        # In a thread, as it blocks until the exec. So PDEATHSIG, which fires when that thread ends, is no way
+                        # to end a zygote: the end of its socket is.
+                        keeper, pidfd = await trio.to_thread.run_sync(_execute, theirs.fileno(), lock)
+                        mine.callback(os.close, pidfd)
+                        write_record(lock, keeper.pid)
+                    except OSError:
+                        remove(path)  # nothing was forked by it: it was asked for nothing
+                        raise
+                    finally:
+                        os.close(lock)
+            except OSError as error:
+                raise Faulted("runtime_unavailable", f"cannot start a zygote: {error}") from error
+            zygote = cls(keeper, pidfd, ours, path)
+            mine.pop_all()
         # A system task: a zygote serves many services, whose nurseries come and go, and is ended by `close` or, failing that,
         # with the run. `_serve` lets nothing out.
         trio.lowlevel.spawn_system_task(zygote._serve, name=f"zygote {incarnation}")
+        return zygote
+
+    async def wait_ready(self) -> None:
+        """Until it can fork; one that cannot is closed. Raises `Faulted("runtime_unavailable")`."""
         try:
             with trio.move_on_after(ZYGOTE_START_S_MAX):
-                await zygote._ready.wait()
+                await self._ready.wait()
         finally:
-            if not zygote._ready.is_set():
-                zygote.close()
-        if zygote.dead.is_set() or not zygote._ready.is_set():
-            raise Faulted("runtime_unavailable", f"the zygote did not start: {zygote._failure}")
-        return zygote
+            if not self._ready.is_set():
+                self.close()
+        if self.dead.is_set() or not self._ready.is_set():
+            raise Faulted("runtime_unavailable", f"the zygote did not start: {self._failure}")
+
+    @property
+    def over(self) -> bool:
+        """Nothing can be forked any more, though it may not be `gone` yet."""
+        return self._closed or self.dead.is_set()
 
     async def spawn(self, limits: Mapping[str, float], descriptors: tuple[int, int, int]) -> Spawned:
         """Fork a service with (socket, stdout, stderr), which stay the caller's. Raises `Faulted("runtime_unavailable")`."""
@@ -115,9 +135,14 @@ class Zygote:
         request = self._requests[number] = _Request()
         sent = False
         try:
-            await self._send(json.dumps({"spawn": number, "limits": dict(limits)}).encode(), descriptors)
-            sent = True
-            await request.answered.wait()
+            with trio.move_on_after(self.fork_s_max):
+                await self._send(json.dumps({"spawn": number, "limits": dict(limits)}).encode(), descriptors)
+                sent = True
+                await request.answered.wait()
+            if not request.answered.is_set():
+                request.abandoned = sent
+                request.refusal = f"the zygote did not answer within {self.fork_s_max:g} s and was killed"
+                self.kill()
         except (OSError, trio.ClosedResourceError):
             pass  # the zygote died; `request` says so already
         except trio.Cancelled:
@@ -134,14 +159,21 @@ class Zygote:
 
     def close(self) -> None:
         """End it, and with it everything it forked; watch `gone`. Idempotent."""
+        self._closed = True
         if self._control.fileno() >= 0:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_RDWR)
 
     def kill(self) -> None:
-        """The same by force."""
+        """The same by force, as far as it can be: never raises."""
         self.close()
-        if self._keeper.returncode is None:
+        if not self.gone.is_set():
+            self._kill_tree()
+
+    def _kill_tree(self) -> None:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if not poll.poll(0):  # else its pid may be another's
             kill_tree(self.pid)
 
     async def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
@@ -182,6 +214,10 @@ class Zygote:
                 self._ready.set()
             case {"failed": str(report)}:
                 self._failure = report
+            case {"spawned": int(number), "pid": int(_)} if not descriptors:
+                # No descriptor was left for the pidfd, here or there. The child ends by itself: its socket will be closed.
+                self._exits[number] = Exit()
+                self._refuse(number, "no descriptor is left for its pidfd")
             case {"spawned": int(number), "pid": int(pid)}:
                 self._exits[number] = found = Exit()
                 request = self._requests[number]
@@ -191,16 +227,20 @@ class Zygote:
                     os.close(descriptors[0])
                     del self._requests[number]
             case {"refused": int(number), "reason": str(reason)}:
-                self._requests[number].refusal = reason
-                self._requests[number].answered.set()
-                if self._requests[number].abandoned:
-                    del self._requests[number]
+                self._refuse(number, reason)
             case {"exited": int(number), "status": int(status)}:
                 ended = self._exits.pop(number)
                 ended.status = status
                 ended.known.set()
             case _:
                 raise ValueError(f"unknown packet {message!r}")
+
+    def _refuse(self, number: int, reason: str) -> None:
+        request = self._requests[number]
+        request.refusal = reason
+        request.answered.set()
+        if request.abandoned:
+            del self._requests[number]
 
     def _die(self) -> None:
         self.dead.set()
@@ -213,30 +253,39 @@ class Zygote:
         self._exits.clear()
 
     async def _end(self) -> None:
+        """Bury it. Nothing may come out: a system task that raises ends the whole run.
+
+        What is lost when there are no descriptors left is patience, and a lock file, which the next start locks again.
+        """
         trio.lowlevel.notify_closing(self._control)
         self._control.close()
-        pidfd = os.pidfd_open(self.pid)  # not reaped yet, so this is still the keeper
-        try:
-            with trio.move_on_after(ZYGOTE_EXIT_S_MAX) as scope:
-                await trio.lowlevel.wait_readable(pidfd)
-            if scope.cancelled_caught:
-                kill_tree(self.pid)
-                with trio.move_on_after(ZYGOTE_EXIT_S_MAX):
-                    await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
-        self._keeper.poll()
-        with contextlib.suppress(Faulted):
+        with contextlib.suppress(OSError):
+            if not await self._has_exited():
+                self._kill_tree()
+                await self._has_exited()
+        trio.lowlevel.notify_closing(self._pidfd)
+        with contextlib.suppress(OSError):
+            self._keeper.poll()
+        with contextlib.suppress(Faulted, OSError):
             descriptor = await take_lock(self._lock, LOCK_WAIT_S_MAX)
             remove(self._lock)
             os.close(descriptor)
         self.gone.set()
+        os.close(self._pidfd)
+
+    async def _has_exited(self) -> bool:
+        # Of the pidfd, which is the keeper's whoever reaps it: nobody but the kernel of the machine, if SIGCHLD is ignored.
+        with trio.move_on_after(ZYGOTE_EXIT_S_MAX):
+            await trio.lowlevel.wait_readable(self._pidfd)
+            return True
+        return False
 
 
-def _execute(control: int, lock: int) -> subprocess.Popen[bytes]:
+def _execute(control: int, lock: int) -> tuple[subprocess.Popen[bytes], int]:
+    """The keeper and its pidfd, taken at once: later its pid might be another's."""
     package = os.path.dirname(os.path.abspath(solo_trio.__file__))
     settings = {"package": package, "paths": _dependency_paths(), "control": control}
-    return subprocess.Popen(
+    keeper = subprocess.Popen(
         [sys.executable, "-I", "-B", os.path.abspath(boot.__file__), json.dumps(settings)],
         env=_ENVIRONMENT,
         stdin=subprocess.DEVNULL,
@@ -246,6 +295,12 @@ def _execute(control: int, lock: int) -> subprocess.Popen[bytes]:
         pass_fds=(control, lock),
         start_new_session=True,
     )
+    try:
+        return keeper, os.pidfd_open(keeper.pid)
+    except OSError:
+        keeper.kill()
+        keeper.wait()
+        raise
 
 
 def _dependency_paths() -> list[str]:

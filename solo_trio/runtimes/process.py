@@ -54,9 +54,12 @@ class ProcessRuntime:
         if launch.entry != "source":
             raise Faulted("runtime_unavailable", f"a process runs deployed source, not {launch.entry!r}")
         if self._forks is None:
+            try:
+                raise_descriptor_limit()
+                self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as error:
+                raise Faulted("runtime_unavailable", f"cannot prepare {self._directory}: {error}") from error
             self._forks = trio.CapacityLimiter(STARTING_MAX)
-            raise_descriptor_limit()
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         zygote = await self._zygote(launch.incarnation)
         async with self._forks:
             service = await _fork(zygote, launch)
@@ -105,11 +108,13 @@ class ProcessRuntime:
     async def _zygote(self, incarnation: str) -> Zygote:
         tenant = self._tenants.setdefault(incarnation, _Tenant())
         async with tenant.starting:
-            if tenant.zygote is not None and tenant.zygote.dead.is_set():
+            if tenant.zygote is not None and tenant.zygote.over:
                 await tenant.zygote.gone.wait()  # its services are dead then: no two copies
                 tenant.zygote = None
             if tenant.zygote is None:
+                # Kept before it is waited for: given up half-way it has processes too, which `close` must see the end of.
                 tenant.zygote = await Zygote.start(self._directory, incarnation)
+                await tenant.zygote.wait_ready()
             if self._is_closed():  # during the start
                 tenant.zygote.close()
                 raise Faulted("runtime_unavailable", "the runtime was closed")
@@ -120,24 +125,28 @@ async def _fork(zygote: Zygote, launch: Launch) -> ServiceProcess:
     """Have a service forked; every descriptor has an owner at every point."""
     greeting = greet(launch)
     with contextlib.ExitStack() as mine:
-        ours, theirs = socket.socketpair()
-        mine.callback(ours.close)
         with contextlib.ExitStack() as childs:
-            childs.callback(theirs.close)
-            pipes = []
-            for _ in range(2):
-                read, write = os.pipe2(os.O_CLOEXEC)
-                mine.callback(os.close, read)
-                childs.callback(os.close, write)
-                os.set_blocking(read, False)
-                pipes.append((read, write))
-            ours.setblocking(False)
-            (stdout, stdout_write), (stderr, stderr_write) = pipes
+            try:
+                ours, theirs = socket.socketpair()
+                mine.callback(ours.close)
+                childs.callback(theirs.close)
+                ours.setblocking(False)
+                (stdout, stdout_write), (stderr, stderr_write) = _pipe(mine, childs), _pipe(mine, childs)
+            except OSError as error:
+                raise Faulted("runtime_unavailable", f"cannot connect to a new service: {error}") from error
             spawned: Spawned = await zygote.spawn(launch.limits, (theirs.fileno(), stdout_write, stderr_write))
             mine.callback(os.close, spawned.pidfd)
         service = ServiceProcess(launch, greeting, spawned, ours, stdout, stderr)
         mine.pop_all()
         return service
+
+
+def _pipe(mine: contextlib.ExitStack, childs: contextlib.ExitStack) -> tuple[int, int]:
+    read, write = os.pipe2(os.O_CLOEXEC)
+    mine.callback(os.close, read)
+    childs.callback(os.close, write)
+    os.set_blocking(read, False)
+    return read, write
 
 
 def raise_descriptor_limit() -> None:

@@ -136,7 +136,13 @@ def _kill_recorded(path: Path) -> None:
 
 
 def kill_tree(keeper: int) -> None:
-    """SIGKILL a keeper's descendants, then itself: left without it, a service's own children would belong to nobody."""
-    for pid in [*descendants(keeper), keeper]:
+    """SIGKILL a keeper's descendants, then itself: left without it, a service's own children would belong to nobody.
+
+    Never raises. If /proc cannot be read, the keeper alone is killed, and those below it by the death of their parents.
+    """
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        found = descendants(keeper)
+    for pid in [*found, keeper]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

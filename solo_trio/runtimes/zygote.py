@@ -104,13 +104,19 @@ class _Zygote:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._numbers[pid] = number
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # no descriptor is left; the kernel takes it for a refusal and lets the child end
+            self.send({"spawned": number, "pid": pid})
+            return
         try:
             self.send({"spawned": number, "pid": pid}, (pidfd,))
         finally:
             os.close(pidfd)
 
     def _fork(self, limits: dict[str, float], descriptors: list[int]) -> int:
+        if len(descriptors) != DESCRIPTORS_PER_SPAWN:
+            raise OSError(errno.EMFILE, "the zygote has no descriptors left")
         service_socket, stdout, stderr = descriptors
         threads = len(os.listdir("/proc/self/task"))
         if threads != 1:

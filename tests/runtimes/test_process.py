@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -417,8 +419,8 @@ async def test_no_zygote_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         await zygotes_buried(tmp_path)
 
 
-async def zygotes_buried(directory: Path) -> None:
-    while os.listdir(directory):  # noqa: ASYNC110 - bounded by the rig's fail_after
+async def zygotes_buried(directory: Path, but: str = "") -> None:
+    while set(os.listdir(directory)) - {f"{but}.lock"}:  # noqa: ASYNC110 - bounded by the rig's fail_after
         await trio.sleep(0.01)
 
 
@@ -473,7 +475,7 @@ async def test_a_zygote_that_dies_while_it_boots_with_starts_waiting(tmp_path: P
         async with trio.open_nursery() as nursery:
             for number in range(3):
                 nursery.start_soon(start, number)
-            while not (inner := [pid for child in children_since(before) for pid in procfs.children(child)]):
+            while not (inner := [pid for child in children_since(before) for pid in procfs.children(child)]):  # noqa: ASYNC110 - bounded by the rig
                 await trio.sleep(0.001)
             os.kill(inner[0], signal.SIGKILL)
         [refused] = [one for one in done if isinstance(one, Faulted)]
@@ -486,16 +488,166 @@ async def test_a_zygote_that_dies_while_it_boots_with_starts_waiting(tmp_path: P
 
 
 def children_since(before: set[int]) -> list[int]:
-    """The children of this process, of whichever thread."""
-    found = [pid for thread in os.listdir("/proc/self/task") for pid in _children_of_thread(thread)]
-    return [pid for pid in found if pid not in before]
+    return [pid for pid in procfs.children(os.getpid()) if pid not in before]
 
 
-def _children_of_thread(thread: str) -> list[int]:
+async def test_a_stopped_zygote_is_killed_when_it_does_not_answer(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        bystander = await rig.ready(IDLE, service_id="bystander")
+        zygote = zygote_of(rig)
+        [inner] = procfs.children(zygote.pid)
+        os.kill(inner, signal.SIGSTOP)  # as any of its services can
+        zygote.fork_s_max = 0.05
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(_refused_start, rig)
+        assert (await rig.ending(bystander)).kind == "lost"
+        again = await rig.ready(IDLE)  # of a new one, without the short bound
+        assert zygote_of(rig) is not zygote and zygote.gone.is_set() and not again.ended.is_set()
+        assert not zygote._requests
+
+
+async def _refused_start(rig: Rig) -> None:
+    with pytest.raises(Faulted) as caught:
+        await rig.start(IDLE)
+    assert caught.value.code == "runtime_unavailable"
+
+
+async def test_a_stopped_keeper_is_killed_at_close(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        await rig.ready(IDLE)
+        zygote = zygote_of(rig)
+        os.kill(zygote.pid, signal.SIGSTOP)
+        await rig.runtime.close(trio.current_time())  # over to force at once
+        assert zygote.gone.is_set()
+
+
+async def test_close_waits_for_a_zygote_whose_start_was_given_up(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        before = set(procfs.children(os.getpid()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.start, IDLE)
+            while not (keepers := children_since(before)):  # noqa: ASYNC110 - bounded by the rig
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        [keeper] = keepers
+        await rig.runtime.close(trio.current_time() + 10)
+        assert procfs.start_time(keeper) is None and os.listdir(tmp_path) == []
+
+
+async def test_a_start_after_one_that_was_given_up(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        before = set(procfs.children(os.getpid()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.start, IDLE)
+            while not children_since(before):  # noqa: ASYNC110 - bounded by the rig
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        await rig.ready(IDLE)
+
+
+# -- no descriptors left
+
+
+async def test_a_start_without_descriptors_is_refused(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        first = await rig.ready(IDLE)
+        before = len(os.listdir("/proc/self/fd"))
+        for left in range(6):
+            with full_table(left), pytest.raises(Faulted) as caught:
+                await rig.start(IDLE, incarnation="beef" if left < 4 else INCARNATION)
+            assert caught.value.code == "runtime_unavailable", left
+            await trio.testing.wait_all_tasks_blocked()
+        assert not first.ended.is_set() and not zygote_of(rig).over
+        again = await rig.ready(IDLE)
+        again.kill()
+        await again.ended.wait()
+        assert len(os.listdir("/proc/self/fd")) == before
+        await zygotes_buried(tmp_path, but=INCARNATION)
+
+
+async def test_a_pidfd_that_does_not_arrive_refuses_that_start_only(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        first = await rig.ready(IDLE)
+        with full_table(6), pytest.raises(Faulted, match="no descriptor is left for its pidfd"):
+            await rig.start(IDLE)  # its socket pair and its pipes take all six
+        assert not first.ended.is_set() and not zygote_of(rig).over
+        await rig.ready(IDLE)
+
+
+async def test_a_zygote_without_descriptors_refuses(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        first = await rig.ready(IDLE)
+        [inner] = procfs.children(zygote_of(rig).pid)
+        used = set(map(int, os.listdir(f"/proc/{inner}/fd")))
+        free = [number for number in range(64) if number not in used]
+        hard = resource.prlimit(inner, resource.RLIMIT_NOFILE)[1]
+        for left in range(4):  # three for what is sent, one to look at its threads; then the pidfd
+            resource.prlimit(inner, resource.RLIMIT_NOFILE, (free[left], hard))
+            await _refused_start(rig)
+        resource.prlimit(inner, resource.RLIMIT_NOFILE, (hard, hard))
+        assert not first.ended.is_set() and not zygote_of(rig).over
+        await rig.ready(IDLE)
+
+
+@contextmanager
+def full_table(left: int) -> Iterator[None]:
+    """All descriptors of this process but `left` are in use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir("/proc/self/fd"))) + 64
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     try:
-        return [int(pid) for pid in Path(f"/proc/self/task/{thread}/children").read_text().split()]
-    except OSError:
-        return []  # the thread has ended
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(left):
+            os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+AUTO_REAPED = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+sys.path.append(sys.argv[1])
+import trio
+from pathlib import Path
+from solo_trio.ports import Launch
+from solo_trio.runtimes.process import ProcessRuntime
+
+async def main():
+    runtime = ProcessRuntime(Path(sys.argv[2]))
+    async with trio.open_nursery() as nursery:
+        for how in ("killed", "closed"):
+            source = "async def main(ctx): pass"
+            launch = Launch("t", "c0de", "s", 1, 1, "source", source, {}, {}, log=lambda *line: None, outgoing=None)
+            running = await runtime.start(launch, nursery)
+            await running.ended.wait()
+            if how == "killed":
+                zygote = runtime._tenants["c0de"].zygote
+                os.kill(zygote.pid, signal.SIGKILL)
+                await zygote.gone.wait()
+        await runtime.close(trio.current_time() + 20)
+    print(sorted(os.listdir(sys.argv[2])))
+
+trio.run(main)
+"""
+
+
+def test_an_application_that_ignores_sigchld(tmp_path: Path) -> None:
+    root = str(Path(solo_trio.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", AUTO_REAPED, root, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        env={},
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 async def test_an_incarnation_that_is_no_file_name(tmp_path: Path) -> None:

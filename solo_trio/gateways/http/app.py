@@ -11,16 +11,18 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from solo_trio.errors import KernelBug, Rejected, SoloError
+from solo_trio.errors import Faulted, KernelBug, Rejected, SoloError
 from solo_trio.gateways.http.problems import problem_response
-from solo_trio.gateways.http.sse import event_stream
+from solo_trio.gateways.http.sse import OpenStreams, event_stream
 from solo_trio.operations import strict_json
-from solo_trio.operations.caller import System
+from solo_trio.operations.caller import System, authenticate
 from solo_trio.operations.perform import OPERATIONS, Request, admit, perform
 from solo_trio.operations.table import Answer, EventStream, Operation
 
 JSON_TYPE: Final = "application/json"
 _STREAM_TYPE: Final = "text/event-stream"
+_ONCE: Final = ("Authorization", "X-Tenant-ID", "Idempotency-Key", "If-Match", "Last-Event-ID")
+"""Headers that decide who may do what to what: given twice, a proxy may have looked at the other one."""
 _FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -34,36 +36,46 @@ def build_app(system: System) -> QuartTrio:
     app.url_map.strict_slashes = False
     app.url_map.redirect_defaults = False
     app.url_map.merge_slashes = False
+    streams = OpenStreams()
     routes: dict[tuple[str, str], list[Operation]] = {}
     for operation in OPERATIONS.values():
         routes.setdefault((operation.method, operation.path), []).append(operation)
     for (method, path), operations in routes.items():
         rule = path.replace("{", "<string:").replace("}", ">")
         name = "+".join(operation.name for operation in operations)
-        app.add_url_rule(rule, name, _view(system, operations), methods=[method], provide_automatic_options=False)
+        app.add_url_rule(
+            rule, name, _view(system, operations, streams), methods=[method], provide_automatic_options=False
+        )
     app.register_error_handler(Exception, _failed(system))
     return app
 
 
-def _view(system: System, operations: list[Operation]) -> Callable[..., Awaitable[Response]]:
+def _view(system: System, operations: list[Operation], streams: OpenStreams) -> Callable[..., Awaitable[Response]]:
     async def view(**route: str) -> Response:
         operation = _choose(operations)
+        _check_headers()
         admit(system, operation, _bearer(request.headers.get("Authorization")))
         given = await _request(operation, route)
         answer = await perform(system, operation, given)
         if isinstance(answer, EventStream):
-            return event_stream(answer.watch)
-        return _response(answer)
+            return event_stream(answer.watch, streams, authenticate(system, given.token))
+        return _response(operation, answer)
 
     return view
 
 
 def _choose(operations: list[Operation]) -> Operation:
-    wants_stream = _STREAM_TYPE in request.headers.get("Accept", "")
+    wants_stream = request.method != "HEAD" and _STREAM_TYPE in request.headers.get("Accept", "")
     for operation in operations:
         if operation.stream == wants_stream:
             return operation
     return operations[0]
+
+
+def _check_headers() -> None:
+    for name in _ONCE:
+        if len(request.headers.getlist(name)) > 1:
+            raise Rejected("invalid_header", f"give the header {name} once")
 
 
 async def _request(operation: Operation, route: dict[str, str]) -> Request:
@@ -106,8 +118,14 @@ def _bearer(header: str | None) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def _response(answer: Answer) -> Response:
-    response = Response(orjson.dumps(answer.body), answer.status, content_type=JSON_TYPE)
+def _response(operation: Operation, answer: Answer) -> Response:
+    try:
+        encoded = orjson.dumps(answer.body)
+    except orjson.JSONEncodeError as error:
+        if operation.name != "call":
+            raise
+        raise Faulted("result_not_serialisable", f"the result must be JSON that can be sent: {error}") from None
+    response = Response(encoded, answer.status, content_type=JSON_TYPE)
     response.headers["Cache-Control"] = "no-store"
     if answer.revision is not None:
         response.headers["ETag"] = f'"{answer.revision}"'

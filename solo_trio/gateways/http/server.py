@@ -43,7 +43,8 @@ async def serve(
     """Serves `app` until `stopping` is set, then ends within `grace_s + disconnect_s + shutdown_s`.
 
     `task_status.started(url)` names the port that was really bound. Port 0 takes a free one, on the first address of
-    `host` only. Without `websockets` an upgrade is answered `not_found`, and `app` never sees it. Raises OSError if nothing can be bound, LifespanFailureError if the application does not start.
+    `host` only. Without `websockets` an upgrade is answered `not_found`, and `app` never sees it.
+    Raises OSError if nothing can be bound, LifespanFailureError if the application does not start.
     An application that shields itself from cancellation is waited for: only that makes the end unbounded.
     """
     limits = limits or ServerLimits()

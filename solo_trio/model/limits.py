@@ -30,7 +30,7 @@ class Limits:
             value = getattr(self, name)
             kind = "a whole number" if name in WHOLE else "a number"
             if value is not None and not (is_number(value, whole=name in WHOLE) and low <= value <= high):
-                raise Rejected("invalid_field", f"limits.{name} must be {kind} between {low:g} and {high:g}")
+                raise Rejected("invalid_field", f"limits.{name} must be {kind} between {low} and {high}")
         return self
 
     def lowest(self, other: Limits) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from attrs import evolve, frozen
@@ -12,24 +13,32 @@ from solo_trio.model.event import KINDS
 from solo_trio.model.ids import check_id
 from solo_trio.model.record import EventQuery
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.services import PAGE_DEFAULT, PAGE_MAX, check_page
+from solo_trio.operations.services import PAGE_DEFAULT, check_page
 from solo_trio.operations.table import Answer, EventStream, operation, query
 
 TYPES_MAX: Final = 32
 ID_MAX: Final = 2**63 - 1
+STREAM_PAGE: Final = 32
+"""Events that a stream takes at a time: a reader that stalls holds them."""
+_OWN_TYPE: Final = re.compile(r"x_[a-z0-9_]+", re.ASCII)
+"""The types that services may record themselves."""
 
 
 @frozen
-class EventsInput:
+class WatchInput:
     """`since_id` is exclusive; absent: a page begins with the oldest, a stream with what comes."""
 
     since_id: int | None = query(None)
     service_id: str | None = query(None)
     type: str | None = query(None)
+
+
+@frozen
+class EventsInput(WatchInput):
     limit: int = query(PAGE_DEFAULT)
 
 
-def _query(caller: Caller, given: EventsInput, *, after: int) -> EventQuery:
+def _query(caller: Caller, given: WatchInput, *, after: int, limit: int) -> EventQuery:
     if not 0 <= after <= ID_MAX:
         raise Rejected("invalid_field", "since_id must be the id of an event, or 0")
     types: tuple[str, ...] | None = None
@@ -38,13 +47,13 @@ def _query(caller: Caller, given: EventsInput, *, after: int) -> EventQuery:
         if len(types) > TYPES_MAX:
             raise Rejected("invalid_field", f"type may name {TYPES_MAX} types, separated by commas")
         for each in types:
-            if each not in KINDS and not each.startswith("x_"):
+            if each not in KINDS and _OWN_TYPE.fullmatch(each) is None:
                 raise Rejected("invalid_field", f"type must name event types; known are {', '.join(sorted(KINDS))}")
     if given.service_id is not None:
         check_id("service_id", given.service_id)
     return EventQuery(
         after=after,
-        limit=check_page(given.limit),
+        limit=limit,
         tenant_id=caller.tenant_id,
         incarnation=caller.incarnation,
         subject=given.service_id,
@@ -55,15 +64,15 @@ def _query(caller: Caller, given: EventsInput, *, after: int) -> EventQuery:
 @operation("GET", "/events", scope="either", input=EventsInput)
 async def list_events(caller: Caller, given: EventsInput) -> Answer:
     """Read a page of events, oldest first; `next` is the `since_id` of the following page, null when there is none."""
-    asked = _query(caller, given, after=given.since_id or 0)
+    asked = _query(caller, given, after=given.since_id or 0, limit=check_page(given.limit))
     found = await caller.core.journal.read(evolve(asked, limit=asked.limit + 1))
     page = found[: asked.limit]
     events: list[dict[str, Any]] = [codec.public(stored) for stored in page]
     return Answer({"events": events, "next": page[-1].id if len(found) > asked.limit else None})
 
 
-@operation("GET", "/events", scope="either", input=EventsInput, stream=True)
-async def watch_events(caller: Caller, given: EventsInput) -> EventStream:
+@operation("GET", "/events", scope="either", input=WatchInput, stream=True)
+async def watch_events(caller: Caller, given: WatchInput) -> EventStream:
     """Follow events as they are recorded, from `since_id` (or the `Last-Event-ID`) on."""
     after = caller.core.hub.last_id if given.since_id is None else given.since_id
-    return EventStream(caller.core.hub.watch(evolve(_query(caller, given, after=after), limit=PAGE_MAX)))
+    return EventStream(caller.core.hub.watch(_query(caller, given, after=after, limit=STREAM_PAGE)))

@@ -17,7 +17,8 @@ from cattrs.gen import make_dict_structure_fn
 
 from solo_trio.errors import Rejected
 
-_INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 _converter: Final = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
@@ -139,7 +140,10 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
     if int in kinds:
         if _INTEGER.fullmatch(text) is None:
             raise Rejected("invalid_field", f"{name} must be an integer")
-        return int(text)
+        number = int(text)
+        if not _INT_MIN <= number <= _INT_MAX:
+            raise Rejected("invalid_field", f"{name} must be an integer of at most 64 bits with sign")
+        return number
     return text
 
 

@@ -203,8 +203,13 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def to(cls, url: httpx.URL) -> AsyncIterator[Wire]:
-        async with await trio.open_tcp_stream(url.host, url.port or 80) as stream:
+    async def to(cls, url: httpx.URL, *, receive_bytes: int | None = None) -> AsyncIterator[Wire]:
+        """`receive_bytes`: of the system's buffer, which fills up once this end does not read."""
+        sock = trio.socket.socket()
+        if receive_bytes is not None:
+            sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_bytes)
+        await sock.connect((url.host, url.port or 80))
+        async with trio.SocketStream(sock) as stream:
             yield cls(stream)
 
     async def get(

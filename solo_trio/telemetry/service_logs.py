@@ -1,36 +1,48 @@
-"""Services' logs. Owns: taking lines without blocking, keeping them in bounded files, reading them. Never: their meaning.
+"""Services' logs. Owns: taking lines without blocking, what each may take, when they are written. Never: their meaning.
 
-One file and its predecessor per service, JSON lines. Lines are gathered in memory and written by a thread, so that a slow
+Lines are gathered in memory and written by a thread, so that a slow
 disk cannot block a service or the kernel; what comes faster than a bound is dropped, counted, and the count is logged.
 Logs are not acknowledged work: the last fraction of a second may be lost in a crash of the kernel.
 """
 
 from __future__ import annotations
 
-import os
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import orjson
 import trio
+from attrs import define, field
 
 from solo_trio.model.codec import rfc3339
 from solo_trio.policy.bucket import Bucket
 from solo_trio.ports import Clock, LogQuery, LogSink, Telemetry
+from solo_trio.telemetry import log_files
+from solo_trio.telemetry.log_files import LEVELS, file_of
 
 FLUSH_INTERVAL_S: Final = 0.1
 PENDING_BYTES_MAX: Final = 8 * 1_048_576
-"""Of all services together, waiting for the writer; above it lines are dropped."""
-FILE_BYTES_MAX: Final = 1_048_576
-"""A service keeps at most two files of this size."""
-FILES_PER_TENANT_MAX: Final = 400
-OVERVIEW_BYTES_MAX: Final = 262_144
-"""Read from the end of each file when the logs of all services are asked for at once."""
-MESSAGE_CHARS_MAX: Final = 65_536
+"""Of all services together, waiting for the writer; above it a tenant has only what is kept for it."""
+PENDING_TENANT_BYTES_MAX: Final = 2 * 1_048_576
+"""Of one tenant, waiting for the writer."""
+PENDING_TENANT_BYTES_KEPT: Final = 131_072
+"""So much a tenant may have waiting whatever others have: none can make another lose its lines."""
+MESSAGE_BYTES_MAX: Final = 65_536
+FIELDS_BYTES_MAX: Final = 16_384
+"""As JSON; larger fields are left out, and a note says so."""
 BURST_SECONDS: Final = 2.0
-LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+LINE_BYTES_MIN: Final = 128
+"""What a line takes besides its message, at least: a line that cannot be allowed is not encoded first."""
+ID_BYTES: Final = len(b'"id":1700000000000000,')
+READ_THREADS_MAX: Final = 2
+OUTAGE_QUIET_S: Final = 60.0
+"""An error that was not seen for so long is a new outage when it comes again."""
 
 Stream = Literal["stdout", "stderr", "log"]
+Key = tuple[str, str]
+"""A tenant's incarnation, a service's id."""
 
 
 class _Sink:
@@ -47,21 +59,34 @@ class _Sink:
 
     def __call__(self, stream: Stream, level: str, message: str, fields: dict[str, Any]) -> None:
         now = self._logs.clock.monotonic()
+        if not self._allows(min(len(message), MESSAGE_BYTES_MAX) + LINE_BYTES_MIN, now):
+            self._dropped += 1
+            return
+        line = self._logs.encode(self._key, self._generation, stream, level, message, fields)
         if self._bounded:
-            self._bucket, allowed = self._bucket.take(len(message) + 128.0, now)
+            self._bucket, allowed = self._bucket.take(float(len(line) + ID_BYTES), now)
             if not allowed:
                 self._dropped += 1
                 return
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._put(
-                "log", "warning", f"{dropped} lines were dropped: more than log_bytes_per_s", {"dropped": dropped}
-            )
-        self._put(stream, level, message, fields)
-
-    def _put(self, stream: Stream, level: str, message: str, fields: dict[str, Any]) -> None:
-        if not self._logs.put(self._key, self._generation, stream, level, message[:MESSAGE_CHARS_MAX], fields):
+        if self._dropped and self._logs.put(self._key, self._note(self._dropped)):
+            self._dropped = 0
+        if not self._logs.put(self._key, line):
             self._dropped += 1
+
+    def _allows(self, cost: int, now: float) -> bool:
+        return not self._bounded or self._bucket.take(float(cost), now)[1]
+
+    def _note(self, dropped: int) -> bytes:
+        message = f"{dropped} lines were dropped: more than log_bytes_per_s"
+        return self._logs.encode(self._key, self._generation, "log", "warning", message, {"dropped": dropped})
+
+
+@define(eq=False)
+class _Pending:
+    """One tenant's lines that wait for the writer."""
+
+    lines: dict[str, list[bytes]] = field(factory=dict)
+    bytes: int = 0
 
 
 class ServiceLogFiles:
@@ -71,41 +96,46 @@ class ServiceLogFiles:
         self.directory = directory
         self.clock = clock
         self._telemetry = telemetry
-        self._pending: dict[tuple[str, str], list[bytes]] = {}
+        self._pending: dict[str, _Pending] = {}
         self._pending_bytes = 0
         self._last_id = 0
         self._writing = trio.Lock()
-        self._failed = False
+        self._writers = trio.CapacityLimiter(1)
+        self._readers = trio.CapacityLimiter(READ_THREADS_MAX)
+        self._outages: dict[int | None, float] = {}
+        """The number of an error -> when it was last seen."""
 
     def sink(self, incarnation: str, service_id: str, generation: int, *, bytes_per_s: int | None) -> LogSink:
         return _Sink(self, (incarnation, service_id), generation, bytes_per_s)
 
-    def put(
-        self, key: tuple[str, str], generation: int, stream: Stream, level: str, message: str, fields: dict[str, Any]
-    ) -> bool:
-        """Take one entry; False if there is no room. Ids are microseconds, made unique, so they sort by time."""
-        if self._pending_bytes > PENDING_BYTES_MAX:
-            return False
-        at_us = self.clock.wall_us()
-        self._last_id = max(at_us, self._last_id + 1)
+    def encode(
+        self, key: Key, generation: int, stream: Stream, level: str, message: str, fields: dict[str, Any]
+    ) -> bytes:
+        """One entry as a line, of bounded length; its id is put before it when it is taken."""
         entry = {
-            "id": self._last_id,
-            "at": rfc3339(at_us),
+            "at": rfc3339(self.clock.wall_us()),
             "level": level if level in LEVELS else "info",
             "service_id": key[1],
             "generation": generation,
             "stream": stream,
-            "message": message,
-            "fields": fields,
+            "message": orjson.Fragment(_message(message)),
+            "fields": orjson.Fragment(_fields(fields)),
         }
-        try:
-            line = orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
-        except TypeError:  # lone surrogates, or fields that are not JSON: keep what can be kept
-            entry["message"] = message.encode("utf-8", "backslashreplace").decode()
-            entry["fields"] = {"unreadable": repr(fields)[:1_000].encode("utf-8", "backslashreplace").decode()}
-            line = orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
-        self._pending.setdefault(key, []).append(line)
-        self._pending_bytes += len(line)
+        return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
+
+    def put(self, key: Key, line: bytes) -> bool:
+        """Take one line; False if there is no room. Ids are microseconds, made unique, so they sort by time."""
+        pending = self._pending.get(key[0])
+        held = 0 if pending is None else pending.bytes
+        room = PENDING_TENANT_BYTES_MAX if self._pending_bytes < PENDING_BYTES_MAX else PENDING_TENANT_BYTES_KEPT
+        if held + len(line) + ID_BYTES > room:
+            return False
+        if pending is None:
+            pending = self._pending[key[0]] = _Pending()
+        self._last_id = max(self.clock.wall_us(), self._last_id + 1)
+        pending.lines.setdefault(key[1], []).append(b'{"id":%d,%b' % (self._last_id, line[1:]))
+        pending.bytes += len(line) + ID_BYTES
+        self._pending_bytes += len(line) + ID_BYTES
         return True
 
     async def run(self) -> None:
@@ -123,68 +153,51 @@ class ServiceLogFiles:
             if not self._pending:
                 return
             pending, self._pending, self._pending_bytes = self._pending, {}, 0
-            try:
-                await trio.to_thread.run_sync(self._write, pending)
-                self._failed = False
-            except OSError as error:
-                if not self._failed:  # once per outage
-                    self._telemetry.note("services' logs cannot be written", error=error)
-                self._failed = True
+            errors = await trio.to_thread.run_sync(self._write, pending, limiter=self._writers)
+        now = self.clock.monotonic()
+        for error in errors:
+            seen = self._outages.get(error.errno)
+            self._outages[error.errno] = now
+            if seen is None or now - seen > OUTAGE_QUIET_S:
+                self._telemetry.note("services' logs cannot be written", error=error)
 
-    def _path(self, key: tuple[str, str]) -> Path:
-        return self.directory / key[0] / f"{key[1].encode().hex()}.jsonl"
-
-    def _write(self, pending: dict[tuple[str, str], list[bytes]]) -> None:
-        for key, lines in pending.items():
-            path = self._path(key)
-            if not path.exists():
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _drop_oldest(path.parent)
-            elif path.stat().st_size > FILE_BYTES_MAX:
-                path.replace(path.with_suffix(".1"))
-            data = b"".join(lines)[-FILE_BYTES_MAX:]
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(descriptor, data)
-            finally:
-                os.close(descriptor)
+    def _write(self, pending: Mapping[str, _Pending]) -> list[OSError]:
+        """One file that cannot be written costs its own lines and nobody else's."""
+        errors = []
+        for incarnation, each in pending.items():
+            for service_id, lines in each.lines.items():
+                try:
+                    log_files.append(file_of(self.directory / incarnation, service_id), lines)
+                except OSError as error:
+                    errors.append(error)
+        return errors
 
     async def read(self, query: LogQuery) -> list[dict[str, Any]]:
         await self.flush()
-        return await trio.to_thread.run_sync(self._read, query)
-
-    def _read(self, query: LogQuery) -> list[dict[str, Any]]:
-        if query.service_id is not None:
-            paths, bytes_max = [self._path((query.incarnation, query.service_id))], 2 * FILE_BYTES_MAX
-        else:
-            paths, bytes_max = sorted((self.directory / query.incarnation).glob("*.jsonl")), OVERVIEW_BYTES_MAX
-        lowest = LEVELS.get(query.level or "", 0)
-        entries = []
-        for path in paths:
-            for line in _lines(path.with_suffix(".1"), bytes_max) + _lines(path, bytes_max):
-                try:
-                    entry = orjson.loads(line)
-                except orjson.JSONDecodeError:  # a line cut by a crash or by the bounds
-                    continue
-                if entry["id"] > query.after and LEVELS[entry["level"]] >= lowest:
-                    entries.append(entry)
-        entries.sort(key=lambda entry: int(entry["id"]))
-        return entries[-query.tail :] if query.tail else entries[: query.limit]
+        directory = self.directory / query.incarnation
+        return await trio.to_thread.run_sync(log_files.read, directory, query, limiter=self._readers)
 
 
-def _lines(path: Path, bytes_max: int) -> list[bytes]:
+def _message(message: str) -> bytes:
+    """As JSON, cut to what a message may have."""
+    message = message[:MESSAGE_BYTES_MAX]
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - bytes_max))
-            return file.read().splitlines()
-    except FileNotFoundError:
-        return []
+        encoded = orjson.dumps(message)
+    except TypeError:  # lone surrogates: keep what can be kept
+        message = message.encode("utf-8", "backslashreplace").decode()
+        encoded = orjson.dumps(message)
+    while len(encoded) > MESSAGE_BYTES_MAX + 2:  # the quotes
+        message = message[: len(message) * MESSAGE_BYTES_MAX // len(encoded)]
+        encoded = orjson.dumps(message)
+    return encoded
 
 
-def _drop_oldest(directory: Path) -> None:
-    """Make room for one more service's file, so that ever new service ids cannot fill the disk."""
-    files = sorted(directory.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
-    for path in files[: max(0, len(files) + 1 - FILES_PER_TENANT_MAX)]:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".1").unlink(missing_ok=True)
+def _fields(fields: dict[str, Any]) -> bytes:
+    """As JSON, or a note in their place."""
+    try:
+        encoded = orjson.dumps(fields)
+    except TypeError:  # fields that are not JSON
+        encoded = orjson.dumps({"unreadable": reprlib.repr(fields).encode("utf-8", "backslashreplace").decode()})
+    if len(encoded) > FIELDS_BYTES_MAX:
+        return orjson.dumps({"left_out": f"{len(encoded)} bytes of fields: more than {FIELDS_BYTES_MAX}"})
+    return encoded

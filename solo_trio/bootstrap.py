@@ -7,6 +7,7 @@ The order is `lifecycle.md`'s: the data directory's lock, the tenants' locks (ol
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from solo_trio.kernel.staging import Submission
 from solo_trio.model.capability import GrantSystem, system_capability
 from solo_trio.operations.caller import SYSTEM_SCOPE, System
 from solo_trio.operations.settings import Settings
+from solo_trio.runtimes.prctl import PR_SET_DUMPABLE, prctl
 from solo_trio.runtimes.process import ProcessRuntime
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.runtimes.tenant_lock import take_over
@@ -85,6 +87,15 @@ async def running_system(
                     nursery.cancel_scope.cancel()
         finally:
             await _close(journal, telemetry)
+
+
+def harden_process() -> None:
+    """Keys are in the memory of this process: no core file of it, and no other process of its user may look into it.
+
+    For a process that is a kernel and nothing else; services are started with their own limits.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def check_unused(data: Path) -> None:

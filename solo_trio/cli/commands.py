@@ -9,6 +9,7 @@ import click
 
 from solo_trio import __version__
 from solo_trio.cli import service_commands, system_commands
+from solo_trio.cli.options import DATA, HOST
 from solo_trio.cli.showing import ignore_output
 
 CONTEXT: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"]}
@@ -41,7 +42,7 @@ def solo() -> None:
 @solo.command()
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=DATA,
     default="./data",
     envvar="SOLO_DATA",
     show_default=True,
@@ -57,6 +58,14 @@ def solo() -> None:
     show_default=True,
     show_envvar=True,
     help="0 takes a free one.",
+)
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    type=HOST,
+    multiple=True,
+    envvar="SOLO_ALLOW_HOST",
+    help="A name that browsers and proxies may use for it; any number of times.  [env var: SOLO_ALLOW_HOST, with commas]",
 )
 @click.option(
     "--log-level",
@@ -75,7 +84,9 @@ def solo() -> None:
 )
 @click.option("--max-per-tenant", type=click.IntRange(0, 1_000_000), help="Services of one tenant.")
 @click.option("--max-total", type=click.IntRange(0, 1_000_000), help="Services of all tenants.")
-def serve(data: Path, host: str, port: int, log_level: str, **settings: int | None) -> None:
+def serve(
+    data: Path, host: str, port: int, allowed_hosts: tuple[str, ...], log_level: str, **settings: int | None
+) -> None:
     """Run a kernel on a data directory and serve its API.
 
     Prints `ready URL` once everything that was wanted runs again. SIGTERM or Ctrl-C ends it gracefully, a second one at once.
@@ -83,7 +94,7 @@ def serve(data: Path, host: str, port: int, log_level: str, **settings: int | No
     from solo_trio.cli.serving import serve_until_told
 
     given = {name: value for name, value in settings.items() if value is not None}
-    serve_until_told(data, host, port, log_level, given)
+    serve_until_told(data, host, port, allowed_hosts, log_level, given)
 
 
 @solo.command()

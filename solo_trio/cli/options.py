@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from solo_trio.cli import texts
+from solo_trio.errors import SoloError
 
 R = TypeVar("R")
 
@@ -30,6 +32,31 @@ class Typed(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+class Directory(click.Path):
+    """A directory's path; none at all (an empty variable in a shell) is not the one where the command runs."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("name a directory: it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Hosts(click.ParamType[Any]):
+    """A host's name; in an environment variable several, with commas."""
+
+    name = "name"
+    envvar_list_splitter = ","
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        host = str(value).strip()
+        if _HOST.fullmatch(host) is None:
+            self.fail(f"{texts.printable(host)!r} is no host's name: write it without http:// and port", param, ctx)
+        return host
+
+
+_HOST: Final = re.compile(r"[A-Za-z0-9_.-]+|\[?[0-9A-Fa-f:.]+\]?", re.ASCII)
+DATA = Directory(path_type=Path)
+HOST = Hosts()
 DURATION = Typed("duration", texts.duration_ms)
 JSON_OBJECT = Typed("json", texts.json_object)
 KEYWORD = Typed("name=json", texts.keyword)
@@ -37,7 +64,7 @@ KEYWORD = Typed("name=json", texts.keyword)
 _PLACE = (
     click.option(
         "--data",
-        type=click.Path(path_type=Path),
+        type=DATA,
         help="Data directory of the server on this machine. [env: SOLO_DATA; default: ./data]",
     ),
     click.option("--url", help="The server, if it is elsewhere; its token is in SOLO_TOKEN. [env: SOLO_URL]"),
@@ -55,7 +82,12 @@ def for_system(function: Callable[..., R]) -> Callable[..., R]:
     def command(data: Path | None, url: str | None, as_json: bool, **given: Any) -> R:
         from solo_trio.cli.session import Place  # it imports httpx
 
-        return function(Place(data, url, as_json, given.pop("tenant", None)), **given)
+        try:
+            return function(Place(data, url, as_json, given.pop("tenant", None)), **given)
+        except SoloError as error:
+            if "service_id" in given:  # for the advice
+                error.extra.setdefault("service_id", given["service_id"])
+            raise
 
     for option in reversed(_PLACE):
         option(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -19,17 +20,21 @@ FAILED: Final = 1
 
 
 NEXT: Final = {
-    "service_not_found": "list them with: solo list",
+    "service_not_found": "list them with: solo list, another tenant's with: solo list --tenant TENANT",
     "tenant_not_found": "list them with: solo tenant list",
     "unauthenticated": "set SOLO_TOKEN, or use the system's own token with --data DIRECTORY",
     "function_not_found": "look for @service.export in its source",
-    "call_failed": "look at its log with: solo logs ID",
+    "call_failed": "look at its log with: solo logs {id}",
     "service_start_failed": "correct the source, then deploy it again",
-    "service_not_running": "look at it with: solo status ID",
-    "service_exists": "kill it first with: solo kill ID, or take another id",
+    "service_not_running": "see why with: solo status {id}; to begin anew: solo kill {id}, then solo deploy FILE --id {id}"
+    " (or, as it is: POST /services/{id}/restart)",
+    "service_exists": "kill it first with: solo kill {id}, or take another id",
     "journal_failed": "mend the disk, then start the kernel again: nothing acknowledged is lost",
 }
-"""What to do about an error, in terms of commands."""
+"""What to do about an error, in terms of commands; `{id}` is the service's."""
+TOKEN_REFUSED: Final = (
+    "the token in SOLO_TOKEN is not valid here: correct it, or unset it to use the data directory's own"
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -55,8 +60,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def _failed(error: SoloError) -> int:
     sys.stderr.write(f"error: {error.code}: {printable(error.detail)}\n")
-    if error.code in NEXT:
-        sys.stderr.write(f"  next: {NEXT[error.code]}\n")
+    advice = NEXT.get(error.code)
+    if error.code == "unauthenticated" and os.environ.get("SOLO_TOKEN"):
+        advice = TOKEN_REFUSED
+    if advice is not None:
+        advice = advice.replace("{id}", str(error.extra.get("service_id", "ID")))
+        sys.stderr.write(f"  next: {printable(advice)}\n")
     traceback = error.extra.get("traceback")
     if isinstance(traceback, str) and traceback.strip():
         sys.stderr.write(printable(traceback.rstrip(), lines=True) + "\n")

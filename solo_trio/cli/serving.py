@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Final
 import trio
 
 from solo_trio import __version__
-from solo_trio.bootstrap import check_unused
+from solo_trio.bootstrap import check_unused, harden_process
 from solo_trio.cli.showing import ignore_output
 from solo_trio.embedding import Kernel
 from solo_trio.errors import Faulted, SoloError
@@ -31,13 +31,16 @@ SAME_SIGNAL_S: Final = 0.05
 log = logging.getLogger("solo")
 
 
-def serve_until_told(data: Path, host: str, port: int, log_level: str, given: Mapping[str, Any]) -> int:
+def serve_until_told(
+    data: Path, host: str, port: int, allowed_hosts: Sequence[str], log_level: str, given: Mapping[str, Any]
+) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises `SoloError` for a refused start or a failed kernel."""
+    harden_process()
     _log_to_stderr(log_level)
     told = _Told()
     with told.listening():
         try:
-            trio.run(_serve, data, host, port, Settings(**given), told)
+            trio.run(_serve, data, host, port, allowed_hosts, Settings(**given), told)
         except BaseExceptionGroup as group:
             error = first_solo_error(group)
             if error is None:
@@ -101,7 +104,9 @@ class _Told:
             os._exit(1)
 
 
-async def _serve(data: Path, host: str, port: int, settings: Settings, told: _Told) -> None:
+async def _serve(
+    data: Path, host: str, port: int, allowed_hosts: Sequence[str], settings: Settings, told: _Told
+) -> None:
     told.attach()
     async with trio.open_nursery() as nursery:
         running: list[Kernel] = []
@@ -113,7 +118,7 @@ async def _serve(data: Path, host: str, port: int, settings: Settings, told: _To
             except OSError as error:
                 raise Faulted("data_unwritable", f"{data} cannot be used ({error}): correct that") from None
             running.append(kernel)
-            await _run(kernel, data, host, port)
+            await _run(kernel, data, host, port, allowed_hosts)
         nursery.cancel_scope.cancel()
 
 
@@ -130,11 +135,11 @@ async def _obey(told: _Told, running: list[Kernel], timeout_s: float, everything
     everything.cancel()
 
 
-async def _run(kernel: Kernel, data: Path, host: str, port: int) -> None:
+async def _run(kernel: Kernel, data: Path, host: str, port: int, allowed_hosts: Sequence[str]) -> None:
     core = kernel.system.core
     async with trio.open_nursery() as nursery:
         try:
-            url: str = await nursery.start(partial(kernel.serve, host=host, port=port))
+            url: str = await nursery.start(partial(kernel.serve, host=host, port=port, allowed_hosts=allowed_hosts))
         except OSError as error:
             raise _unusable(host, port, error) from None
         with _state_file(data, url):

@@ -79,19 +79,21 @@ async def _try_stream(client: Client) -> int:
 async def test_many_streams_at_once_do_not_slip_in(tenant: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "STREAMS_PER_TENANT_MAX", 3)
     statuses: list[int] = []
+    answered = trio.Event()
 
     async def one() -> None:
         headers = {"Authorization": f"Bearer {tenant.token}".encode(), "Accept": b"text/event-stream"}
         async with Wire.to(tenant.http.base_url) as wire:
             statuses.append((await wire.get("/events", headers)).status_code)
+            if len(statuses) == 20:
+                answered.set()
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(one)
         with trio.fail_after(BOUND_S):
-            while len(statuses) < 20:
-                await trio.sleep(0.01)
+            await answered.wait()
         nursery.cancel_scope.cancel()
     assert sorted(statuses) == [200] * 3 + [503] * 17
 

@@ -71,7 +71,8 @@ def test_deploy_call_status_kill(command: Run, source: Path) -> None:
     assert done(command("call", "one", "echo", "1")) == "[[1], {}]\n"
     assert "status     ready\n" in done(command("status", "one"))
     assert done(command("kill", "one", "--grace", "500ms")) == "one stopped\n"
-    assert "list them with: solo list" in refused(command("kill", "one"), "service_not_found")
+    for verb in ("kill", "status"):
+        assert "list them with: solo list" in refused(command(verb, "one"), "service_not_found")
 
 
 def test_a_deployment_is_as_it_was_asked_for(command: Run, source: Path) -> None:
@@ -161,7 +162,9 @@ def test_arguments_of_a_call_are_json_or_text(command: Run) -> None:
 
 
 def test_call_refused_and_wrongly_used(command: Run) -> None:
-    assert "ValueError: on purpose" in refused(command("call", "pids", "fail"), "call_failed")
+    said = refused(command("call", "pids", "fail"), "call_failed")
+    assert "ValueError: on purpose" in said
+    assert "next: look at its log with: solo logs pids\n" in said
     refused(command("call", "pids", "nothing"), "function_not_found")
     refused(command("call", "pids", "no/thing"), "invalid_id")
     refused(command("call", "nobody", "echo"), "service_not_found")
@@ -287,6 +290,31 @@ def test_the_tenant_is_the_tokens_the_named_or_default(
     assert [each["service_id"] for each in parsed(command("list", "--json"))["services"]] == ["mine"]
     refused(command("list", "--tenant", "nobody"), "tenant_not_found")
     done(command("kill", "mine", "--force"))
+
+
+def test_a_wrong_token_in_the_environment_is_named(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLO_TOKEN", "solo_wrong")
+    assert "next: the token in SOLO_TOKEN is not valid here" in refused(command("list"), "unauthenticated")
+
+
+def test_a_service_that_does_not_run_can_be_begun_anew(command: Run, tmp_path: Path) -> None:
+    """The advice names what there is, with the service's own id."""
+    source = tmp_path / "ends.py"
+    source.write_text("async def main(ctx):\n    pass\n")
+    done(command("deploy", source, "--id", "ends", "--restart", "temporary"))
+    with_stream = command("events", "--follow", "--since", "0", "--service", "ends", "--type", "service_exited", "--limit", "1")
+    assert "ends" in done(with_stream)
+    said = refused(command("call", "ends", "anything"), "service_not_running")
+    for advice in ("solo status ends", "solo kill ends", "solo deploy FILE --id ends", "POST /services/ends/restart"):
+        assert advice in said
+    done(command("kill", "ends"))
+
+
+@pytest.mark.parametrize("words", [["list"], ["serve", "--port", "0"]])
+def test_an_empty_data_directory_is_wrong_usage(command: Run, words: list[str]) -> None:
+    code, out, err = command(*words, "--data", "")
+    assert (code, out) == (2, "")
+    assert "name a directory" in err
 
 
 def test_default_is_made_on_first_use(tmp_path: Path) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from cli_rig import LONG_S, PIDS, SLOW_START, STUBBORN, Server, solo, wait_gone
+from cli_rig import LONG_S, PIDS, SLOW_START, STUBBORN, Server, environment, solo, wait_gone
 
 from solo_trio import __version__
 from solo_trio.client import SoloClient, find_server
@@ -159,9 +161,59 @@ def test_options_come_from_the_environment_and_flags_win(tmp_path: Path) -> None
         assert server.errors == ""
 
 
+def test_names_that_it_answers_to(tmp_path: Path) -> None:
+    def status(server: Server, host: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONG_S)
+        with closing(connection):
+            connection.request("GET", "/health", headers={"Host": host})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    with Server(tmp_path / "flags", "--allow-host", "one.example", "--allow-host", "TWO.example") as server:
+        assert [status(server, name)[0] for name in ("one.example", "two.example:1", "localhost")] == [200] * 3
+        code, body = status(server, "evil.example")
+        assert code == 403
+        assert "--allow-host" in json.loads(body)["detail"]
+    with Server(tmp_path / "environment", SOLO_ALLOW_HOST="one.example, two.example") as server:
+        assert [status(server, name)[0] for name in ("one.example", "two.example", "evil.example")] == [200, 200, 403]
+
+
+def test_its_keys_reach_no_core_file(tmp_path: Path) -> None:
+    """And its services start and are measured all the same."""
+    with Server(tmp_path / "data") as server:
+        proc = Path("/proc") / str(server.process.pid)
+        [core] = [line for line in (proc / "limits").read_text().splitlines() if line.startswith("Max core file size")]
+        assert core.split()[4:6] == ["0", "0"]
+        deploy(server, "pids", PIDS)
+        with connect(server) as client:
+            assert client.status("pids")["usage"]
+
+
+def test_hardened_is_not_dumpable() -> None:
+    """Asked of the process itself: nothing outside shows it when root runs it."""
+    code = (
+        "import ctypes, resource; from solo_trio.bootstrap import harden_process; harden_process()\n"
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=LONG_S
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "0 0 0\n", "")
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [["--prot", "1"], ["--port", "70000"], ["--log-level", "loud"], ["--shutdown-timeout-ms", "soon"], ["extra"]],
+    [
+        ["--prot", "1"],
+        ["--port", "70000"],
+        ["--log-level", "loud"],
+        ["--shutdown-timeout-ms", "soon"],
+        ["extra"],
+        ["--data", ""],
+        ["--allow-host", "http://solo.example"],
+        ["--allow-host", "solo.example:8080"],
+        ["--allow-host", ""],
+    ],
 )
 def test_wrong_usage_is_2(wrong: list[str], tmp_path: Path) -> None:
     refused = solo("serve", "--data", tmp_path / "data", *wrong)

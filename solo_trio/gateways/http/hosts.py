@@ -10,6 +10,7 @@ from typing import Any, Final
 from solo_trio.errors import Rejected
 
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?\Z")
+_ALLOW: Final = "allow the name at its start: solo serve --allow-host NAME"
 _ORIGIN: Final = re.compile(r"https?://(?P<authority>.+)\Z", re.IGNORECASE)
 
 
@@ -43,12 +44,12 @@ class HostCheck:
         server = scope.get("server") or ("", 0)
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or not self._known(hosts[0].decode("latin-1"), server[0]):
-            raise Rejected("host_not_allowed", "use the server's own name in Host, or allow the name at start")
+            raise Rejected("host_not_allowed", f"use the server's own name in Host, or {_ALLOW}")
         for name, value in scope["headers"]:
             if name == b"origin":
                 match = _ORIGIN.match(value.decode("latin-1"))
                 if match is None or not self._known(match["authority"], server[0]):
-                    raise Rejected("host_not_allowed", "pages of this Origin may not use the server; allow its host")
+                    raise Rejected("host_not_allowed", f"pages of this Origin may not use the server; {_ALLOW}")
 
     def _known(self, authority: str, reached: str) -> bool:
         host = _host_of(authority)

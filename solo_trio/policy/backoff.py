@@ -23,7 +23,7 @@ def restart_delay(attempt: int, chance: float, *, max_restarts: int, max_seconds
     `chance` in [0, 1) takes the delay from half of the exponential value to the whole of it.
     """
     cap = longest_delay(max_restarts, max_seconds)
-    if attempt > max_restarts + 1:  # the window is too short to catch this loop: at least it gets slow
-        cap = LONGEST_DELAY_S
+    if cap < FIRST_DELAY_S and attempt > max_restarts + 1:
+        cap = LONGEST_DELAY_S  # the window is too short to catch such a loop: at least it gets slow
     whole = min(FIRST_DELAY_S * 2.0 ** min(max(attempt - 1, 0), DOUBLINGS_MAX), cap)
     return whole * (0.5 + 0.5 * chance)

@@ -251,8 +251,8 @@ specs: Final = st.builds(
 )
 
 _specs: Final = st.builds(
-    ServiceSpec,
-    entry=st.sampled_from(("source", "callable:ticker")),
+    lambda digest, **rest: ServiceSpec(entry="source" if digest else "callable:ticker", digest=digest, **rest),
+    digest=st.sampled_from(("", "d" * 64, "e" * 64)),
     restart=st.sampled_from(("permanent", "transient", "temporary")),
     restart_limits=st.builds(RestartLimits, st.integers(0, 3), st.sampled_from((0.5, 5.0, 60.0))),
     config=st.sampled_from(({}, {"every": 1.5, "names": ["a", None]})),
@@ -327,7 +327,10 @@ def _with_service(spec: ServiceSpec, recovers: Advance | None, rest: list[Move])
     return [*deployed, *rest] if recovers is None else [*deployed, _NEXT, _NEXT, Boot(5.0), _NEXT, recovers, *rest]
 
 
+_many_moves = st.integers(10, 60).flatmap(lambda many: st.lists(moves, min_size=many, max_size=many))
+"""The number is drawn first, so that histories are long and yet shrink."""
+
 histories: Final[st.SearchStrategy[list[Move]]] = st.one_of(
     st.lists(moves, max_size=12),
-    st.builds(_with_service, _specs, st.none() | _recoveries, st.lists(moves, min_size=20, max_size=60)),
+    st.builds(_with_service, _specs, st.none() | _recoveries, _many_moves),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from model_histories import JumpWall, Move, Pass, World, histories
 from solo_trio.errors import Rejected
 from solo_trio.model import codec
 from solo_trio.model import service_decisions as decisions
+from solo_trio.model.record import Artifact, DropArtifact
 from solo_trio.model.service import ServiceState, Status, count_services
 from solo_trio.model.state import KernelState, apply, fold
 
@@ -220,6 +222,27 @@ def test_an_erased_incarnation_leaves_everything_else_as_it_was(moves: list[Move
         assert rest.capabilities == world.state.capabilities.remove(tenant.capability_id)
         assert (rest.last_id, rest.last_at_us) == (world.state.last_id, world.state.last_at_us)
         assert (rest.kernel_time, rest.system) == (world.state.kernel_time, world.state.system)
+
+
+@SETTINGS
+@given(histories)
+def test_the_sources_kept_are_those_of_the_services_there_are(moves: list[Move]) -> None:
+    """Attachments in the order in which the journal carries them out."""
+    world = World()
+    kept: set[str] = set()
+    done = 0
+    for move in moves:
+        with suppress(Rejected):
+            world.play(move)
+        for attachment in world.draft.attachments[done:]:
+            if isinstance(attachment, Artifact):
+                kept.add(attachment.digest)
+            elif isinstance(attachment, DropArtifact):
+                kept.remove(attachment.digest)
+        done = len(world.draft.attachments)
+        used = Counter(service.spec.digest for _, service in world.state.services() if service.spec.digest)
+        assert dict(world.state.sources.items()) == used
+        assert kept == set(used)
 
 
 @SETTINGS

@@ -17,9 +17,11 @@ from solo_trio.errors import Rejected
 from solo_trio.model import service_decisions as decisions
 from solo_trio.model.ending import Ending, EndKind
 from solo_trio.model.limits import RANGES, Limits
+from solo_trio.model.record import DropArtifact
 from solo_trio.model.service import Status, count_services
 from solo_trio.model.service_events import ServiceCrashed, ServiceGivenUp, ServiceStopped
 from solo_trio.model.spec import RestartLimits, ServiceSpec
+from solo_trio.model.state import fold
 from solo_trio.policy.backoff import restart_delay
 from solo_trio.policy.restart import RestartType
 
@@ -47,8 +49,7 @@ MATRIX: dict[tuple[RestartType, EndKind], tuple[list[str], Status, int]] = {
     ("temporary", "load_failed"): (CRASHED, Status.STOPPED, 0),
     ("temporary", "stopped"): (CRASHED, Status.STOPPED, 0),
     ("temporary", "killed"): (CRASHED, Status.STOPPED, 0),
-    # It did not end: what was around it did, as when the kernel dies, and it is still wanted.
-    ("temporary", "lost"): (CRASHED, Status.RESTARTING, 0),
+    ("temporary", "lost"): (CRASHED, Status.STOPPED, 0),
 }
 """How a ready service ended, without being asked to -> events, status after it, how many crashes are in its window."""
 
@@ -245,7 +246,7 @@ def test_row_9_what_ended_can_be_started_by_hand(restart: RestartType, kind: End
     assert driver.service().restarts == 0
 
 
-@every_restart
+@pytest.mark.parametrize("restart", ["permanent", "transient"])
 def test_row_9_lost_never_counts_however_often(restart: RestartType) -> None:
     driver = with_service(restart, max_restarts=0)
     for _ in range(10):
@@ -285,6 +286,8 @@ def test_row_15_an_end_while_stopping_is_no_restart_and_tells_the_true_reason(
     if len(events) == 2:
         crashed = crash_only(events[:1])
         assert (crashed.counted, crashed.restart, crashed.reason) == (False, False, f"it {kind}")
+        between = fold(driver.records[:-1]).service(TENANT, SERVICE)
+        assert between is not None and between.status is Status.STOPPING, "also between the two events"
     assert driver.state.service(TENANT, SERVICE) is None
 
 
@@ -295,6 +298,39 @@ def test_a_second_kill_joins_the_first() -> None:
     assert driver.kill() == ()
     assert driver.reply == decisions.Accepted(first.event_id, first.deployment, changed=False)
     assert first.changed
+
+
+@pytest.mark.parametrize(
+    ("grace_ms", "force", "agreed"),
+    [
+        (4_999, False, (4_999, False)),
+        (0, False, (0, False)),
+        (5_000, True, (5_000, True)),
+        (9_000, True, (5_000, True)),
+    ],
+)
+def test_row_13_a_second_kill_with_less_patience_shortens_the_stop(
+    grace_ms: int, force: bool, agreed: tuple[int, bool]
+) -> None:
+    driver = with_service()
+    driver.kill()
+    first = driver.reply
+    assert driver.types(decisions.Kill(TENANT, SERVICE, grace_ms, force)) == ["service_killed"]
+    stop = driver.service().stop
+    assert stop is not None and (stop.grace_ms, stop.force) == agreed
+    assert stop.event_id == driver.reply.event_id > first.event_id
+    assert driver.service().status is Status.STOPPING
+    assert type_names(driver.ended("killed")) == ["service_stopped"]
+    assert driver.state.service(TENANT, SERVICE) is None
+
+
+def test_row_13_no_kill_gives_a_stop_more_time() -> None:
+    driver = with_service()
+    driver.do(decisions.Kill(TENANT, SERVICE, grace_ms=100, force=True))
+    before = driver.draft
+    for grace_ms, force in ((100, True), (100, False), (5_000, False), (5_000, True)):
+        assert driver.types(decisions.Kill(TENANT, SERVICE, grace_ms, force)) == []
+    assert driver.draft.state is before.state
 
 
 def test_a_kill_during_backoff_waits_only_for_the_supervisor_to_say_so() -> None:
@@ -366,6 +402,18 @@ def test_row_16_attempts_count_up_and_start_anew_after_a_stable_uptime() -> None
     assert attempts == [1, 2, 3, 1, 2, 1]
 
 
+def test_row_16_however_short_the_window_an_uptime_below_a_second_is_not_stable() -> None:
+    driver = with_service(max_restarts=5, max_seconds=0.001)
+    attempts = []
+    for uptime in (0.5, 0.999, 1.0, 0.999):
+        driver.kernel_time += uptime
+        driver.ended("crashed")
+        attempts.append(driver.service().attempt)
+        driver.begin()
+        driver.ready()
+    assert attempts == [1, 2, 1, 2]
+
+
 def test_row_16_time_before_it_is_ready_is_no_stable_uptime() -> None:
     driver = with_service(max_restarts=5, max_seconds=10.0)
     driver.ended("crashed")
@@ -410,6 +458,19 @@ def test_row_16_a_crash_loop_always_gives_up(
         crashes += 1
         assert crashes <= n + 1
     assert crashes == n + 1
+
+
+def test_row_16_a_crash_loop_gives_up_also_after_many_that_did_not_count() -> None:
+    """The attempts are high by then, but the delays still fit into the window."""
+    driver = with_service(max_restarts=5, max_seconds=60.0)
+    for _ in range(20):
+        driver.ended("lost")
+        driver.begin()
+    for _ in range(6):
+        driver.ended("crashed")
+        driver.kernel_time += restart_delay(driver.service().attempt, 1.0, max_restarts=5, max_seconds=60.0)
+        driver.begin()
+    assert driver.service().status is Status.GIVEN_UP
 
 
 # -- row 18: a restart of the kernel
@@ -685,6 +746,49 @@ def test_row_21_one_of_each() -> None:
     assert (counts.total, counts.wanted, counts.paused) == (6, 3, 0)
     assert (counts.starting, counts.running, counts.restarting) == (1, 1, 1)
     assert (counts.stopping, counts.stopped, counts.given_up) == (1, 1, 1)
+
+
+# -- sources
+
+
+def dropped(driver: Driver) -> list[str]:
+    return [each.digest for each in driver.draft.attachments if isinstance(each, DropArtifact)]
+
+
+def test_a_source_is_dropped_with_its_last_use() -> None:
+    driver = with_tenant()
+    for service_id in ("one", "two"):
+        driver.deploy(ServiceSpec(digest="d" * 64), service_id)
+    driver.kill("one")
+    driver.stopped("one")
+    assert dropped(driver) == []
+    driver.begin("two")
+    driver.ended("load_failed", "two")
+    assert dropped(driver) == ["d" * 64]
+    assert len(driver.state.sources) == 0
+
+
+def test_a_source_is_kept_while_its_service_is_listed() -> None:
+    driver = with_tenant()
+    driver.deploy(ServiceSpec(digest="d" * 64, restart="transient"))
+    driver.begin()
+    driver.ready()
+    driver.ended("completed")
+    assert driver.service().status is Status.STOPPED
+    assert dropped(driver) == [], "it may be restarted by hand"
+    driver.kill()
+    assert dropped(driver) == ["d" * 64]
+
+
+def test_what_is_not_recovered_takes_its_source_along() -> None:
+    driver = with_tenant()
+    driver.deploy(ServiceSpec(digest="e" * 64, ephemeral=True), "one")
+    driver.deploy(ServiceSpec(digest="d" * 64, ephemeral=True), "two")
+    driver.deploy(ServiceSpec(digest="d" * 64), "three")
+    driver.start_system()
+    assert [service.service_id for _, service in driver.state.services()] == ["three"]
+    assert dropped(driver) == ["e" * 64]
+    assert dict(driver.state.sources.items()) == {"d" * 64: 1}
 
 
 def test_an_ending_carries_its_traceback_and_exit_into_the_log() -> None:

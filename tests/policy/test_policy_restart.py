@@ -107,37 +107,41 @@ def test_row_16_a_crash_loop_always_trips_the_window(n: int, seconds: float, sta
 
 @SETTINGS
 @given(max_restarts, max_seconds, st.integers(0, 10_000), chances)
+@example(1, 5e-324, 1, 0.0)
+@example(2, 1.5e-323, 1, 0.5)
 def test_row_16_a_delay_is_between_half_and_the_whole_of_the_exponential(
     n: int, seconds: float, attempt: int, chance: float
 ) -> None:
-    cap = longest_delay(n, seconds)
+    window_cap = longest_delay(n, seconds)
+    too_short = window_cap < FIRST_DELAY_S and attempt > n + 1
+    cap = LONGEST_DELAY_S if too_short else window_cap
     whole = min(FIRST_DELAY_S * 2.0 ** min(max(attempt - 1, 0), 64), cap)
     delay = restart_delay(attempt, chance, max_restarts=n, max_seconds=seconds)
     assert whole / 2 <= delay <= whole <= cap <= LONGEST_DELAY_S
-    assert cap * (n + 1) <= seconds / 2 * (1 + 1e-12), "n + 1 crashes fit in half of the window"
+    assert window_cap * (n + 1) <= seconds / 2 * (1 + 1e-12) + 1e-300, "n + 1 crashes fit in half of the window"
 
 
 @SETTINGS
-@given(max_restarts, max_seconds, chances)
+@given(st.integers(0, 60), max_seconds, chances)
 def test_row_16_a_delay_never_shrinks_with_the_attempts(n: int, seconds: float, chance: float) -> None:
-    delays = [restart_delay(attempt, chance, max_restarts=n, max_seconds=seconds) for attempt in range(1, 50)]
+    delays = [restart_delay(attempt, chance, max_restarts=n, max_seconds=seconds) for attempt in range(1, n + 50)]
     assert all(earlier <= later for earlier, later in pairwise(delays))
     assert delays[-1] == restart_delay(10**9, chance, max_restarts=n, max_seconds=seconds), "no overflow"
 
 
 def test_row_16_in_numbers() -> None:
-    assert [restart_delay(i, 0.0, max_restarts=5, max_seconds=60) for i in range(1, 8)] == [
-        0.05,
-        0.1,
-        0.2,
-        0.4,
-        0.8,
-        1.6,
-        2.5,
-    ]
+    delays = [restart_delay(attempt, 0.0, max_restarts=9, max_seconds=60) for attempt in range(1, 13)]
+    assert delays == [0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5]
     assert longest_delay(5, 60) == 5.0
     assert longest_delay(0, 86_400) == LONGEST_DELAY_S == 30.0
     assert longest_delay(4, 1) == 0.1
+
+
+def test_row_16_a_loop_that_the_window_cannot_catch_gets_slow() -> None:
+    """Its cap is below the first delay, and there were more crashes in a row than it would have borne: no cap any more."""
+    assert restart_delay(2, 0.0, max_restarts=1, max_seconds=0.01) == 0.00125
+    assert restart_delay(3, 0.0, max_restarts=1, max_seconds=0.01) == 0.2
+    assert restart_delay(30, 0.0, max_restarts=1, max_seconds=0.01) == LONGEST_DELAY_S / 2
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ _IDEMPOTENCY: Final = (
     "INSERT OR REPLACE INTO idempotency (scope, key, fingerprint, event_id, at_us) VALUES (?, ?, ?, ?, ?)"
 )
 
+_PAYLOAD: Final = COLUMNS.index("payload")
+
 Statement = tuple[str, list[tuple[Any, ...]]]
 
 
@@ -244,6 +246,11 @@ def check_artifact(artifact: Artifact) -> None:
 
 def _pages(statements: list[Statement]) -> int:
     """About how many pages these rows dirty: their own bytes, and a leaf of an index each."""
-    size = sum(len(cell) for _, rows in statements for row in rows for cell in row if isinstance(cell, bytes))
-    dropped = sum(len(rows) for statement, rows in statements if statement is _DROP_ARTIFACT)
-    return size // PAGE_BYTES + sum(len(rows) for _, rows in statements) + dropped * DROPPED_PAGES
+    pages = 0
+    for statement, rows in statements:
+        if statement is _EVENT:  # There are many of these, and only a payload can be long.
+            size = sum([len(row[_PAYLOAD] or b"") for row in rows])
+        else:
+            size = sum(len(cell) for row in rows for cell in row if isinstance(cell, bytes))
+        pages += size // PAGE_BYTES + len(rows) * (DROPPED_PAGES if statement is _DROP_ARTIFACT else 1)
+    return pages

@@ -18,6 +18,7 @@ from attrs import frozen
 TRACEBACK_LINES_MAX: Final = 40
 TRACEBACK_CHARS_MAX: Final = 8_192
 REASON_CHARS_MAX: Final = 500
+TYPE_CHARS_MAX: Final = 100
 
 _OWN_CODE: Final = tuple(str(Path(__file__).parents[1] / room) + "/" for room in ("runtimes", "service"))
 
@@ -75,11 +76,16 @@ def message_of(error: BaseException) -> str:
     return _clean(text)[:REASON_CHARS_MAX]
 
 
+def type_of(error: BaseException) -> str:
+    """The name of its class, bounded: a service may make classes of any name."""
+    return type(error).__name__[:TYPE_CHARS_MAX]
+
+
 def reason_of(error: BaseException) -> str:
     """One line for people: the type and message of the error that matters."""
     found = innermost(error)
     text = message_of(found).partition("\n")[0]
-    return f"{type(found).__name__}: {text}" if text else type(found).__name__
+    return f"{type_of(found)}: {text}" if text else type_of(found)
 
 
 def traceback_tail(error: BaseException) -> str:

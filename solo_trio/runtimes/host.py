@@ -10,12 +10,14 @@ import linecache
 import logging
 import os
 import re
+import select
 import socket
 import sys
 import threading
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
+import attrs
 import trio
 from attrs import define, field
 
@@ -30,6 +32,9 @@ MODULE_NAME: Final = "__service__"
 RECEIVE_BYTES: Final = 64 * 1024
 EXIT_KERNEL_GONE: Final = 120
 """Nobody is left to read this exit code."""
+LOG_WAIT_S_MAX: Final = 1.0
+SHORT_TRACEBACK_CHARS: Final = 2_000
+"""Six bytes of JSON for each, at the worst."""
 
 
 def host(sock: socket.socket) -> NoReturn:
@@ -47,12 +52,15 @@ def host(sock: socket.socket) -> NoReturn:
 class Link:
     """The service's end of the wire. Messages may be sent from any thread.
 
-    Sending blocks until the kernel took it: the kernel always reads, and a log line must not get lost because the loop of
-    the service is busy.
+    Sending blocks until the kernel took it, which reads each service at a bounded rate: a log line must not get lost because
+    the loop of the service is busy. But if the kernel takes nothing for `log_wait_s`, lines are dropped and counted until it
+    does; the next one that gets through says how many in `lines_lost`.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, log_wait_s: float = LOG_WAIT_S_MAX) -> None:
         self._sock = sock
+        self._log_wait_s = log_wait_s
+        self._lines_lost = 0
         self._wire = wire.Wire("service")
         self._lock = threading.RLock()  # re-entrant: a logging call inside a signal handler or a __del__
 
@@ -65,12 +73,31 @@ class Link:
 
     def log(self, level: str, message: str, fields: dict[str, Any]) -> None:
         """Never raises: fields too large for a frame are left out, a line after the last word is lost."""
+        with self._lock:
+            writable = select.poll()  # a new one: they are not re-entrant
+            writable.register(self._sock, select.POLLOUT)
+            if not writable.poll(0 if self._lines_lost else self._log_wait_s * 1_000):
+                self._lines_lost += 1
+                return
+            lost = {"lines_lost": self._lines_lost} if self._lines_lost else {}
+            try:
+                self._log(level, message, {**fields, **lost}, lost)
+            except wire.WireError:
+                return
+            self._lines_lost = 0
+
+    def _log(self, level: str, message: str, fields: dict[str, Any], lost: dict[str, Any]) -> None:
         try:
             self.send(wire.Log(level, message, fields))
         except wire.FrameTooLarge as error:
-            self.send(wire.Log(level, message, {"fields_lost": message_of(error)}))
-        except wire.WireError:
-            pass
+            self.send(wire.Log(level, message, {"fields_lost": message_of(error), **lost}))
+
+    def last_word(self, message: wire.Failed | wire.Ended) -> None:
+        """With less of the traceback, if it is one that JSON makes much longer."""
+        try:
+            self.send(message)
+        except wire.FrameTooLarge:
+            self.send(attrs.evolve(message, traceback=message.traceback[-SHORT_TRACEBACK_CHARS:]))
 
     def hello(self) -> tuple[wire.Hello, list[wire.Message]]:
         """Block for the first message; also returns what came in the same breath."""
@@ -126,14 +153,14 @@ def _host(link: Link) -> int:
     try:
         module = Module.from_namespace(_load(hello))
     except BaseException as error:  # noqa: BLE001 - the fence around the import of service code
-        link.send(wire.Failed(reason_of(error), traceback_tail(error)))
+        link.last_word(wire.Failed(reason_of(error), traceback_tail(error)))
         return 1
     link.send(wire.Loaded())
     try:
         verdict = trio.run(_Session(link, hello, module, early).serve)
     except BaseException as error:  # noqa: BLE001 - service code broke Trio itself
         verdict = crashed(error)
-    link.send(wire.Ended(verdict.kind, verdict.reason, verdict.traceback))
+    link.last_word(wire.Ended(verdict.kind, verdict.reason, verdict.traceback))
     return verdict.exit_code if 0 <= verdict.exit_code <= 255 else 1
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from solo_trio.ports import Ending
 from solo_trio.runtimes import wire
+
+REASON_CHARS_MAX: Final = 1_000
+TRACEBACK_CHARS_MAX: Final = 8_000
+"""An ending is kept for ever: what a service says about its own is not taken at any length."""
 
 
 @frozen
@@ -24,6 +29,18 @@ class Evidence:
 
 def judge(seen: Evidence) -> Ending:
     """What the service said counts only if it then exited by itself; a signal is stronger than words."""
+    ending = _judge(seen)
+    return evolve(ending, reason=ending.reason[:REASON_CHARS_MAX], traceback=_last_lines(ending.traceback))
+
+
+def _last_lines(text: str) -> str:
+    if len(text) <= TRACEBACK_CHARS_MAX:
+        return text
+    kept = text[-TRACEBACK_CHARS_MAX:]
+    return kept.partition("\n")[2] or kept  # from the start of a line, if there is one
+
+
+def _judge(seen: Evidence) -> Ending:
     code, name = _status(seen.status)
     if seen.fault is not None:
         return Ending("crashed", seen.fault, exit_code=code, signal=name)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import trio
 from attrs import frozen
 
-from solo_trio.runtimes.fence import Outcome, fenced, innermost, message_of, reason_of, traceback_tail
+from solo_trio.runtimes.fence import Outcome, fenced, innermost, message_of, reason_of, traceback_tail, type_of
 from solo_trio.service.context import Context
 from solo_trio.service.module import FunctionNotFound, Module
 from solo_trio.service.values import NotJson
@@ -127,7 +127,7 @@ def _reply(outcome: Outcome) -> Reply:
     if not isinstance(error, Exception):
         return Reply("interrupted", message=reason_of(error))
     found = innermost(error)
-    return Reply("raised", error_type=type(found).__name__, message=message_of(found))
+    return Reply("raised", error_type=type_of(found), message=message_of(found))
 
 
 def crashed(error: BaseException) -> Verdict:

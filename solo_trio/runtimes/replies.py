@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from solo_trio.errors import Faulted, Rejected
+
+ERROR_TYPE_CHARS_MAX: Final = 200
+MESSAGE_CHARS_MAX: Final = 1_000
 
 
 def value_of(service_id: str, function: str, kind: str, value: Any, error_type: str, message: str) -> Any:
     """The value of a call, or its `SoloError`. An unknown `kind`, from a service that lies, is a failed call."""
+    error_type, message = error_type[:ERROR_TYPE_CHARS_MAX], message[:MESSAGE_CHARS_MAX]
     match kind:
         case "ok":
             return value
@@ -22,7 +26,9 @@ def value_of(service_id: str, function: str, kind: str, value: Any, error_type: 
             raise call_interrupted(service_id)
         case _:
             detail = f"{error_type}: {message}" if message else error_type
-            raise Faulted("call_failed", f"{service_id}.{function} raised {detail}", error_type=error_type)
+            raise Faulted(
+                "call_failed", f"{service_id}.{function} raised {detail}", error_type=error_type, message=message
+            )
 
 
 def call_interrupted(service_id: str) -> Faulted:

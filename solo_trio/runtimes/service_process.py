@@ -1,13 +1,18 @@
 """One service in a process, seen from the kernel. Owns: its wire, output, calls and end. Never: trusts what it says.
 
-Bounds: `calls_in_flight` calls (a cancelled one counts until the service let go of it); `QUEUED_BYTES_MAX` bytes that it has
-not read, above which calls are refused as overloaded and anything else ends it as crashed; `ASKS_IN_FLIGHT_MAX` of its own.
+Bounds: `calls_in_flight` calls (a cancelled one counts until the service let go of it). What it has not read:
+`QUEUED_BYTES_MAX` bytes, above which calls to it, and answers to its own, are refused as overloaded: so one frame more, which
+is a mebibyte for a call through an operation. Small messages go on until `wire.FRAME_BYTES_MAX` above it; that is a crash.
+Of its own calls `ASKS_IN_FLIGHT_MAX` at a time, and `ASKED_BYTES_MAX` of arguments as they came; as Python objects these can
+be some twenty times as large. It is read at `READ_BYTES_PER_S`, with `READ_BURST_BYTES` at once; what it sends beyond that
+waits in its own socket. An unfinished frame is at most the largest that `wire.BYTES_MAX` allows of its kind.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
 import socket
@@ -18,6 +23,7 @@ import trio
 from attrs import define, field, frozen
 
 from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.policy.bucket import Bucket
 from solo_trio.ports import Ending, Launch
 from solo_trio.runtimes import procfs, wire
 from solo_trio.runtimes.control import Spawned
@@ -27,8 +33,14 @@ from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT
 from solo_trio.runtimes.output import drain
 from solo_trio.runtimes.replies import call_interrupted, value_of
 
-QUEUED_BYTES_MAX: Final = 2 * wire.FRAME_BYTES_MAX
-ASKS_IN_FLIGHT_MAX: Final = 64
+QUEUED_BYTES_MAX: Final = 4 * 1024 * 1024
+ASKS_IN_FLIGHT_MAX: Final = 16
+ASKED_BYTES_MAX: Final = 2 * wire.ASK_BYTES_MAX
+ASK_TIMEOUT_S_MAX: Final = 30.0
+READ_BYTES_PER_S: Final = 8 * 1024 * 1024
+READ_BURST_BYTES: Final = 4 * 1024 * 1024
+MESSAGES_AT_ONCE_MAX: Final = 32
+"""Then the kernel's other tasks have their turn."""
 LAST_WORD_EXIT_S_MAX: Final = 5.0
 """From its last word, or the end of its socket, until it must have exited."""
 DRAIN_S_MAX: Final = 2.0
@@ -100,12 +112,15 @@ class ServiceProcess:
         self._next_call = 1
         self._calls_max = greeting.calls_max
         self._asks: dict[int, trio.CancelScope] = {}
+        self._asked_bytes = 0
         self._nursery: trio.Nursery | None = None
         self._last_word: wire.Failed | wire.Ended | None = None
         self._exited = False
         self._killed = False
         self._stop_requested = False
         self._fault: str | None = None
+        self.pauses = 0
+        """How often it had sent too much and was not read for a while."""
 
     # -- what the kernel asks for
 
@@ -218,7 +233,7 @@ class ServiceProcess:
 
     def _queue(self, message: wire.FromKernel) -> None:
         frame = self._wire.send(message)
-        if len(self._queued) + len(frame) > 2 * QUEUED_BYTES_MAX:
+        if len(self._queued) + len(frame) > QUEUED_BYTES_MAX + wire.FRAME_BYTES_MAX:
             self._break(f"it left {len(self._queued)} bytes unread")
             return
         self._queued += frame
@@ -239,6 +254,7 @@ class ServiceProcess:
                 return  # it closed its socket: the reader sees that too
 
     async def _read(self) -> None:
+        bucket = Bucket(READ_BYTES_PER_S, READ_BURST_BYTES, READ_BURST_BYTES, trio.current_time())
         while not self._wire.over:
             await trio.lowlevel.wait_readable(self._sock)
             try:
@@ -249,14 +265,28 @@ class ServiceProcess:
                 data = b""
             if not data:
                 break
+            while not (taken := bucket.take(len(data), trio.current_time()))[1]:
+                bucket = taken[0]
+                self.pauses += 1
+                await trio.sleep((len(data) - bucket.tokens) / bucket.rate)
+            bucket = taken[0]
             try:
-                for message in self._wire.receive(data):
-                    self._take(message)
+                await self._take_all(data)
             except wire.WireError as error:
                 self._break(f"it broke the protocol: {error}")
                 return
         if self._nursery is not None:
             self._nursery.start_soon(self._linger)
+
+    async def _take_all(self, data: bytes) -> None:
+        self._wire.feed(data)
+        for number in itertools.count(1):
+            message = self._wire.next()
+            if message is None:
+                return
+            self._take(message)
+            if number % MESSAGES_AT_ONCE_MAX == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _linger(self) -> None:
         """Nothing is left to hear from it: it is about to exit, or it must be made to."""
@@ -294,21 +324,36 @@ class ServiceProcess:
             raise wire.WireError(f"ask {ask.id} is open already")
         if len(self._asks) >= ASKS_IN_FLIGHT_MAX:
             self._queue(wire.Answer(ask.id, "overloaded", f"{ASKS_IN_FLIGHT_MAX} calls of yours are in flight", None))
+        elif self._asked_bytes + ask.size > ASKED_BYTES_MAX:
+            self._queue(
+                wire.Answer(ask.id, "overloaded", f"calls of yours with {self._asked_bytes} bytes are in flight", None)
+            )
         elif self._nursery is not None:
             self._asks[ask.id] = trio.CancelScope()
+            self._asked_bytes += ask.size
             self._nursery.start_soon(self._answer, ask)
 
     async def _answer(self, ask: wire.Ask) -> None:
         code, detail, value = "kernel_bug", "the call failed inside the kernel", None
+        timeout_s = (
+            ask.timeout_s
+            if 0 <= ask.timeout_s <= ASK_TIMEOUT_S_MAX
+            else ASK_TIMEOUT_S_MAX
+            if ask.timeout_s > 0
+            else 0.0
+        )
         with self._asks[ask.id]:
             try:
-                value = await self._launch.outgoing(ask.service_id, ask.function, ask.args, ask.kwargs, ask.timeout_s)
+                value = await self._launch.outgoing(ask.service_id, ask.function, ask.args, ask.kwargs, timeout_s)
                 code, detail = "", ""
             except SoloError as error:
                 code, detail = error.code, error.detail
         dropped = self._asks.pop(ask.id).cancelled_caught
+        self._asked_bytes -= ask.size
         if dropped or self._exited:
             return
+        if len(self._queued) > QUEUED_BYTES_MAX:
+            code, detail, value = "overloaded", "you do not read what you are sent", None
         try:
             self._queue(wire.Answer(ask.id, code, detail, value))
         except wire.FrameTooLarge as error:

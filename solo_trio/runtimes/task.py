@@ -16,7 +16,7 @@ from solo_trio.ports import Ending, Launch
 from solo_trio.runtimes.fence import fenced, reason_of, traceback_tail
 from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT, Life, Reply
 from solo_trio.runtimes.replies import call_interrupted, value_of
-from solo_trio.runtimes.wire import FRAME_BYTES_MAX
+from solo_trio.runtimes.wire import FRAME_BYTES_MAX, RESULT_BYTES_MAX
 from solo_trio.service.context import CallError, Context
 from solo_trio.service.module import Module, NotAService
 
@@ -61,7 +61,7 @@ class ServiceTask:
         """See `ports.Running.call`. The function runs in the service's nursery, not in the caller's task."""
         if self._life is None or self.ended.is_set():
             raise call_interrupted(self._launch.service_id)
-        copies = _copy(list(args), "the arguments"), _copy(kwargs, "the arguments")
+        copies = _copy(list(args), "the arguments", FRAME_BYTES_MAX), _copy(kwargs, "the arguments", FRAME_BYTES_MAX)
         number, self._next_call = self._next_call, self._next_call + 1
         pending = self._calls[number] = _Pending()
         self._life.call(number, function, *copies, functools.partial(self._reply, number))
@@ -74,7 +74,7 @@ class ServiceTask:
         value = reply.value
         if reply.kind == "ok":
             try:
-                value = _copy(value, "the result")
+                value = _copy(value, "the result", RESULT_BYTES_MAX)
             except Rejected as error:
                 raise Faulted("result_not_serialisable", error.detail) from None
         return value_of(self._launch.service_id, function, reply.kind, value, reply.error_type, reply.message)
@@ -182,12 +182,12 @@ class TaskRuntime:
         return Module.from_object(thing)
 
 
-def _copy(value: Any, what: str) -> Any:
+def _copy(value: Any, what: str, bytes_max: int) -> Any:
     """Through JSON and back, as between processes: what a service does to it is nobody else's."""
     try:
         data = orjson.dumps(value)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise Rejected("too_large", f"{what} do not fit: {error}") from None
-    if len(data) > FRAME_BYTES_MAX:
-        raise Rejected("too_large", f"{what}: {len(data)} bytes; at most {FRAME_BYTES_MAX} are taken")
+    if len(data) > bytes_max:
+        raise Rejected("too_large", f"{what}: {len(data)} bytes; at most {bytes_max} are taken")
     return orjson.loads(data)

@@ -1,8 +1,9 @@
 """The wire between kernel and service process. Owns: messages, frames, and which may follow which. Never: does I/O.
 
-In the manner of h11: bytes in, messages out, one `Wire` at each end. A frame is two big-endian 32-bit lengths, then a JSON
-header, then a raw body (the source, in `Hello`; empty otherwise). Anything malformed, too large or out of order raises
-`WireError`, after which this end is of no use any more. The service is the untrusted end.
+In the manner of h11: bytes in, messages out, one `Wire` at each end. A frame is a byte for its kind and two big-endian 32-bit
+lengths, then a JSON object, then a raw body (the source, in `Hello`; empty otherwise). Anything malformed, too large or out of
+order raises `WireError`, after which this end is of no use any more. The service is the untrusted end: the order and the size
+of what it says, which has a bound for each kind, are checked from those nine bytes, before any of it is kept or parsed.
 
     kernel:   Hello, then any of Call Cancel Stop Answer
     service:  LOADING -Loaded-> LOADED -Ready-> READY, from each of them -Failed or Ended-> OVER
@@ -12,7 +13,6 @@ header, then a raw body (the source, in `Hello`; empty otherwise). Anything malf
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 
 import attrs
@@ -20,8 +20,15 @@ import orjson
 from attrs import frozen
 
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Header and body of one frame; so the largest source, argument list or result."""
-_LENGTHS: Final = struct.Struct(">II")
+"""Header and body of one frame from the kernel; so the largest source or argument list."""
+RESULT_BYTES_MAX: Final = 1024 * 1024 + 16 * 1024
+"""A mebibyte of value, and room for what is around it."""
+ASK_BYTES_MAX: Final = 1024 * 1024 + 16 * 1024
+LOG_BYTES_MAX: Final = 64 * 1024
+LAST_WORD_BYTES_MAX: Final = 32 * 1024
+SIGN_BYTES_MAX: Final = 4 * 1024
+"""Messages that say nothing but themselves and a number."""
+HEAD: Final = struct.Struct(">BII")
 
 
 class WireError(Exception):
@@ -111,6 +118,8 @@ class Ask:
     args: list[Any]
     kwargs: dict[str, Any]
     timeout_s: float
+    size: int = attrs.field(default=0, eq=False)
+    """Bytes that it came in; not sent."""
 
 
 @frozen
@@ -163,12 +172,40 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "Any": (object,),
 }
 _SHAPES: Final[dict[type, dict[str, tuple[type, ...]]]] = {
-    kind: {a.name: _TYPES[str(a.type)] for a in attrs.fields(kind) if a.name != "body"}
+    kind: {a.name: _TYPES[str(a.type)] for a in attrs.fields(kind) if a.name not in ("body", "size")}
     for table in (_KERNEL, _SERVICE)
     for moves in table.values()
     for kind in moves
 }
-_BY_NAME: Final = {kind.__name__.lower(): kind for kind in _SHAPES}
+_BY_TAG: Final[dict[int, type]] = {
+    1: Hello,
+    2: Call,
+    3: Cancel,
+    4: Stop,
+    5: Answer,
+    16: Loaded,
+    17: Ready,
+    18: Log,
+    19: Result,
+    20: Ask,
+    21: Drop,
+    22: Failed,
+    23: Ended,
+}
+TAGS: Final[dict[type, int]] = {kind: tag for tag, kind in _BY_TAG.items()}
+"""The first byte of a frame."""
+BYTES_MAX: Final[dict[type, int]] = {
+    **dict.fromkeys(TAGS, FRAME_BYTES_MAX),
+    Loaded: SIGN_BYTES_MAX,
+    Ready: SIGN_BYTES_MAX,
+    Drop: SIGN_BYTES_MAX,
+    Log: LOG_BYTES_MAX,
+    Result: RESULT_BYTES_MAX,
+    Ask: ASK_BYTES_MAX,
+    Failed: LAST_WORD_BYTES_MAX,
+    Ended: LAST_WORD_BYTES_MAX,
+}
+"""Header and body of one frame, for each kind of message."""
 
 
 class Wire:
@@ -195,65 +232,72 @@ class Wire:
         body = message.body if isinstance(message, Hello) else b""
         values = {name: getattr(message, name) for name in _SHAPES[type(message)]}
         try:
-            header = orjson.dumps([type(message).__name__.lower(), values])
+            header = orjson.dumps(values)
         except (TypeError, orjson.JSONEncodeError) as error:
             raise FrameTooLarge(f"not JSON: {error}") from None
-        if len(header) + len(body) > FRAME_BYTES_MAX:
-            raise FrameTooLarge(f"{len(header) + len(body)} bytes; a frame has at most {FRAME_BYTES_MAX}")
+        size, most = len(header) + len(body), BYTES_MAX[type(message)]
+        if size > most:
+            raise FrameTooLarge(f"{size} bytes; at most {most} are taken")
         self._my_state = moves[type(message)]
-        return _LENGTHS.pack(len(header), len(body)) + header + body
+        return HEAD.pack(TAGS[type(message)], len(header), len(body)) + header + body
 
-    def receive(self, data: bytes) -> list[Message]:
-        """Take `data`, give the messages that it completes. Raises `WireError`, once and for all."""
+    def feed(self, data: bytes) -> None:
+        """Take `data`; `next` gives the messages that it completes."""
         if self._broken:
             raise WireError("this end was broken off already")
         self._buffer += data
-        messages = []
+
+    def next(self) -> Message | None:
+        """The next whole message, if there is one. Raises `WireError`, once and for all."""
+        if self._broken:
+            raise WireError("this end was broken off already")
         try:
-            while (message := self._next()) is not None:
-                messages.append(message)
+            return self._next()
         except WireError:
             self._broken = True
             self._buffer.clear()
             raise
+
+    def receive(self, data: bytes) -> list[Message]:
+        """Take `data`, give all messages that it completes; if one of them is bad, none. Raises `WireError`."""
+        self.feed(data)
+        messages = []
+        while (message := self.next()) is not None:
+            messages.append(message)
         return messages
 
     def _next(self) -> Message | None:
-        if len(self._buffer) < _LENGTHS.size:
+        if len(self._buffer) < HEAD.size:
             return None
-        header_size, body_size = _LENGTHS.unpack_from(self._buffer)
-        if header_size + body_size > FRAME_BYTES_MAX:
-            raise WireError(f"a frame of {header_size + body_size} bytes; at most {FRAME_BYTES_MAX} are taken")
-        middle = _LENGTHS.size + header_size
-        end = middle + body_size
+        tag, header_size, body_size = HEAD.unpack_from(self._buffer)
+        kind, moves = _BY_TAG.get(tag), self._theirs.get(self._their_state, {})
+        if kind not in moves:
+            name = f"a message of kind {tag}" if kind is None else kind.__name__
+            raise WireError(f"{name} may not be received when {self._their_state}")
+        size, most = header_size + body_size, BYTES_MAX[kind]
+        if size > most:
+            raise WireError(f"{kind.__name__} of {size} bytes; at most {most} are taken")
+        middle, end = HEAD.size + header_size, HEAD.size + size
         if len(self._buffer) < end:
             return None
-        header, body = bytes(self._buffer[_LENGTHS.size : middle]), bytes(self._buffer[middle:end])
+        header, body = bytes(self._buffer[HEAD.size : middle]), bytes(self._buffer[middle:end])
         del self._buffer[:end]
-        message = _decode(header, body)
-        moves = self._theirs.get(self._their_state, {})
-        if type(message) not in moves:
-            raise WireError(f"{type(message).__name__} may not be received when {self._their_state}")
-        self._their_state = moves[type(message)]
+        message = _decode(kind, header, body)
+        self._their_state = moves[kind]
         return message
 
 
-def _decode(header: bytes, body: bytes) -> Message:
+def _decode(kind: type, header: bytes, body: bytes) -> Message:
+    name = kind.__name__
     try:
-        frame = orjson.loads(header)
+        values = orjson.loads(header)
     except orjson.JSONDecodeError as error:
-        raise WireError(f"the header is not JSON: {error}") from None
-    if not (
-        isinstance(frame, list) and len(frame) == 2 and isinstance(frame[0], str) and isinstance(frame[1], Mapping)
-    ):
-        raise WireError("the header is not [name, values]")
-    name, values = frame
-    kind = _BY_NAME.get(name)
-    if kind is None:
-        raise WireError(f"unknown message {name[:40]!r}")
+        raise WireError(f"{name} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise WireError(f"{name} is no object")
     shape = _SHAPES[kind]
     if values.keys() != shape.keys():
-        raise WireError(f"{name} has fields {sorted(values)[:20]}, not {sorted(shape)}")
+        raise WireError(f"{name} has {len(values)} fields, not {sorted(shape)}")
     for field, types in shape.items():
         if not isinstance(values[field], types) or (isinstance(values[field], bool) and types != (object,)):
             raise WireError(f"{name}.{field} is a {type(values[field]).__name__}")
@@ -261,4 +305,6 @@ def _decode(header: bytes, body: bytes) -> Message:
         return Hello(**values, body=body)
     if body:
         raise WireError(f"{name} has a body")
+    if kind is Ask:
+        return Ask(**values, size=len(header))
     return cast(Message, kind(**values))

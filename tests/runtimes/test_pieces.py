@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solo_trio import service
+from solo_trio.runtimes import judge as judging
 from solo_trio.runtimes import procfs, wire
 from solo_trio.runtimes.fence import (
     REASON_CHARS_MAX,
@@ -83,6 +84,17 @@ def test_the_verdict_on_a_process(
     status: Any, word: Any, killed: bool, stop: bool, fault: str | None, kind: str
 ) -> None:
     assert judge(Evidence(status, word, killed, stop, fault)).kind == kind
+
+
+@pytest.mark.parametrize(
+    "word", [wire.Failed("r" * 2_000, "t" * 9_000), wire.Ended("crashed", "r" * 2_000, "line\n" * 9_000)]
+)
+def test_a_verdict_does_not_grow_with_what_was_said(word: Any) -> None:
+    ending = judge(Evidence(256, word, killed=False, stop_requested=False, fault=None))
+    assert ending.reason == "r" * judging.REASON_CHARS_MAX
+    assert word.traceback.endswith(ending.traceback) and 7_990 < len(ending.traceback) <= judging.TRACEBACK_CHARS_MAX
+    assert ending.traceback[:5] in ("ttttt", "line\n")
+    assert len(judge(Evidence(256, None, False, False, "f" * 2_000)).reason) == judging.REASON_CHARS_MAX
 
 
 class Number(enum.IntEnum):

@@ -8,11 +8,13 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -22,9 +24,11 @@ from runtime_rig import BOUND_S, INCARNATION, Rig, process_rig
 import solo_trio
 from solo_trio.errors import Faulted, Rejected
 from solo_trio.ports import Running
-from solo_trio.runtimes import procfs
+from solo_trio.runtimes import procfs, wire
 from solo_trio.runtimes.control import Zygote
+from solo_trio.runtimes.host import Link
 from solo_trio.runtimes.process import ProcessRuntime, take_over
+from solo_trio.runtimes.service_process import MESSAGES_AT_ONCE_MAX, ServiceProcess
 from solo_trio.runtimes.tenant_lock import lock_path, take_lock
 
 
@@ -123,42 +127,225 @@ async def test_one_that_ignores_everything_is_killed(tmp_path: Path) -> None:
     "act",
     [
         "os.write(3, b'GET / HTTP/1.1' + bytes(100))",
-        "os.write(3, bytes([255]) * 8)",
-        "frame(['ready', {}])",  # a second one
-        "frame(['result', {'id': 99, 'kind': 'ok', 'value': 1, 'error_type': '', 'message': ''}])",
-        "frame(['hello', {}])",
-        "frame(['log', {'level': 1}])",
+        "os.write(3, bytes([255]) * 9)",
+        "frame('Ready')",  # a second one
+        "frame('Result', id=99, kind='ok', value=1, error_type='', message='')",
+        "frame('Hello')",
+        "frame('Log', level=1)",
+        "frame('Log', level='info', message='x' * 70_000, fields={})",
+        "head('Log', 15_000_000)",
+        "head('Ended', 33_000)",
+        "head('Ask', 2_000_000)",
     ],
 )
 async def test_breaking_the_protocol_is_a_crash(tmp_path: Path, act: str) -> None:
     async with process_rig(tmp_path) as rig:
-        running = await rig.start(
-            f"""
-            import json, os, struct, trio
-            def frame(message):
-                data = json.dumps(message).encode()
-                os.write(3, struct.pack(">II", len(data), 0) + data)
-            async def main(ctx):
-                {act}
-                await trio.sleep_forever()
-            """
-        )
+        running = await rig.start(RAW + f"    {act}\n    await trio.sleep_forever()")
         ending = await rig.ending(running)
-        assert ending.kind == "crashed" and "broke the protocol" in ending.reason
+        assert ending.kind == "crashed" and "broke the protocol" in ending.reason and len(ending.reason) < 300
+
+
+RAW = """
+import json, os, trio
+from solo_trio.runtimes import wire
+def head(name, size):
+    put(wire.HEAD.pack(wire.TAGS[getattr(wire, name)], size, 0))
+def frame(name, **values):
+    data = json.dumps(values, separators=(",", ":")).encode()
+    put(wire.HEAD.pack(wire.TAGS[getattr(wire, name)], len(data), 0) + data)
+def put(data):
+    while data:
+        data = data[os.write(3, data):]
+async def main(ctx):
+"""
 
 
 @pytest.mark.parametrize("lie", ["stopped", "nonsense"])
 async def test_a_last_word_that_is_a_lie(tmp_path: Path, lie: str) -> None:
     async with process_rig(tmp_path) as rig:
+        act = f"frame('Ended', kind={lie!r}, reason='trust me', traceback='')"
+        running = await rig.start(RAW + f"    {act}\n    os._exit(0)")
+        assert (await rig.ending(running)).kind == "crashed"
+
+
+# -- floods
+
+
+async def test_what_sends_too_much_is_not_read_for_a_while(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
         running = await rig.start(
-            f"""
-            import json, os, struct
-            data = json.dumps(["ended", dict(kind={lie!r}, reason="trust me", traceback="")]).encode()
-            os.write(3, struct.pack(">II", len(data), 0) + data)
-            os._exit(0)
+            RAW
+            + """
+    for _ in range(100):
+        frame("Log", level="info", message="x" * 60_000, fields={})
+    ctx.log.info("all")
+"""
+        )
+        assert isinstance(running, ServiceProcess)
+        assert (await rig.ending(running)).kind == "completed"
+        assert rig.messages("log") == ["x" * 60_000] * 100 + ["all"]
+        assert running.pauses > 0
+
+
+async def test_a_reasonable_amount_is_read_at_once(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start(RAW + "    for _ in range(100): ctx.log.info('x' * 8000)")
+        assert isinstance(running, ServiceProcess)
+        assert (await rig.ending(running)).kind == "completed"
+        assert len(rig.messages("log")) == 100 and running.pauses == 0
+
+
+async def test_others_have_their_turn_between_many_small_messages(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        running = await rig.start(RAW + "    await trio.sleep_forever()")
+        assert isinstance(running, ServiceProcess)
+        await running.ready.wait()
+        sender = wire.Wire("service")
+        for message in (wire.Loaded(), wire.Ready()):
+            sender.send(message)
+        many = 20 * MESSAGES_AT_ONCE_MAX
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            await trio.lowlevel.checkpoint()
+            turns = 0
+            await running._take_all(b"".join(sender.send(wire.Drop(number)) for number in range(many)))
+            nursery.cancel_scope.cancel()
+        assert turns >= 19
+
+
+async def test_asks_in_flight_are_few_and_small(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+
+        async def never(*asked: Any) -> Any:
+            await trio.sleep_forever()
+
+        rig.outgoing = never
+        running = await rig.ready(
+            """
+            import trio
+            from solo_trio import service
+            async def ask(ctx, text, codes):
+                try:
+                    await ctx.call("other", "f", text)
+                except service.CallError as error:
+                    codes.append(error.code)
+            async def main(ctx, task_status):
+                global context
+                context = ctx
+                task_status.started()
+                await trio.sleep_forever()
+            @service.export
+            async def refused(size, many, least):
+                codes = []
+                async with trio.open_nursery() as nursery:
+                    for _ in range(many):
+                        nursery.start_soon(ask, context, "x" * size, codes)
+                    while len(codes) < least:
+                        await trio.sleep(0.001)
+                    nursery.cancel_scope.cancel()
+                return codes
             """
         )
-        assert (await rig.ending(running)).kind == "crashed"
+        assert isinstance(running, ServiceProcess)
+        for size, many, refused in (
+            (1, 20, ["overloaded"] * 4),
+            (1_000_000, 5, ["overloaded"] * 3),
+            (2_000_000, 1, ["too_large"]),
+        ):
+            assert await running.call("refused", [size, many, len(refused)], {}) == refused
+            while running._asks:  # noqa: ASYNC110 - bounded by the rig
+                await trio.sleep(0.001)
+            assert running._asked_bytes == 0
+        assert len(rig.asked) == 16 + 2
+
+
+@pytest.mark.parametrize(("said", "meant"), [("-5", 0.0), ("1e308", 30.0), ("7.5", 7.5), ("10**15", 30.0)])
+async def test_the_time_of_an_ask_is_clamped(tmp_path: Path, said: str, meant: float) -> None:
+    async with process_rig(tmp_path) as rig:
+
+        async def answer(*asked: Any) -> Any:
+            return 1
+
+        rig.outgoing = answer
+        body = f"frame('Ask', id=1, service_id='o', function='f', args=[], kwargs={{}}, timeout_s={said})"
+        running = await rig.start(RAW + f"    {body}\n    await trio.sleep_forever()")
+        while not rig.asked:  # noqa: ASYNC110 - bounded by the rig
+            await trio.sleep(0.001)
+        assert rig.asked == [("o", "f", [], {}, meant)] and not running.ended.is_set()
+
+
+async def test_a_service_that_says_too_much_goes_on(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        running = await rig.ready(
+            """
+            from solo_trio import service
+            async def main(ctx, task_status):
+                ctx.log.info("x" * 100_000, a=1)
+                ctx.log.info("fields", text=["y"] * 100_000)
+                ctx.log.info(chr(1) * 100_000)
+                task_status.started()
+                import trio
+                await trio.sleep_forever()
+            @service.export
+            async def big(size):
+                return "x" * size
+            @service.export
+            async def fail():
+                raise type("T" * 1_000_000, (Exception,), {})(chr(1) * 1_000_000)
+            """
+        )
+        first, second, third = [(line[2], line[3]) for line in rig.lines if line[0] == "log"]
+        assert first == ("x" * 8192, {"a": 1})
+        assert second[0] == "fields" and "at most 65536" in second[1]["fields_lost"]
+        assert third == (chr(1) * 8192, {})
+        with pytest.raises(Faulted) as caught:
+            await running.call("big", [wire.RESULT_BYTES_MAX], {})
+        assert caught.value.code == "result_not_serialisable"
+        assert len(await running.call("big", [1 << 20], {})) == 1 << 20
+        with pytest.raises(Faulted) as caught:
+            await running.call("fail", [], {})
+        assert len(caught.value.detail) < 2_000 and caught.value.extra["error_type"] == "T" * 100
+
+
+@pytest.mark.parametrize("where", ["import", "main"])
+async def test_a_crash_with_very_much_to_say_keeps_its_last_word(tmp_path: Path, where: str) -> None:
+    async with process_rig(tmp_path) as rig:
+        fail = "raise type('T' * 1_000_000, (Exception,), {})(chr(1) * 1_000_000)"
+        indent = "" if where == "import" else "async def main(ctx):\n    "
+        ending = await rig.ending(await rig.start(indent + fail))
+        assert ending.kind == ("load_failed" if where == "import" else "crashed")
+        assert ending.reason.startswith("TTT") and len(ending.reason) < 1_000 and 0 < len(ending.traceback) <= 8_192
+
+
+def test_log_lines_that_nobody_takes_are_counted_not_waited_for() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link, kernel = Link(theirs, log_wait_s=0.0), wire.Wire("kernel")
+        for _ in range(1_000):
+            theirs.setblocking(True)
+            link.log("info", "x" * 100, {})
+        ours.setblocking(False)
+        got = _read_all(ours, kernel)
+        link.log("info", "after", {"a": 1})
+        link.log("info", "later", {})
+        after, later = _read_all(ours, kernel)
+        assert 0 < len(got) < 1_000 and after.fields == {"a": 1, "lines_lost": 1_000 - len(got)} and later.fields == {}
+
+
+def _read_all(sock: socket.socket, end: wire.Wire) -> list[Any]:
+    found: list[Any] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found += end.receive(sock.recv(65536))
+    return found
 
 
 # -- output

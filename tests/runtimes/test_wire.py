@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import struct
 from typing import Any
 
 import orjson
@@ -87,22 +86,25 @@ def test_random_bytes_are_at_worst_a_protocol_error(chunks: list[bytes], role: w
             end.receive(b"")
 
 
-def frame(header: Any, body: bytes = b"") -> bytes:
-    data = header if isinstance(header, bytes) else orjson.dumps(header)
-    return struct.pack(">II", len(data), len(body)) + data + body
+KINDS = {kind.__name__.lower(): kind for kind in wire.TAGS}
 
 
-@given(JSON, st.binary(max_size=10))
-def test_random_headers_are_at_worst_a_protocol_error(header: Any, body: bytes) -> None:
+def frame(name: str | int, values: Any, body: bytes = b"") -> bytes:
+    data = values if isinstance(values, bytes) else orjson.dumps(values)
+    return wire.HEAD.pack(wire.TAGS[KINDS[name]] if isinstance(name, str) else name, len(data), len(body)) + data + body
+
+
+@given(st.integers(0, 255), JSON.filter(lambda value: value != {}), st.binary(max_size=10))
+def test_random_headers_are_at_worst_a_protocol_error(tag: int, header: Any, body: bytes) -> None:
     with pytest.raises(wire.WireError):
-        wire.Wire("kernel").receive(frame(header, body))
+        wire.Wire("kernel").receive(frame(tag, header, body))
 
 
 @given(st.sampled_from(["loaded", "log", "result", "ask", "drop", "ended", "failed"]), OBJECTS)
 def test_known_names_with_wrong_values_are_at_worst_a_protocol_error(name: str, values: dict[str, Any]) -> None:
     end = wire.Wire("kernel")
     try:
-        end.receive(frame([name, values]))
+        end.receive(frame(name, values))
     except wire.WireError:
         return
     assert name == "loaded" and values == {}
@@ -111,27 +113,27 @@ def test_known_names_with_wrong_values_are_at_worst_a_protocol_error(name: str, 
 @pytest.mark.parametrize(
     "data",
     [
-        frame(b"{"),
-        frame(b"[NaN]"),
-        frame(["loaded"]),
-        frame(["loaded", []]),
-        frame([["loaded"], {}]),
-        frame(["nonsense", {}]),
-        frame(["loaded", {"more": 1}]),
-        frame(["loaded", {}], b"body"),
-        frame(["drop", {"id": 1}]),
-        frame(["loaded", {}]) + frame(["drop", {"id": True}]),
-        frame(["loaded", {}]) + frame(["drop", {"id": "1"}]),
-        frame(["loaded", {}]) + frame(["drop", {"id": 1.5}]),
-        frame(["ready", {}]),
-        frame(["loaded", {}]) * 2,
-        frame(["loaded", {}]) + frame(["ready", {}]) * 2,
-        frame(["failed", {"reason": "", "traceback": ""}]) + frame(["loaded", {}]),
-        frame(["ended", {"kind": "", "reason": "", "traceback": ""}]) * 2,
-        frame(["stop", {}]),
-        frame(b"[" * 100_000),
-        struct.pack(">II", wire.FRAME_BYTES_MAX, 1),
-        struct.pack(">II", 2**32 - 1, 2**32 - 1),
+        frame("loaded", b"{"),
+        frame("loaded", b""),
+        frame("loaded", b'{"a":NaN}'),
+        frame("loaded", []),
+        frame(0, {}),
+        frame(255, {}),
+        frame("loaded", {"more": 1}),
+        frame("loaded", {}, b"body"),
+        frame("drop", {"id": 1}),
+        frame("loaded", {}) + frame("drop", {"id": True}),
+        frame("loaded", {}) + frame("drop", {"id": "1"}),
+        frame("loaded", {}) + frame("drop", {"id": 1.5}),
+        frame("ready", {}),
+        frame("loaded", {}) * 2,
+        frame("loaded", {}) + frame("ready", {}) * 2,
+        frame("failed", {"reason": "", "traceback": ""}) + frame("loaded", {}),
+        frame("ended", {"kind": "", "reason": "", "traceback": ""}) * 2,
+        frame("stop", {}),
+        frame("log", b"[" * 60_000),
+        wire.HEAD.pack(wire.TAGS[wire.Loaded], 1, wire.SIGN_BYTES_MAX),
+        wire.HEAD.pack(wire.TAGS[wire.Log], 2**32 - 1, 2**32 - 1),
     ],
 )
 def test_what_the_kernel_does_not_take(data: bytes) -> None:
@@ -140,12 +142,56 @@ def test_what_the_kernel_does_not_take(data: bytes) -> None:
         end.receive(data)
 
 
+FROM_SERVICE = (wire.Loaded, wire.Ready, wire.Log, wire.Result, wire.Ask, wire.Drop, wire.Failed, wire.Ended)
+
+
+@pytest.mark.parametrize("kind", FROM_SERVICE)
+@pytest.mark.parametrize("in_body", [False, True])
+def test_too_large_is_seen_from_the_head_alone(kind: type, in_body: bool) -> None:
+    end = wire.Wire("kernel")
+    if kind not in (wire.Loaded, wire.Failed):
+        end.receive(frame("loaded", {}))
+    most = wire.BYTES_MAX[kind]
+    assert most <= wire.RESULT_BYTES_MAX and (most < 100_000 or kind in (wire.Ask, wire.Result))
+    sizes = (1, most) if in_body else (most + 1, 0)
+    with pytest.raises(wire.WireError, match="at most"):
+        end.receive(wire.HEAD.pack(wire.TAGS[kind], *sizes))
+
+
+@pytest.mark.parametrize("kind", [wire.Log, wire.Result, wire.Ask])
+def test_the_largest_of_its_kind_is_taken(kind: type) -> None:
+    def message(text: str) -> Any:
+        if kind is wire.Log:
+            return wire.Log("info", text, {})
+        return wire.Result(1, "ok", text, "", "") if kind is wire.Result else wire.Ask(1, "s", "f", [text], {}, 1.0)
+
+    service, kernel = wire.Wire("service"), wire.Wire("kernel")
+    kernel.receive(service.send(wire.Loaded()))
+    rest = wire.BYTES_MAX[kind] - (len(service.send(message(""))) - wire.HEAD.size)
+    data = service.send(message("x" * rest))
+    assert kernel.receive(data) == [message("x" * rest)]
+    with pytest.raises(wire.FrameTooLarge):
+        service.send(message("x" * (rest + 1)))
+    if kind is wire.Ask:
+        [again] = kernel.receive(data)
+        assert isinstance(again, wire.Ask) and again.size == wire.ASK_BYTES_MAX
+
+
+def test_messages_one_at_a_time() -> None:
+    service, kernel = wire.Wire("service"), wire.Wire("kernel")
+    kernel.feed(service.send(wire.Loaded()) + service.send(wire.Drop(1)) + b"\xff" * wire.HEAD.size)
+    assert kernel.next() == wire.Loaded() and kernel.next() == wire.Drop(1)
+    for _ in range(2):
+        with pytest.raises(wire.WireError):
+            kernel.next()
+
+
 def test_the_first_good_messages_of_a_bad_chunk_are_not_delivered() -> None:
     end = wire.Wire("kernel")
     with pytest.raises(wire.WireError):
-        end.receive(frame(["loaded", {}]) + frame(["loaded", {}]))
+        end.receive(frame("loaded", {}) + frame("loaded", {}))
     with pytest.raises(wire.WireError):
-        end.receive(frame(["ready", {}]))
+        end.receive(frame("ready", {}))
 
 
 def test_sending_out_of_order_or_too_much() -> None:
@@ -154,7 +200,7 @@ def test_sending_out_of_order_or_too_much() -> None:
         end.send(wire.Ready())
     end.send(wire.Loaded())
     with pytest.raises(wire.FrameTooLarge):
-        end.send(wire.Result(1, "ok", "x" * wire.FRAME_BYTES_MAX, "", ""))
+        end.send(wire.Result(1, "ok", "x" * wire.RESULT_BYTES_MAX, "", ""))
     with pytest.raises(wire.FrameTooLarge):
         end.send(wire.Result(1, "ok", object(), "", ""))
     end.send(wire.Ready())  # neither of them hurt the wire
@@ -165,7 +211,7 @@ def test_sending_out_of_order_or_too_much() -> None:
 
 
 def test_the_bound_is_exact() -> None:
-    empty = len(orjson.dumps(["hello", dict(zip(HELLO_FIELDS, HELLO_VALUES, strict=True))]))
+    empty = len(orjson.dumps(dict(zip(HELLO_FIELDS, HELLO_VALUES, strict=True))))
     fits = wire.FRAME_BYTES_MAX - empty
     [message] = wire.Wire("service").receive(wire.Wire("kernel").send(wire.Hello(*HELLO_VALUES, b"x" * fits)))
     assert isinstance(message, wire.Hello) and len(message.body) == fits

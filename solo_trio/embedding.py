@@ -17,13 +17,13 @@ import trio
 from solo_trio.bootstrap import running_system
 from solo_trio.errors import Rejected
 from solo_trio.model.capability import EMBEDDER
-from solo_trio.model.limits import Limits
-from solo_trio.model.spec import RestartLimits, ServiceSpec
+from solo_trio.model.ids import check_id
+from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.tenant import TenantLimits
 from solo_trio.operations import services
 from solo_trio.operations.caller import Caller, System
 from solo_trio.operations.events import EventsInput, list_events
-from solo_trio.operations.inputs import structure
+from solo_trio.operations.inputs import checked
 from solo_trio.operations.logs import LogsInput, list_logs
 from solo_trio.operations.settings import Settings
 from solo_trio.operations.tenants import create
@@ -115,26 +115,35 @@ class Tenant:
         entry = "source"
         if (target is None) == (source is None):
             raise Rejected("invalid_field", "give either a callable (or import path) or source=")
+        if source is not None and not isinstance(source, str):
+            raise Rejected("invalid_field", "source must be a string: the text of a Python module")
+        code = target if source is None and isinstance(target, str) else source
+        given = checked(
+            services.DeployInput,
+            service_id=check_id("service_id", service_id),
+            code="-" if code is None else code,
+            restart=restart,
+            restart_limits={"max_restarts": max_restarts, "max_seconds": max_seconds},
+            limits={} if limits is None else limits,
+            config={} if config is None else config,
+        )
+        if not given.code.strip():
+            what = "source" if target is None else "the import path"
+            raise Rejected("invalid_field", f"{what} must not be empty")
         if isinstance(target, str):
             entry = f"import:{target}"
         elif target is not None:
             entry = f"callable:{self._name_of(target, service_id, ephemeral=ephemeral)}"
-        text = (source or "").encode()
-        given = structure(
-            services.DeployInput,
-            route={},
-            query={},
-            body={"service_id": service_id, "code": source or "-", "limits": dict(limits or {})},
-        )
+        text = b"" if source is None else given.code.encode()
         spec = ServiceSpec(
             entry=entry,
             digest=services.digest_of(text) if source is not None else "",
             isolation="process" if source is not None else "task",
-            restart=restart,
-            restart_limits=RestartLimits(max_restarts, float(max_seconds)),
-            limits=given.limits if limits else Limits(),
-            config=dict(config or {}),
-            ephemeral=ephemeral,
+            restart=given.restart,
+            restart_limits=given.restart_limits,
+            limits=given.limits,
+            config=given.config,
+            ephemeral=bool(ephemeral),
         )
         answer = await services.deploy_spec(self._caller, given.service_id, spec, text, idempotent=True)
         return answer.body
@@ -158,7 +167,7 @@ class Tenant:
 
     async def call(self, service_id: str, function: str, *args: Any, **kwargs: Any) -> Any:
         """Call an exported function; arguments and result are JSON-able. Raises `SoloError`."""
-        given = services.CallInput(service_id=service_id, function=function, args=list(args), kwargs=kwargs)
+        given = checked(services.CallInput, service_id=service_id, function=function, args=args, kwargs=kwargs)
         return (await services.call(self._caller, given)).body["result"]
 
     async def services(self) -> list[dict[str, Any]]:
@@ -166,20 +175,23 @@ class Tenant:
         return list(answer.body["services"])
 
     async def status(self, service_id: str) -> dict[str, Any]:
-        return (await services.service_status(self._caller, services.ServiceInput(service_id=service_id))).body
+        given = checked(services.ServiceInput, service_id=service_id)
+        return (await services.service_status(self._caller, given)).body
 
     async def restart(self, service_id: str) -> dict[str, Any]:
         """Restart by hand, also one that was given up; returns when it is ready."""
-        return (await services.restart_service(self._caller, services.ServiceInput(service_id=service_id))).body
+        given = checked(services.ServiceInput, service_id=service_id)
+        return (await services.restart_service(self._caller, given)).body
 
     async def kill(self, service_id: str, *, grace_ms: int | None = None, force: bool = False) -> dict[str, Any]:
         """Stop a service and forget it; returns when it no longer runs."""
-        given = services.DeleteInput(service_id=service_id, grace_ms=grace_ms, force=force)
+        given = checked(services.DeleteInput, service_id=service_id, grace_ms=grace_ms, force=force)
         return (await services.delete_service(self._caller, given)).body
 
     async def events(self, *, since_id: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        answer = await list_events(self._caller, EventsInput(since_id=since_id, limit=limit))
+        answer = await list_events(self._caller, checked(EventsInput, since_id=since_id, limit=limit))
         return list(answer.body["events"])
 
     async def logs(self, service_id: str, *, tail: int = 100) -> Sequence[dict[str, Any]]:
-        return list((await list_logs(self._caller, LogsInput(service_id=service_id, tail=tail))).body["logs"])
+        given = checked(LogsInput, service_id=service_id, tail=tail)
+        return list((await list_logs(self._caller, given)).body["logs"])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Final, Literal, Union, get_args, get_type_hints
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_type_hints
 from typing import get_origin as _get_origin
 
 import attrs
@@ -16,9 +17,12 @@ from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 
 from solo_trio.errors import Rejected
+from solo_trio.operations import strict_json
 
+T = TypeVar("T")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
-_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+_DEPTH_MAX: Final = strict_json.DEPTH_MAX - 2
+"""Of a value in a field: the body and the value itself are levels too."""
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 _converter: Final = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
@@ -125,10 +129,54 @@ def structure(kind: type, *, route: dict[str, str], query: dict[str, str], body:
     for attribute in attrs.fields(kind):
         if attribute.name not in values and attribute.default is attrs.NOTHING:
             raise Rejected("invalid_field", f"the field '{attribute.name}' is missing")
+    return _structure(kind, values)
+
+
+def checked(kind: type[T], **values: Any) -> T:
+    """The input of type `kind` from values of Python, under the same rules as `structure`; raises the same."""
+    for name, value in values.items():
+        values[name] = plain_json(name, value)
+    result: T = _structure(kind, values)
+    return result
+
+
+def _structure(kind: type, values: dict[str, Any]) -> Any:
     try:
         return _converter.structure(values, kind)
     except cattrs.ClassValidationError as error:
         raise _first_problem(error) from None
+
+
+def plain_json(name: str, value: Any, depth: int = 0) -> Any:
+    """`value` as JSON would bring it: tuples are lists, mappings objects. Raises `Rejected("invalid_field")` for anything
+    that `strict_json` would not have let through."""
+    if depth > _DEPTH_MAX and isinstance(value, list | tuple | Mapping):
+        raise Rejected("invalid_field", f"{name} must be nested less deep: {_DEPTH_MAX} levels below it")
+    if value is None or type(value) is bool:
+        return value
+    if isinstance(value, str):
+        return _plain_text(name, value)
+    if type(value) is int and strict_json.INT_MIN <= value <= strict_json.INT_MAX:
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain_json(name, each, depth + 1) for each in value]
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise Rejected("invalid_field", f"{name} must be JSON: the names in an object are strings")
+        return {_plain_text(name, key): plain_json(name, each, depth + 1) for key, each in value.items()}
+    if type(value) in (int, float):
+        raise Rejected("invalid_field", f"{name} must be JSON: numbers are finite, integers have at most 64 bits")
+    raise Rejected("invalid_field", f"{name} must be JSON: a value of type {type(value).__name__[:60]} is not")
+
+
+def _plain_text(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Rejected("invalid_field", f"{name} must be text without lone surrogates") from None
+    return str.__str__(text)  # of a subclass too: what it holds
 
 
 def _from_text(name: str, text: str, kind: Any) -> Any:
@@ -141,7 +189,7 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
         if _INTEGER.fullmatch(text) is None:
             raise Rejected("invalid_field", f"{name} must be an integer")
         number = int(text)
-        if not _INT_MIN <= number <= _INT_MAX:
+        if not strict_json.INT_MIN <= number <= strict_json.INT_MAX:
             raise Rejected("invalid_field", f"{name} must be an integer of at most 64 bits with sign")
         return number
     return text

@@ -18,6 +18,7 @@ from cli_rig import LONG_S, PIDS, SOLO, Child, Server, environment, solo
 from solo_trio.cli.running import run
 from solo_trio.client import SoloClient, find_server
 
+ENDS = "service_stopped,service_crashed,service_given_up"
 COMMANDS = ("serve", "demo", "deploy", "list", "status", "kill", "call", "logs", "events", "tenant", "health")
 Run = Callable[..., tuple[int, str, str]]
 
@@ -302,7 +303,7 @@ def test_a_service_that_does_not_run_can_be_begun_anew(command: Run, tmp_path: P
     source = tmp_path / "ends.py"
     source.write_text("async def main(ctx):\n    pass\n")
     done(command("deploy", source, "--id", "ends", "--restart", "temporary"))
-    with_stream = command("events", "--follow", "--since", "0", "--service", "ends", "--type", "service_exited", "--limit", "1")
+    with_stream = command("events", "--follow", "--since", "0", "--service", "ends", "--type", ENDS, "--limit", "1")
     assert "ends" in done(with_stream)
     said = refused(command("call", "ends", "anything"), "service_not_running")
     for advice in ("solo status ends", "solo kill ends", "solo deploy FILE --id ends", "POST /services/ends/restart"):

@@ -13,7 +13,7 @@ import trio
 
 from solo_trio.errors import KernelBug
 from solo_trio.journal.library import damaged
-from solo_trio.journal.reads import SCAN_ROWS_MAX
+from solo_trio.journal.reads import SCAN_BYTES_MAX, SCAN_ROWS_MAX
 from solo_trio.journal.store import check_artifact
 from solo_trio.model.record import (
     Artifact,
@@ -77,9 +77,14 @@ class MemoryJournal:
         if query.newest:
             raise KernelBug("a scan goes forward: read the newest by `read`")
         looked_at = max(query.after, min(query.after + SCAN_ROWS_MAX, len(self._events)))
-        found = [event for event in self._events[query.after : looked_at] if _matches(event, query)][: query.limit]
-        if found and len(found) == query.limit:
-            looked_at = found[-1].id
+        found, size_bytes = [], 0
+        for event in self._events[query.after : looked_at]:
+            if _matches(event, query):
+                found.append(event)
+                size_bytes += len(event.payload or b"")
+                if len(found) == query.limit or size_bytes >= SCAN_BYTES_MAX:
+                    looked_at = event.id
+                    break
         return Scan(found, looked_at, complete=looked_at >= len(self._events))
 
     async def artifact(self, digest: str) -> Artifact:

@@ -15,6 +15,8 @@ from solo_trio.model.record import Artifact, EventQuery, IdempotencyRow, KeyRow,
 
 REPLAY_PAGE_ROWS: Final = 2_000
 SCAN_ROWS_MAX: Final = 20_000
+SCAN_BYTES_MAX: Final = 1_048_576
+"""Of payloads found by one scan; it finds at least one event."""
 """Looked at in one scan: some tens of milliseconds."""
 INTEGRITY_ERRORS_MAX: Final = 1
 """One finding is enough to refuse."""
@@ -100,9 +102,13 @@ def scan(connection: driver.Connection, query: EventQuery, before: int | None = 
         where.append(f"type IN ({', '.join(f':{name}' for name in names)})")
         values.update(names)
     sql = f"{_ROWS} WHERE {' AND '.join(where)} ORDER BY id {order} LIMIT :limit"
-    events = [chain.event_of(row) for row in connection.execute(sql, values)]
-    if len(events) >= query.limit and events:
-        edge = events[-1].id
+    events, size_bytes = [], 0
+    for row in connection.execute(sql, values):
+        events.append(chain.event_of(row))
+        size_bytes += len(events[-1].payload or b"")
+        if len(events) >= query.limit or size_bytes >= SCAN_BYTES_MAX:
+            edge = events[-1].id
+            break
     return Scan(events[::-1] if query.newest else events, edge, complete=edge == end)
 
 

@@ -22,6 +22,8 @@ RING_RECORDS_MAX: Final = 4_096
 RING_BYTES_MAX: Final = 16 * 1_048_576
 """Of payloads; the newest record is kept whatever its size."""
 PAGE_RECORDS_MAX: Final = 256
+PAGE_BYTES_MAX: Final = 262_144
+"""Of payloads; a page has at least one record."""
 
 
 @define(eq=False)
@@ -97,18 +99,16 @@ class Hub:
         """Up to a page of matches after `query.after`, and the id up to which everything was looked at."""
         oldest = self._ring[0].id if self._ring else self.last_id + 1
         if query.after + 1 < oldest:
-            limit = min(query.limit, PAGE_RECORDS_MAX)
-            upto = self.last_id  # what is committed later is looked at next time
-            found = await self._journal.read(evolve(query, limit=limit))
-            last = found[-1].id if found else query.after
-            return found, last if len(found) == limit else max(upto, last)
-        matches, seen = [], query.after
+            scan = await self._journal.scan(evolve(query, limit=min(query.limit, PAGE_RECORDS_MAX)))
+            return scan.events, scan.looked_at
+        matches, seen, size_bytes = [], query.after, 0
         for index in range(query.after + 1 - oldest, len(self._ring)):
             stored = self._ring[index]
             seen = stored.id
             if matches_query(stored, query):
                 matches.append(stored)
-                if len(matches) >= min(query.limit, PAGE_RECORDS_MAX):
+                size_bytes += len(stored.payload or b"")
+                if len(matches) >= min(query.limit, PAGE_RECORDS_MAX) or size_bytes >= PAGE_BYTES_MAX:
                     break
         return matches, seen
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model import codec
@@ -64,11 +64,14 @@ def _query(caller: Caller, given: WatchInput, *, after: int, limit: int) -> Even
 @operation("GET", "/events", scope="either", input=EventsInput)
 async def list_events(caller: Caller, given: EventsInput) -> Answer:
     """Read a page of events, oldest first; `next` is the `since_id` of the following page, null when there is none."""
-    asked = _query(caller, given, after=given.since_id or 0, limit=check_page(given.limit))
-    found = await caller.core.journal.read(evolve(asked, limit=asked.limit + 1))
-    page = found[: asked.limit]
-    events: list[dict[str, Any]] = [codec.public(stored) for stored in page]
-    return Answer({"events": events, "next": page[-1].id if len(found) > asked.limit else None})
+    limit = check_page(given.limit)
+    scan = await caller.core.journal.scan(_query(caller, given, after=given.since_id or 0, limit=limit + 1))
+    events: list[dict[str, Any]] = [codec.public(stored) for stored in scan.events[:limit]]
+    if len(scan.events) > limit:
+        following: int | None = scan.events[limit - 1].id
+    else:  # what was looked at is bounded too: a page may be short, even empty, and another follow it
+        following = None if scan.complete else scan.looked_at
+    return Answer({"events": events, "next": following})
 
 
 @operation("GET", "/events", scope="either", input=WatchInput, stream=True)

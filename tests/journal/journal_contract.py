@@ -11,7 +11,7 @@ import trio.testing
 from journal_samples import Closable, artifact, event, events, idempotency_row, key_row, replayed
 
 from solo_trio.errors import Faulted, KernelBug
-from solo_trio.journal.reads import SCAN_ROWS_MAX
+from solo_trio.journal.reads import SCAN_BYTES_MAX, SCAN_ROWS_MAX
 from solo_trio.model.record import Artifact, DropArtifact, EventQuery, StoredEvent
 
 ODD = [
@@ -235,6 +235,18 @@ class JournalContract:
                 events(4, last) if newest else events(1, last - 3)
             )
             assert await journal.read(attrs.evolve(whole, after=last - 2)) == events(last - 1, last)
+
+    async def test_a_scan_finds_a_bounded_number_of_bytes(self, journal: Closable) -> None:
+        large = [attrs.evolve(item, payload=b'"' + b"x" * (SCAN_BYTES_MAX // 3) + b'"') for item in events(1, 10)]
+        await journal.append(large)
+        query, found = EventQuery(limit=100), list[StoredEvent]()
+        for _ in range(4):
+            scan = await journal.scan(query)
+            assert 1 <= len(scan.events) <= 3
+            found += scan.events
+            query = attrs.evolve(query, after=scan.looked_at)
+        assert scan.complete and found == large
+        assert await journal.read(EventQuery(limit=7, newest=True)) == large[3:]
 
     async def test_a_scan_of_nothing_is_complete(self, journal: Closable) -> None:
         for after in (0, 7):

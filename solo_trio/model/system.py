@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
 from attrs import evolve, frozen
 
 from solo_trio.model.event import Decision, Event, Now, Proposed, event
-from solo_trio.model.record import StoredEvent
+from solo_trio.model.record import DropArtifact, StoredEvent
 from solo_trio.model.service import Status
 
 if TYPE_CHECKING:
@@ -34,31 +35,24 @@ class SystemStarted(Event):
     """The kernel before it had shut down in order."""
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
-        tenants = state.tenants
-        for tenant in state.tenants.values():
-            services = tenant.services
-            for service in tenant.services.values():
-                if not service.wants_to_run:
-                    continue
-                if service.spec.ephemeral:
-                    services = services.remove(service.service_id)
-                    continue
-                services = services.insert(
-                    service.service_id,
-                    evolve(
-                        service,
-                        status=Status.STARTING,
-                        next_cause="recovery",
-                        begun=False,
-                        attempt=0,
-                        ready_at_us=None,
-                        ready_kernel_time=None,
-                    ),
-                )
-            if services is not tenant.services:
-                tenants = tenants.insert(tenant.tenant_id, evolve(tenant, services=services))
-        system = SystemState(state.system.starts + 1, stamp.at_us, clean=False)
-        return evolve(state, tenants=tenants, system=system)
+        started = state
+        for tenant, service in state.services():
+            if not service.wants_to_run:
+                continue
+            if service.spec.ephemeral:
+                started = started.drop(tenant.tenant_id, service.service_id)
+                continue
+            unknown = evolve(
+                service,
+                status=Status.STARTING,
+                next_cause="recovery",
+                begun=False,
+                attempt=0,
+                ready_at_us=None,
+                ready_kernel_time=None,
+            )
+            started = started.put(tenant.tenant_id, unknown)
+        return evolve(started, system=SystemState(state.system.starts + 1, stamp.at_us, clean=False))
 
 
 @event("system_shutdown_started")
@@ -91,7 +85,13 @@ class StartSystem:
     python: str
 
     def decide(self, state: KernelState, now: Now) -> Decision:
-        return Decision((Proposed(SystemStarted(self.version, self.python, state.system.clean)),))
+        forgotten = Counter(
+            service.spec.digest for _, service in state.services() if service.wants_to_run and service.spec.ephemeral
+        )
+        return Decision(
+            (Proposed(SystemStarted(self.version, self.python, state.system.clean)),),
+            tuple(DropArtifact(digest) for digest, uses in forgotten.items() if state.sources.get(digest) == uses),
+        )
 
 
 @frozen

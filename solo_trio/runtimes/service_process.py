@@ -39,6 +39,8 @@ ASKED_BYTES_MAX: Final = 2 * wire.ASK_BYTES_MAX
 ASK_TIMEOUT_S_MAX: Final = 30.0
 READ_BYTES_PER_S: Final = 8 * 1024 * 1024
 READ_BURST_BYTES: Final = 4 * 1024 * 1024
+CONTAINER_COST_BYTES: Final = 64
+"""What each list and object counts for beside its own bytes: making one is what parsing takes its time for."""
 MESSAGES_AT_ONCE_MAX: Final = 32
 """Then the kernel's other tasks have their turn."""
 LAST_WORD_EXIT_S_MAX: Final = 5.0
@@ -265,10 +267,11 @@ class ServiceProcess:
                 data = b""
             if not data:
                 break
-            while not (taken := bucket.take(len(data), trio.current_time()))[1]:
+            cost = len(data) + CONTAINER_COST_BYTES * (data.count(b"[") + data.count(b"{"))
+            while not (taken := bucket.take(cost, trio.current_time()))[1]:
                 bucket = taken[0]
                 self.pauses += 1
-                await trio.sleep((len(data) - bucket.tokens) / bucket.rate)
+                await trio.sleep((cost - bucket.tokens) / bucket.rate)
             bucket = taken[0]
             try:
                 await self._take_all(data)

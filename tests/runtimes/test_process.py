@@ -187,6 +187,15 @@ async def test_what_sends_too_much_is_not_read_for_a_while(tmp_path: Path) -> No
         assert running.pauses > 0
 
 
+async def test_what_is_costly_to_parse_counts_for_more(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        body = "    for _ in range(8): frame('Log', level='info', message='m', fields={'a': [[]] * 20_000})"
+        running = await rig.start(RAW + body)
+        assert isinstance(running, ServiceProcess)
+        assert (await rig.ending(running)).kind == "completed"
+        assert len(rig.messages("log")) == 8 and running.pauses > 0  # of less than half a mebibyte
+
+
 async def test_a_reasonable_amount_is_read_at_once(tmp_path: Path) -> None:
     async with process_rig(tmp_path) as rig:
         running = await rig.start(RAW + "    for _ in range(100): ctx.log.info('x' * 8000)")

@@ -13,6 +13,7 @@ from kernel_rig import (
     DEPLOYED,
     Actor,
     FixedEntropy,
+    GatedJournal,
     Plan,
     PlannedRuntime,
     SlowActor,
@@ -185,6 +186,40 @@ async def test_a_deploy_and_a_delete_at_once(autojump_clock: MockClock, delete_f
             {"deploy": "service_deleted", "delete": "stopped"},
         )
         assert len(listed) == actor.alive == (outcomes["delete"] == "service_not_found")
+
+
+async def test_a_deploy_in_the_same_batch_as_the_end_of_its_predecessor_gets_a_supervisor_of_its_own(
+    autojump_clock: MockClock,
+) -> None:
+    async def start(number: int) -> None:
+        if number == 1:
+            await trio.sleep(1)
+            raise OSError("cannot start")
+
+    journal, actor, codes = GatedJournal(), SlowActor(start), list[str]()
+    memory = MemoryKernel({"it": actor}, journal=journal)
+
+    async def deploy(tenant: Tenant, max_restarts: int) -> None:
+        try:
+            codes.append((await tenant.deploy("web", actor, max_restarts=max_restarts))["status"])
+        except Rejected as error:
+            codes.append(error.code)
+
+    async with opened(memory) as kernel, trio.open_nursery() as nursery:
+        tenant = await kernel.tenant("acme")
+        nursery.start_soon(deploy, tenant, 1)
+        await trio.sleep(0.5)
+        journal.hold()
+        nursery.start_soon(kernel.tenant, "other")  # its append is held up, and what follows gathers behind it
+        await trio.sleep(1)
+        nursery.start_soon(deploy, tenant, 2)
+        await wait_all_tasks_blocked()
+        journal.gate.set()
+        with trio.fail_after(10):
+            await recorded(kernel, "web", "service_deployed")
+        await wait_all_tasks_blocked()
+        assert sorted(codes) == ["ready", "service_start_failed"] and actor.alive == 1
+    assert ["service_deployment_failed", "service_deployment_started"] in journal.appends
 
 
 async def test_of_many_deploys_at_once_one_wins(autojump_clock: MockClock) -> None:

@@ -22,6 +22,7 @@ from solo_trio.model.service import Status, count_services
 from solo_trio.model.service_events import ServiceCrashed, ServiceGivenUp, ServiceStopped
 from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.model.state import fold
+from solo_trio.model.system import BeginShutdown, CompleteShutdown
 from solo_trio.policy.backoff import restart_delay
 from solo_trio.policy.restart import RestartType
 
@@ -591,6 +592,19 @@ def test_a_temporary_service_that_ran_when_the_kernel_died_is_recovered_and_then
     types, status, _ = MATRIX["temporary", kind]
     assert type_names(driver.ended(kind)) == types
     assert driver.service().status is status
+
+
+def test_a_start_knows_whether_the_kernel_before_it_shut_down_in_order() -> None:
+    driver = Driver()
+    clean = []
+    for last_words in ((), (BeginShutdown("asked to"),), (BeginShutdown("asked to"), CompleteShutdown(0)), ()):
+        (started,) = driver.start_system()
+        clean.append(started.clean)  # type: ignore[attr-defined]
+        assert driver.state.system.clean is False, "until it has"
+        for command in last_words:
+            driver.do(command)
+    assert clean == [True, False, False, True]
+    assert (driver.state.system.starts, driver.state.system.started_at_us) == (4, driver.at_us)
 
 
 def test_an_ephemeral_service_is_not_recovered() -> None:

@@ -122,7 +122,7 @@ class Running(Protocol):
     async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call an exported function; the caller bounds the time by cancelling, which cancels the function.
 
-        Raises `Rejected("function_not_found")`, `Faulted` with `call_failed` (extra: error_type), `call_interrupted`,
+        Raises `Rejected("function_not_found")`, `Faulted` with `call_failed` (extra: error_type, message), `call_interrupted`,
         `result_not_serialisable`, or `overloaded` (too many calls in flight).
         """
         ...

@@ -1,13 +1,13 @@
 """What deployed code imports. Owns: the names a service may use. Never: imports the kernel, or anything but Trio.
 
-    from solo_trio import service
+from solo_trio import service
 
-    @service.export
-    async def add(a: float, b: float) -> float:
-        return a + b
+@service.export
+async def add(a: float, b: float) -> float:
+    return a + b
 
-    async def main(ctx: service.Context) -> None:
-        ctx.log.info("started", version=ctx.version)
+async def main(ctx: service.Context) -> None:
+    ctx.log.info("started", version=ctx.version)
 """
 
 from __future__ import annotations

@@ -189,10 +189,10 @@ async def test_results_that_are_not_json(kit: Client) -> None:
 
 
 async def test_big_results(kit: Client) -> None:
-    for size in (100_000, 5_000_000):
+    for size in (100_000, 1_000_000):
         assert len(await kit.call("kit", "big", size)) == size
-    response = await kit.try_call("kit", "big", 17_000_000)
-    refused(response, "result_not_serialisable")
+    for size in (1_100_000, 17_000_000):
+        refused(await kit.try_call("kit", "big", size), "result_not_serialisable")
     assert await kit.call("kit", "add", 1) == 111
 
 

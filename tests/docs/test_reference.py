@@ -21,7 +21,10 @@ def test_every_error_code_has_a_page_that_says_what_to_do(code: str) -> None:
     text = (DOCS / "errors" / f"{code}.md").read_text()
     assert text.startswith(f"# `{code}`\n\nStatus {CODES[code].status}. {CODES[code].title}.\n")
     assert "**What to do:** " in text
-    assert f"[`{code}`]({code}.md) | {CODES[code].status} | {CODES[code].title} |" in (DOCS / "errors/index.md").read_text()
+    assert (
+        f"[`{code}`]({code}.md) | {CODES[code].status} | {CODES[code].title} |"
+        in (DOCS / "errors/index.md").read_text()
+    )
 
 
 def test_no_page_is_about_a_code_that_does_not_exist() -> None:

@@ -178,7 +178,7 @@ class Loop:
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         draft, answered = self._decide(batch, more=True)
-        if draft.records:
+        if draft.records or draft.attachments:
             reserved = all(each.submission.reserved for each in batch)
             try:
                 await self._journal.append(
@@ -207,7 +207,7 @@ class Loop:
             else:
                 each.fail(full)
         draft, answered = self._decide(kept, more=False)
-        if draft.records:
+        if draft.records or draft.attachments:
             try:
                 await self._journal.append(
                     [record.stored for record in draft.records], draft.attachments, reserved=True

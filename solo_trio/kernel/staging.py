@@ -104,8 +104,10 @@ def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
         state = apply(state, record)
         records.append(record)
     attachments, seen = decision.attachments, draft.seen
-    if key is not None and records:
-        row = IdempotencyRow(key.scope, key.key, key.fingerprint, first_id, now.at_us)
+    # A request that joins one under way wrote nothing itself: it repeats that one's answer.
+    cause = first_id if records else getattr(decision.reply, "event_id", None)
+    if key is not None and cause is not None:
+        row = IdempotencyRow(key.scope, key.key, key.fingerprint, cause, now.at_us)
         seen = seen.insert((key.scope, key.key), row)
         attachments = (*attachments, row)
     staged = evolve(

@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import frozen
 
-from solo_trio.errors import Rejected
+from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model.ids import check_id
 from solo_trio.model.record import EventQuery
@@ -45,7 +45,7 @@ async def create(caller: Caller, tenant_id: str, limits: TenantLimits, *, get: b
     )
     try:
         reply = await caller.submit(command)
-    except Rejected:
+    except SoloError:
         keyring.forget(key.key_id)
         raise
     if reply != incarnation:

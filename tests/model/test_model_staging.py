@@ -90,10 +90,19 @@ class TestIdempotency:
         assert refusal(driver, keyed(deploy())) == "service_exists"
         assert type_names(driver.submit(keyed(deploy("tick"), fingerprint="f2"))) == ["service_deployment_started"]
 
-    def test_what_wrote_nothing_leaves_its_key_free(self) -> None:
+    def test_what_joins_a_stop_repeats_its_answer(self) -> None:
         driver = with_service()
         driver.kill()
-        assert driver.submit(keyed(decisions.Kill(TENANT, SERVICE, grace_ms=5_000))) == ()
+        killed = driver.state.last_id
+        patient = keyed(decisions.Kill(TENANT, SERVICE, grace_ms=10**6))
+        assert driver.submit(patient) == ()
+        driver.stopped()
+        assert driver.submit(patient) == ()
+        assert driver.reply == Repeated(killed)
+
+    def test_what_wrote_nothing_leaves_its_key_free(self) -> None:
+        driver = with_service()
+        assert refusal(driver, keyed(deploy())) == "service_exists"
         assert len(driver.draft.seen) == 0
 
     def test_a_request_is_only_known_to_those_who_may_ask(self) -> None:

@@ -311,6 +311,7 @@ class Api:
     data: Path
     admin: Client
     clients: contextlib.AsyncExitStack
+    incidents: Incidents
 
     @property
     def system(self) -> System:
@@ -338,6 +339,7 @@ async def running(
     async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as clients:
         async with Kernel.open(data, settings=settings or Settings()) as kernel:
             core = kernel.system.core
+            incidents = Incidents(lambda kind, cause: core.telemetry.bug(kind, cause) if cause is not None else None)
             serving = functools.partial(
                 serve,
                 build_app(kernel.system),
@@ -345,12 +347,12 @@ async def running(
                 port=0,
                 stopping=core.closed,
                 limits=limits,
-                incidents=Incidents(lambda kind, cause: core.telemetry.bug(kind, cause) if cause is not None else None),
+                incidents=incidents,
             )
             url: str = await nursery.start(serving)
             http = await clients.enter_async_context(httpx.AsyncClient(base_url=url, timeout=None, trust_env=False))
             token = (data / "admin.token").read_text().strip()
-            yield Api(kernel, url, data, Client(http, token), clients)
+            yield Api(kernel, url, data, Client(http, token), clients, incidents)
         assert not core.telemetry.bugs, core.telemetry.bugs
         nursery.cancel_scope.cancel()
 

@@ -12,7 +12,11 @@ import pytest
 import trio
 from e2e_served import CALC, LOCKED, PATIENCE_S, Served, check_gapless, served
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # the kernel is killed in the middle of requests: httpx leaves the generators of their bodies to the collector
+    pytest.mark.filterwarnings("ignore:Async generator 'http(x|core):ResourceWarning"),
+]
 
 TENANTS = [f"t{number}" for number in range(5)]
 SERVICES = [f"s{number}" for number in range(5)]

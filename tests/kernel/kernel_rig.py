@@ -257,13 +257,17 @@ class GatedJournal(MemoryJournal):
 
 # -- running a kernel and reading its log
 
+DEADLOCK_S = 1e9
+"""On the mock clock a test in which everybody waits for ever jumps to here and fails, where it would hang."""
+
 
 @contextlib.asynccontextmanager
 async def opened(memory: MemoryKernel, *, bugs: int = 0) -> AsyncIterator[Kernel]:
     """A kernel until the body is left; then its log is checked, and that no defect but `bugs` was contained."""
-    async with memory.open() as kernel:
-        yield kernel
-        state = kernel.system.core.loop
+    with trio.fail_after(DEADLOCK_S):
+        async with memory.open() as kernel:
+            yield kernel
+            state = kernel.system.core.loop
     await check_log(memory, state)
     assert list(memory.telemetry.bugs)[bugs:] == []
 
@@ -271,7 +275,7 @@ async def opened(memory: MemoryKernel, *, bugs: int = 0) -> AsyncIterator[Kernel
 @contextlib.asynccontextmanager
 async def crashing(memory: MemoryKernel) -> AsyncIterator[Kernel]:
     """A kernel that crashes where the body is left."""
-    with trio.CancelScope() as scope:
+    with trio.fail_after(DEADLOCK_S), trio.CancelScope() as scope:
         async with memory.open() as kernel:
             yield kernel
             state = kernel.system.core.loop

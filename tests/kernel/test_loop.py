@@ -126,13 +126,14 @@ async def running(
     journal = GatedJournal() if journal is None else journal
     hub, telemetry = Hub(journal, 0), Diagnostics()
     loop = Loop(journal, clock or SystemClock(), hub, telemetry, KernelState())
-    async with trio.open_nursery() as nursery:
-        rig = Rig(journal, hub, loop, nursery, telemetry)
-        loop.touched = lambda records: rig.touched.extend(record.stored.id for record in records)
-        nursery.start_soon(loop.run)
-        yield rig
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(20_000):  # on the mock clock: fails where it would hang
+        async with trio.open_nursery() as nursery:
+            rig = Rig(journal, hub, loop, nursery, telemetry)
+            loop.touched = lambda records: rig.touched.extend(record.stored.id for record in records)
+            nursery.start_soon(loop.run)
+            yield rig
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
     records = [codec.to_record(stored) for stored in await journal.read(EventQuery(limit=10**6))]
     assert [record.stored.id for record in records] == list(range(1, len(records) + 1))
     assert loop.state == fold(records)

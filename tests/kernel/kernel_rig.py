@@ -244,7 +244,7 @@ class GatedJournal(MemoryJournal):
         self, events: Sequence[StoredEvent], attachments: Sequence[Attachment] = (), *, reserved: bool = False
     ) -> None:
         self.waiting += 1
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(20_000, shield=True):  # a test that failed while it held the gate must end too
             await self.gate.wait()
         self.waiting -= 1
         for failure in self.failures:

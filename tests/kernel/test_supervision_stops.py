@@ -334,15 +334,16 @@ async def test_row_14_who_waits_outside_is_told_that_the_kernel_crashed(autojump
     actor = SlowActor(start)
     memory = MemoryKernel({"it": actor})
     codes: list[str] = []
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as crash:
-            async with memory.open() as kernel:
-                tenant = await kernel.tenant("acme")
-                nursery.start_soon(attempt, codes, partial(tenant.deploy, "web", actor))
-                await trio.sleep(1)
-                nursery.start_soon(attempt, codes, partial(tenant.call, "web", "f"))
-                await trio.sleep(1)
-                crash.cancel()
+    with trio.fail_after(1_000):
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as crash:
+                async with memory.open() as kernel:
+                    tenant = await kernel.tenant("acme")
+                    nursery.start_soon(attempt, codes, partial(tenant.deploy, "web", actor))
+                    await trio.sleep(1)
+                    nursery.start_soon(attempt, codes, partial(tenant.call, "web", "f"))
+                    await trio.sleep(1)
+                    crash.cancel()
     assert codes == ["shutting_down"] * 2 and trio.current_time() == pytest.approx(2)
 
 

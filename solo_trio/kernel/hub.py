@@ -112,9 +112,6 @@ class Hub:
                     break
         return matches, seen
 
-    async def wait_published(self) -> None:
-        await self._published.wait()
-
 
 class Watch:
     """A cursor over the log. Not to be used by two tasks at once."""

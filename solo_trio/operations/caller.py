@@ -13,7 +13,7 @@ import orjson
 import trio
 from attrs import field, frozen
 
-from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.core import Core
 from solo_trio.kernel.staging import Command, Idempotency, Submission
 from solo_trio.model.capability import Authority
@@ -108,7 +108,3 @@ def idempotency_of(operation: Operation, key: str, incarnation: str | None, part
         raise Rejected("invalid_header", "Idempotency-Key must be 1 to 255 printable ASCII characters")
     fingerprint = hashlib.sha256(orjson.dumps([operation.name, parts], option=orjson.OPT_SORT_KEYS)).hexdigest()
     return Idempotency(incarnation or SYSTEM_SCOPE, key, fingerprint)
-
-
-def closing() -> Faulted:
-    return Faulted("shutting_down", "send the request again once the kernel has restarted", retry_after_s=5)

@@ -12,11 +12,12 @@ from typing import Final
 import trio
 
 from solo_trio.kernel.hub import PAGE_RECORDS_MAX, Follow
+from solo_trio.kernel.loop import shutting_down
 from solo_trio.model import codec
 from solo_trio.model import service_events as ev
 from solo_trio.model.event import Event, Record
 from solo_trio.model.record import EventQuery
-from solo_trio.operations.caller import Caller, closing
+from solo_trio.operations.caller import Caller
 
 DEPLOY_OUTCOMES: Final = (ev.ServiceDeployed, ev.ServiceDeploymentFailed, ev.ServiceKilled, ev.ServiceStopped)
 STOP_OUTCOMES: Final = (ev.ServiceStopped,)
@@ -85,5 +86,5 @@ async def _next_match(caller: Caller, follow: Follow, matches: Callable[[Record]
                 found = record
         nursery.cancel_scope.cancel()
     if found is None:
-        raise closing()
+        raise shutting_down()
     return found

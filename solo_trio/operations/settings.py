@@ -1,25 +1,125 @@
-"""Settings. Owns: the operator's numbers that operations and the kernel go by. Never: where they were written down."""
+"""Settings. Owns: the operator's numbers that operations and the kernel go by, and what is told about each. Never: where
+they were written down (`configuration` reads the file).
+
+A new setting is one line, and everything else follows from it: its key in the TOML (checked for type and range), the line
+that `solo init` writes, its environment variable `SOLO_<NAME>`, its row in `solo config show`:
+
+    max_streams: int = key(1_000, "limits", "How many event streams may be open at once.", low=1, high=100_000)
+
+The kind follows from the default (bool, int, float, str, tuple of str); the unit is the end of the name (`_s`, `_ms`, `_mb`).
+Then add the key to the table in docs/configuration.md: a test compares the two.
+"""
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from typing import Any, Final, Literal
 
-from solo_trio.model.limits import CEILING, Limits
+from attrs import NOTHING, Attribute, field, fields, frozen
+
+from solo_trio.model.limits import CEILING, Limits, is_number
 from solo_trio.model.service_decisions import SERVICES_MAX
 from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TENANTS_MAX
+
+Section = Literal["solo", "limits", "service_limits", "recovery", "shutdown", "telemetry", "security"]
+COUNT_MAX: Final = 1_000_000
+"""The highest number of anything that a key can ask for."""
+TEXT_CHARACTERS_MAX: Final = 4_096
+ITEMS_MAX: Final = 1_000
+
+
+@frozen
+class Key:
+    """What is told about one setting."""
+
+    section: Section
+    says: str
+    """One sentence."""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    variable: str | None = None
+    """The environment variable, where it is not `SOLO_<NAME>`."""
+
+    def fault(self, value: object, default: object) -> str | None:
+        """What `value` must be and is not, or None if it is right; `default` tells the kind."""
+        if isinstance(default, bool):
+            return None if isinstance(value, bool) else "must be true or false"
+        if isinstance(default, int | float):
+            whole = isinstance(default, int)
+            if is_number(value, whole=whole) and self._within(value):
+                return None
+            return f"must be {'a whole number' if whole else 'a number'}{self._range()}"
+        if isinstance(default, tuple):
+            if isinstance(value, list | tuple) and len(value) <= ITEMS_MAX and all(_is_text(each) for each in value):
+                return None
+            return 'must be a list of texts, like ["one", "two"]'
+        if not _is_text(value):
+            return "must be a text, not empty, without control characters"
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(self.choices)}"
+        return None
+
+    def _within(self, value: Any) -> bool:
+        low = float("-inf") if self.low is None else self.low
+        high = float("inf") if self.high is None else self.high
+        return bool(low <= value <= high and abs(value) != float("inf"))
+
+    def _range(self) -> str:
+        if self.low is None or self.high is None:
+            return ""
+        return f" between {self.low:,.12g} and {self.high:,.12g}".replace(",", "_")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= TEXT_CHARACTERS_MAX
+
+
+def key(
+    default: Any,
+    section: Section,
+    says: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    variable: str | None = None,
+) -> Any:
+    """A field of a class of settings."""
+    return field(default=default, metadata={Key: Key(section, says, low, high, choices, variable)})
+
+
+def key_of(attribute: Attribute[Any]) -> Key | None:
+    """What `key` said about a field; None for a field without a key of its own."""
+    found = attribute.metadata.get(Key)
+    return found if isinstance(found, Key) else None
 
 
 @frozen
 class Settings:
     """Names and defaults follow the configuration keys; times in the unit of the name."""
 
-    max_tenants: int = TENANTS_MAX
-    max_per_tenant: int = SERVICES_PER_TENANT_MAX
-    max_total: int = SERVICES_MAX
-    call_timeout_s: float = 30.0
-    recovery_timeout_ms: int = 30_000
-    shutdown_timeout_ms: int = 5_000
+    max_tenants: int = key(TENANTS_MAX, "solo", "How many tenants there may be.", low=1, high=COUNT_MAX)
+    max_per_tenant: int = key(
+        SERVICES_PER_TENANT_MAX, "limits", "How many services one tenant may have.", low=0, high=COUNT_MAX
+    )
+    max_total: int = key(SERVICES_MAX, "limits", "How many services there may be in all.", low=0, high=COUNT_MAX)
+    call_timeout_s: float = key(30.0, "limits", "How long a call of a function may take.", low=0.05, high=3_600)
+    recovery_timeout_ms: int = key(
+        30_000, "recovery", "When to say ready at the latest, with whatever runs by then.", low=0, high=3_600_000
+    )
+    shutdown_timeout_ms: int = key(
+        5_000, "shutdown", "How long a graceful end may take before the rest is cut off.", low=100, high=600_000
+    )
     limits: Limits = field(default=CEILING)
-    """A ceiling for every service's limits."""
-    allowed_imports: tuple[str, ...] = ()
-    """Import paths (and what is below them) that the embedding application may deploy as tasks."""
+    """A ceiling for every service's limits; in the file one key for each of them."""
+    allowed_imports: tuple[str, ...] = key(
+        (), "security", "Import paths, and all below them, that an embedding application may deploy as tasks."
+    )
+
+
+def keys_of(settings: type[Any]) -> dict[str, tuple[Key, Any]]:
+    """The keys of a class of settings and their defaults, by name."""
+    found = {attribute.name: (key_of(attribute), attribute.default) for attribute in fields(settings)}
+    return {
+        name: (told, default) for name, (told, default) in found.items() if told is not None and default is not NOTHING
+    }

@@ -60,6 +60,7 @@ CODES: Final[dict[str, Code]] = {
     "data_newer": Code(500, "The data directory was written by a newer version"),
     "data_damaged": Code(500, "The data directory is damaged"),
     "services_alive": Code(500, "Processes of the previous kernel could not be ended"),
+    "invalid_configuration": Code(500, "The configuration is wrong"),
     "address_unusable": Code(500, "The address cannot be listened on"),
     "journal_failed": Code(500, "The journal can no longer be written"),
     "runtime_unavailable": Code(503, "The runtime cannot start services here"),

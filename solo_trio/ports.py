@@ -36,6 +36,11 @@ class Entropy(Protocol):
 class Journal(Protocol):
     """The durable log. One writer; every method is called from the Trio thread. The order of durability is `append`'s."""
 
+    @property
+    def oldest_id(self) -> int:
+        """The id of the oldest event that was not pruned; 1 for a log that is whole, also an empty one."""
+        ...
+
     async def append(
         self, events: Sequence[StoredEvent], attachments: Sequence[Attachment] = (), *, reserved: bool = False
     ) -> None:

@@ -34,6 +34,7 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self.warning: str | None = None
+        self.oldest_id = 1
         self._events: list[StoredEvent] = []
         self._artifacts: dict[str, Artifact] = {}
         self._keys: dict[str, KeyRow] = {}

@@ -43,6 +43,7 @@ class SqliteJournal:
 
     def __init__(self, store: Store, readers: Readers) -> None:
         self.warning = warning_for(driver.sqlite_version_info)
+        self.oldest_id = 1  # nothing is ever pruned so far
         """A sentence for the operator about this SQLite, or None."""
         self._store = store
         self._writer = Writer("solo-journal")

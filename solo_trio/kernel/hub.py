@@ -26,6 +26,14 @@ PAGE_BYTES_MAX: Final = 262_144
 """Of payloads; a page has at least one record."""
 
 
+class Compacted(Exception):
+    """What a watcher would read next is no longer in the log; it goes on with `oldest_id`."""
+
+    def __init__(self, oldest_id: int) -> None:
+        super().__init__(f"the oldest event is {oldest_id}")
+        self.oldest_id = oldest_id
+
+
 @define(eq=False)
 class Follow:
     """The new records about one service, for a caller that waits for an outcome."""
@@ -91,50 +99,76 @@ class Hub:
             if not self._follows[key]:
                 del self._follows[key]
 
-    def watch(self, query: EventQuery) -> Watch:
-        """Everything that matches `query` with id > `query.after`, then what comes."""
-        return Watch(self, query)
+    @property
+    def oldest_id(self) -> int:
+        """The id of the oldest event that can still be read (of the next one, if there is none)."""
+        return self._journal.oldest_id
 
-    async def page(self, query: EventQuery) -> tuple[list[StoredEvent], int]:
-        """Up to a page of matches after `query.after`, and the id up to which everything was looked at."""
-        oldest = self._ring[0].id if self._ring else self.last_id + 1
-        if query.after + 1 < oldest:
-            scan = await self._journal.scan(evolve(query, limit=min(query.limit, PAGE_RECORDS_MAX)))
-            return scan.events, scan.looked_at
-        matches, seen, size_bytes = [], query.after, 0
-        for index in range(query.after + 1 - oldest, len(self._ring)):
-            stored = self._ring[index]
+    def watch(self, query: EventQuery, *, bytes_max: int = PAGE_BYTES_MAX) -> Watch:
+        """Everything that matches `query` with id > `query.after`, then what comes; `bytes_max`: of payloads, in a page."""
+        return Watch(self, query, bytes_max)
+
+    def newest(self, query: EventQuery, after: int, limit: int, bytes_max: int) -> tuple[list[StoredEvent], int] | None:
+        """Matches after `after`, and the id up to which all was looked at; None if the ring does not go back so far."""
+        ring = self._ring
+        oldest = ring[0].id if ring else self.last_id + 1
+        if after + 1 < oldest:
+            return None
+        matches, seen, size_bytes = [], after, 0
+        for index in range(after + 1 - oldest, len(ring)):
+            stored = ring[index]
             seen = stored.id
             if matches_query(stored, query):
                 matches.append(stored)
                 size_bytes += len(stored.payload or b"")
-                if len(matches) >= min(query.limit, PAGE_RECORDS_MAX) or size_bytes >= PAGE_BYTES_MAX:
+                if len(matches) >= limit or size_bytes >= bytes_max:
                     break
         return matches, seen
+
+    async def older(self, query: EventQuery, after: int, limit: int, bytes_max: int) -> tuple[list[StoredEvent], int]:
+        """As `newest`, from the journal. What is more than `bytes_max` is left there, to be read again."""
+        scan = await self._journal.scan(evolve(query, after=after, limit=limit))
+        size_bytes = 0
+        for count, stored in enumerate(scan.events, start=1):
+            size_bytes += len(stored.payload or b"")
+            if size_bytes >= bytes_max and count < len(scan.events):
+                return scan.events[:count], stored.id
+        return scan.events, scan.looked_at
 
 
 class Watch:
     """A cursor over the log. Not to be used by two tasks at once."""
 
-    def __init__(self, hub: Hub, query: EventQuery) -> None:
+    def __init__(self, hub: Hub, query: EventQuery, bytes_max: int = PAGE_BYTES_MAX) -> None:
         self._hub = hub
         self._query = query
-
-    @property
-    def cursor(self) -> int:
+        self._bytes_max = bytes_max
+        self._limit = self._limit_max = min(query.limit, PAGE_RECORDS_MAX)
+        self.cursor = query.after
         """Everything up to this id was looked at."""
-        return self._query.after
 
     async def next_page(self) -> list[StoredEvent]:
-        """The next matches, at least one; an empty list once the hub is closed and nothing is left."""
+        """The next matches, at least one; an empty list once the hub is closed and nothing is left.
+
+        Raises `Compacted`, once for each gap; what follows the gap is the next page.
+        """
         while True:
             closed = self._hub.closed
             published = self._hub._published
-            page, seen = await self._hub.page(self._query)
-            self._query = evolve(self._query, after=max(seen, self._query.after))
+            if self.cursor + 1 < self._hub.oldest_id:
+                self.cursor = self._hub.oldest_id - 1
+                raise Compacted(self._hub.oldest_id)
+            found = self._hub.newest(self._query, self.cursor, self._limit_max, self._bytes_max)
+            if found is None:
+                found = await self._hub.older(self._query, self.cursor, self._limit, self._bytes_max)
+                # Big records: not to read again and again what does not fit into a page.
+                cut = found[0] and found[0][-1].id == found[1] and len(found[0]) < self._limit
+                self._limit = len(found[0]) if cut else min(self._limit_max, 2 * self._limit)
+            page, seen = found
+            self.cursor = max(seen, self.cursor)
             if page:
                 return page
-            if self._query.after < self._hub.last_id:
+            if self.cursor < self._hub.last_id:
                 continue
             if closed:
                 return []

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from solo_trio.journal.memory import MemoryJournal
 from solo_trio.kernel import hub as hub_module
-from solo_trio.kernel.hub import PAGE_RECORDS_MAX, RING_RECORDS_MAX, Hub, Watch
+from solo_trio.kernel.hub import PAGE_RECORDS_MAX, RING_RECORDS_MAX, Compacted, Hub, Watch
 from solo_trio.model.event import Record
 from solo_trio.model.record import EventQuery, StoredEvent
 from solo_trio.testing import MemoryKernel
@@ -325,3 +325,37 @@ async def test_a_watcher_of_a_kernel_sees_all_of_its_log_but_nothing_that_is_not
         assert (await tenant.status("web"))["status"] == "ready"
     assert seen == list(range(1, len(seen) + 1)) and len(seen) >= len(before) + 4
     await check_log(memory)
+
+
+async def test_what_was_pruned_is_told_once_and_passed_over(autojump_clock: MockClock) -> None:
+    log = Log(already=500)
+    log.journal.oldest_id = 201
+    watch, seen = log.hub.watch(EventQuery(after=3, tenant_id="acme")), list[int]()
+    with pytest.raises(Compacted) as told:
+        await watch.next_page()
+    assert told.value.oldest_id == 201 and watch.cursor == 200
+    log.journal.oldest_id = 400  # while it is watched, faster than it is read
+    with pytest.raises(Compacted) as told:
+        await watch.next_page()
+    assert told.value.oldest_id == 400
+    log.hub.close()
+    await ids_until_closed(watch, seen)
+    assert seen == expected(EventQuery(after=399, tenant_id="acme"), 500)
+    whole = log.hub.watch(EventQuery(after=399))
+    assert (await whole.next_page())[0].id == 400, "what comes next is there: nothing is missing"
+
+
+@pytest.mark.parametrize("from_ring", [True, False])
+async def test_a_page_has_at_least_one_record_and_else_few_bytes(autojump_clock: MockClock, from_ring: bool) -> None:
+    log = Log()
+    await log.publish(100, size=400)
+    if not from_ring:
+        log.hub._ring.clear()
+    log.hub.close()
+    watch, seen = log.hub.watch(EventQuery(limit=32), bytes_max=1_000), list[int]()
+    while page := await watch.next_page():
+        assert len(page) <= 3 and watch.cursor == page[-1].id
+        seen.extend(stored.id for stored in page)
+    assert seen == list(range(1, 101))
+    watch = log.hub.watch(EventQuery(), bytes_max=1)
+    assert [stored.id for stored in await watch.next_page()] == [1]

@@ -33,6 +33,8 @@ class Ask(Generic[T]):
     expected: tuple[int, ...] = ()
     """Statuses of 400 and above that are answers, not errors."""
     idempotency_key: str | None = None
+    if_match: int | None = None
+    """The revision that the thing must still have, or `revision_mismatch`."""
     patience_s: float = 0.0
 
 
@@ -64,15 +66,29 @@ def deploy(
     restart_limits: Mapping[str, Any] | None = None,
     limits: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
+    depends_on: Sequence[str] | None = None,
+    replace: bool = False,
     wait: bool = True,
+    if_match: int | None = None,
     idempotency_key: str | None = None,
 ) -> Ask[Document]:
-    """Deploy the text of a Python module; answered when it runs, or with `wait=False` once that is sure to be tried."""
+    """Deploy the text of a Python module; answered when it runs, or with `wait=False` once that is sure to be tried.
+
+    `replace`: in the place of one that is there; the old version comes back if the new one does not become ready.
+    `depends_on`: services of the tenant that must be ready before it starts. `if_match`: only if the one that is there still
+    has this revision.
+    """
     body = _given(
-        service_id=service_id, code=code, restart=restart, restart_limits=restart_limits, limits=limits, config=config
+        service_id=service_id,
+        code=code,
+        restart=restart,
+        restart_limits=restart_limits,
+        limits=limits,
+        config=config,
+        depends_on=None if depends_on is None else list(depends_on),
     )
-    query = {} if wait else {"wait": "false"}
-    return Ask("POST", "/services", _whole, query, body, idempotency_key=idempotency_key)
+    query = _given(wait=None if wait else "false", replace="true" if replace else None)
+    return Ask("POST", "/services", _whole, query, body, idempotency_key=idempotency_key, if_match=if_match)
 
 
 def services(*, status: str | None = None, limit: int | None = None, cursor: str | None = None) -> Ask[Document]:
@@ -94,9 +110,42 @@ def kill(
     return Ask("DELETE", _service(service_id), _whole, query, idempotency_key=idempotency_key, patience_s=patience_s)
 
 
-def restart(service_id: str, *, idempotency_key: str | None = None) -> Ask[Document]:
+def restart(service_id: str, *, if_match: int | None = None, idempotency_key: str | None = None) -> Ask[Document]:
     """Restart by hand, also one that was given up; answered when it is ready."""
-    return Ask("POST", _service(service_id, "restart"), _whole, idempotency_key=idempotency_key)
+    path = _service(service_id, "restart")
+    return Ask("POST", path, _whole, idempotency_key=idempotency_key, if_match=if_match)
+
+
+def pause(service_id: str, *, if_match: int | None = None, idempotency_key: str | None = None) -> Ask[Document]:
+    """End its process and keep it wanted: calls wait for `resume`, within bounds; answered when it no longer runs."""
+    path = _service(service_id, "pause")
+    return Ask("POST", path, _whole, idempotency_key=idempotency_key, if_match=if_match)
+
+
+def resume(service_id: str, *, if_match: int | None = None, idempotency_key: str | None = None) -> Ask[Document]:
+    """Start a paused service, or one that a paused start holds back; answered when it is ready."""
+    path = _service(service_id, "resume")
+    return Ask("POST", path, _whole, idempotency_key=idempotency_key, if_match=if_match)
+
+
+def update(
+    service_id: str,
+    *,
+    restart: Restart | None = None,
+    restart_limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] | None = None,
+    if_match: int | None = None,
+    idempotency_key: str | None = None,
+) -> Ask[Document]:
+    """Change its restart policy and limits while it runs: `{service_id, revision, spec, applies_at_next_start}`, the last one
+    the limits that count from its next start on."""
+    body = _given(restart=restart, restart_limits=restart_limits, limits=limits)
+    return Ask("PATCH", _service(service_id), _whole, body=body, idempotency_key=idempotency_key, if_match=if_match)
+
+
+def versions(service_id: str) -> Ask[Document]:
+    """Its versions, with their source: `{versions: [{version, digest, at, current, source}]}`."""
+    return Ask("GET", _service(service_id, "versions"), _whole)
 
 
 def call(service_id: str, function: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Ask[Any]:
@@ -158,3 +207,13 @@ def ready() -> Ask[bool]:
 def system() -> Ask[Document]:
     """The kernel itself: version, start, services in each state, its last recovery. System credentials only."""
     return Ask("GET", "/system", _whole, tenant=False)
+
+
+def pause_all(*, idempotency_key: str | None = None) -> Ask[Document]:
+    """End every service of every tenant and hold it back: `{paused, held}`. System credentials only."""
+    return Ask("POST", "/system/pause", _whole, tenant=False, idempotency_key=idempotency_key)
+
+
+def resume_all(*, idempotency_key: str | None = None) -> Ask[Document]:
+    """Start what is held back: `{paused, held}`. What was paused by itself stays so. System credentials only."""
+    return Ask("POST", "/system/resume", _whole, tenant=False, idempotency_key=idempotency_key)

@@ -73,6 +73,8 @@ def arguments(ask: Ask[Any], tenant: str | None, timeout_s: float) -> dict[str, 
         headers["X-Tenant-ID"] = tenant
     if ask.idempotency_key is not None:
         headers["Idempotency-Key"] = ask.idempotency_key
+    if ask.if_match is not None:
+        headers["If-Match"] = str(ask.if_match)
     return {
         "method": ask.method,
         "url": ask.path,

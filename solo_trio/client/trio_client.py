@@ -64,6 +64,10 @@ class AsyncSoloClient:
     status = _Method(asks.status)
     kill = _Method(asks.kill)
     restart = _Method(asks.restart)
+    pause = _Method(asks.pause)
+    resume = _Method(asks.resume)
+    update = _Method(asks.update)
+    versions = _Method(asks.versions)
     call = _Method(asks.call)
     logs = _Method(asks.logs)
     events = _Method(asks.events)
@@ -73,6 +77,8 @@ class AsyncSoloClient:
     health = _Method(asks.health)
     ready = _Method(asks.ready)
     system = _Method(asks.system)
+    pause_all = _Method(asks.pause_all)
+    resume_all = _Method(asks.resume_all)
 
     async def send(self, ask: Ask[T]) -> T:
         try:

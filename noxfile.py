@@ -13,7 +13,7 @@ import nox
 
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "floors", "tests"]
+nox.options.sessions = ["lint", "types", "floors", "docs", "tests"]
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
@@ -42,6 +42,12 @@ def floors(session: nox.Session) -> None:
     # The module has no entry of its own for `-m`; the console script may not be on the PATH.
     lint_imports = "from importlinter.cli import lint_imports_command as lint; lint()"
     session.run(sys.executable, "-c", lint_imports, "--no-cache", "--no-logo", *session.posargs, external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, into docs/_build/html; a warning is an error. Arguments after `--` are Sphinx's."""
+    _module(session, "sphinx", "-W", "--keep-going", "-q", *session.posargs, "docs", "docs/_build/html")
 
 
 @nox.session

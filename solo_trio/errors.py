@@ -43,6 +43,7 @@ CODES: Final[dict[str, Code]] = {
     "revision_mismatch": Code(412, "The revision is not the current one"),
     "too_large": Code(413, "The request is too large"),
     "service_start_failed": Code(422, "The service did not become ready"),
+    "upgrade_required": Code(426, "The route takes only a WebSocket"),
     "quota_exceeded": Code(429, "A quota is used up"),
     "kernel_bug": Code(500, "A defect in the kernel"),
     "call_failed": Code(502, "The function raised"),

@@ -104,6 +104,13 @@ class Settings:
     )
     max_total: int = key(SERVICES_MAX, "limits", "How many services there may be in all.", low=0, high=COUNT_MAX)
     call_timeout_s: float = key(30.0, "limits", "How long a call of a function may take.", low=0.05, high=3_600)
+    max_connections: int = key(512, "limits", "How many connections may be open.", low=1, high=COUNT_MAX)
+    max_streams: int = key(
+        256, "limits", "How many streams may be open; a tenth is kept for system credentials.", low=1, high=COUNT_MAX
+    )
+    max_streams_per_tenant: int = key(
+        32, "limits", "How many streams one tenant may have open.", low=1, high=COUNT_MAX
+    )
     recovery_timeout_ms: int = key(
         30_000, "recovery", "When to say ready at the latest, with whatever runs by then.", low=0, high=3_600_000
     )

@@ -42,6 +42,7 @@ html_theme = "furo"
 html_title = f"Solo {version}"
 html_static_path = ["_static"]
 html_show_sphinx = False
+smartquotes = False
 html_theme_options = {"navigation_with_keys": True}
 suppress_warnings = ["myst.xref_ambiguous"]
 """A page may have the heading of a command and of an operation of the same name; links name the page."""

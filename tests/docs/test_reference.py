@@ -13,7 +13,9 @@ from solo_trio.model import codec  # noqa: F401  (fills KINDS)
 from solo_trio.model.event import KINDS
 from solo_trio.operations.perform import OPERATIONS
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+GUARANTEES_MIN = 20
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
@@ -51,8 +53,19 @@ def test_every_operation_and_its_inputs_are_documented() -> None:
             assert f"`{field.name}`" in line[0]
 
 
+def test_every_guarantee_names_tests_that_exist() -> None:
+    lines = (DOCS / "explanation/guarantees.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith("| guarantee ")]
+    assert len(rows) >= GUARANTEES_MIN
+    for row in rows:
+        proofs = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
+        assert proofs, f"no test proves: {row}"
+        for path, name in proofs:
+            assert re.search(rf"\bdef {name}\(", (ROOT / path).read_text()), f"there is no {path}::{name}"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in (*DOCS.rglob("*.md"), DOCS.parent / "README.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"

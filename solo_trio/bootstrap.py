@@ -7,6 +7,7 @@ The order is `lifecycle.md`'s: the data directory's lock, the tenants' locks (ol
 from __future__ import annotations
 
 import os
+import platform
 import resource
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +24,7 @@ from solo_trio.kernel.core import Core, Parts
 from solo_trio.kernel.recovery import replay
 from solo_trio.kernel.staging import Submission
 from solo_trio.model.capability import GrantSystem, system_capability
+from solo_trio.model.system import StartSystem
 from solo_trio.operations.caller import SYSTEM_SCOPE, System
 from solo_trio.operations.settings import Settings
 from solo_trio.runtimes.prctl import PR_SET_DUMPABLE, prctl
@@ -108,10 +110,11 @@ def check_unused(data: Path) -> None:
 @asynccontextmanager
 async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncIterator[System]:
     """Replay the log of `parts.journal` and run a kernel on it until the body is left (shutdown) or cancelled (crash)."""
-    recovery = await replay(
-        parts.journal, parts.clock, version=parts.version, timeout_s=settings.recovery_timeout_ms / 1_000
+    start = StartSystem(
+        parts.version, platform.python_version(), settings.start_paused, boot_loop_starts=settings.boot_loop_starts
     )
-    core = Core(parts, recovery)
+    recovery = await replay(parts.journal, parts.clock, start=start, timeout_s=settings.recovery_timeout_ms / 1_000)
+    core = Core(parts, recovery, settled_after_s=settings.boot_loop_s)
     system = System(core, keyring, settings)
     with _bare_errors():
         async with trio.open_nursery() as nursery:

@@ -5,7 +5,9 @@ Everything that lives hangs in the nursery that `run` opens: leaving it is a shu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -22,11 +24,20 @@ from solo_trio.model.event import Record
 from solo_trio.model.limits import CEILING, Limits
 from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.service_decisions import find_service
-from solo_trio.model.system import BeginShutdown, CompleteShutdown
+from solo_trio.model.system import (
+    BOOT_LOOP_S,
+    BeginShutdown,
+    CompleteShutdown,
+    SettleSystem,
+    SystemPaused,
+    SystemResumed,
+)
 from solo_trio.ports import CallOut, Clock, Entropy, Journal, Running, Runtime, ServiceLogs, Telemetry
 
 CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
+CALLS_HELD_MAX: Final = 64
+"""So many calls may wait for one paused service; they are not durable."""
 CRASH_CLOSE_S: Final = 5.0
 """How long a cancelled kernel waits, shielded, for the processes it leaves to be gone."""
 
@@ -46,7 +57,7 @@ class Parts:
 
 
 class Core:
-    def __init__(self, parts: Parts, recovery: Recovery) -> None:
+    def __init__(self, parts: Parts, recovery: Recovery, *, settled_after_s: float = BOOT_LOOP_S) -> None:
         self.journal = parts.journal
         self.entropy = parts.entropy
         self.telemetry = parts.telemetry
@@ -54,6 +65,8 @@ class Core:
         self.logs = parts.logs
         self.ceiling = parts.ceiling
         self.recovery = recovery
+        self._settled_after_s = settled_after_s
+        self._calls_held: Counter[tuple[str, str]] = Counter()
         self.hub = Hub(parts.journal, recovery.state.last_id)
         self.loop = Loop(parts.journal, parts.clock, self.hub, parts.telemetry, recovery.state)
         self.loop.remember(recovery.idempotency)
@@ -83,6 +96,7 @@ class Core:
                         self._converge(tenant_id, None)
                     task_status.started()
                     nursery.start_soon(self.recovery.watch, self)
+                    nursery.start_soon(self._settle)
                     await self.closed.wait()
                     tenants.cancel_scope.deadline = self.close_deadline  # whatever a supervisor may be waiting for
                 # every tenant's nursery is empty now
@@ -98,10 +112,21 @@ class Core:
                 for runtime in self.runtimes.values():
                     await runtime.close(deadline)
 
+    async def _settle(self) -> None:
+        """Record that this life lasted, so that its start counts in no boot loop."""
+        await trio.sleep(self._settled_after_s)
+        try:
+            await self.loop.report(Submission(SettleSystem()))
+        except SoloError as error:
+            self.telemetry.note("that the kernel lives could not be recorded", error=str(error))
+
     # -- done: converging on the state
 
     def _touched(self, records: Sequence[Record]) -> None:
         by_tenant: dict[str, set[str]] = {}
+        if any(isinstance(record.event, SystemPaused | SystemResumed) for record in records):
+            for tenant_id in sorted(self.tenants):
+                self._converge(tenant_id, None)
         for record in records:
             if record.stored.tenant_id is not None and record.stored.subject is not None:
                 by_tenant.setdefault(record.stored.tenant_id, set()).add(record.stored.subject)
@@ -140,7 +165,7 @@ class Core:
             self.stop_deadline = began + timeout_s * CLOSE_SHARE
             self.close_deadline = began + timeout_s
             for tenant in self.tenants.values():
-                tenant.converge()
+                tenant.close()
             self.closed.set()
             self.hub.close()
 
@@ -161,10 +186,16 @@ class Core:
         kwargs: dict[str, Any],
         timeout_s: float,
     ) -> Any:
-        """Call an exported function of a service, waiting for one that starts or restarts. Raises `SoloError`."""
+        """Call an exported function of a service, waiting for one that starts or restarts, or is paused.
+
+        Raises `SoloError`.
+        """
         with trio.move_on_after(timeout_s):
             running = await self._wait_callable(tenant_id, service_id)
             return await running.call(function, args, kwargs)
+        service = self.loop.state.service(tenant_id, service_id)
+        if service is not None and service.status is Status.PAUSED:
+            raise _paused(service_id)
         raise Faulted(
             "call_timeout", f"{service_id}.{function} took longer than {timeout_s:g} s; allow it more, or call less"
         )
@@ -178,6 +209,10 @@ class Core:
                     return running
                 if self.closing:
                     raise shutting_down()
+                if service.status is Status.PAUSED:
+                    with self._held_call(tenant_id, service_id):
+                        await self._next_change(follow)
+                    continue
                 if not service.wants_to_run:
                     raise Faulted(
                         "service_not_running",
@@ -185,6 +220,20 @@ class Core:
                         retry_after_s=None,
                     )
                 await self._next_change(follow)
+
+    @contextmanager
+    def _held_call(self, tenant_id: str, service_id: str) -> Iterator[None]:
+        """One of the calls that wait for a paused service; refused where too many do."""
+        key = (tenant_id, service_id)
+        if self._calls_held[key] >= CALLS_HELD_MAX:
+            raise _paused(service_id)
+        self._calls_held[key] += 1
+        try:
+            yield
+        finally:
+            self._calls_held[key] -= 1
+            if not self._calls_held[key]:
+                del self._calls_held[key]
 
     async def _next_change(self, follow: Follow) -> None:
         """Until something is recorded about the service, or the kernel closes."""
@@ -217,3 +266,7 @@ class Core:
             return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s)
 
         return call
+
+
+def _paused(service_id: str) -> Faulted:
+    return Faulted("service_not_running", f"'{service_id}' is paused: resume it, then call again")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Final
 
 import trio
@@ -14,6 +13,7 @@ from solo_trio.kernel.loop import IDEMPOTENCY_SECONDS
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import codec
+from solo_trio.model.dependencies import waiting_for
 from solo_trio.model.record import EventQuery, IdempotencyRow
 from solo_trio.model.service import Status
 from solo_trio.model.state import KernelState, apply
@@ -30,6 +30,8 @@ SETTLING: Final = (
     "service_stopped",
     "service_killed",
     "service_restart_requested",
+    "service_paused",
+    "system_paused",
 )
 """After one of these a recovered service is ready, or has failed, or is no longer recovery's."""
 
@@ -46,6 +48,8 @@ class RecoveryReport:
     failed: int
     pending: int
     """Neither ready nor failed when the time was over."""
+    held: int = 0
+    """Not started, because the kernel started paused."""
 
     @property
     def complete(self) -> bool:
@@ -59,7 +63,7 @@ class Recovery:
     state: KernelState
     idempotency: list[IdempotencyRow]
     replay_s: float
-    version: str
+    start: StartSystem
     timeout_s: float
     done: trio.Event = field(factory=trio.Event)
     report: RecoveryReport | None = None
@@ -67,11 +71,12 @@ class Recovery:
     _after: int = 0
     _pending: set[tuple[str, str]] = field(factory=set)
     _wanted: set[tuple[str, str]] = field(factory=set)
+    _dependent: set[tuple[str, str]] = field(factory=set)
 
     async def begin(self, core: Surroundings) -> None:
         """Record that a kernel started; what is wanted from here on is to be recovered."""
         self._began = trio.current_time()
-        await core.loop.report(Submission(StartSystem(self.version, platform.python_version())))
+        await core.loop.report(Submission(self.start))
         state = core.loop.state
         self._after = state.last_id
         self._pending = {
@@ -82,6 +87,11 @@ class Recovery:
         self._wanted = {
             (tenant.tenant_id, service.service_id) for tenant, service in state.services() if service.wants_to_run
         }
+        self._dependent = {
+            (tenant.tenant_id, service.service_id)
+            for tenant, service in state.services()
+            if service.wants_to_run and service.spec.depends_on
+        }
 
     async def watch(self, core: Surroundings) -> None:
         """Until recovery is over; then the report stands."""
@@ -90,6 +100,9 @@ class Recovery:
             while self._pending and (page := await watch.next_page()):
                 for stored in page:
                     self._pending.discard((stored.tenant_id or "", stored.subject or ""))
+                    if stored.type == "system_paused":
+                        self._pending.clear()
+                self._give_up_dependents(core)
         now_ready = {
             (tenant.tenant_id, service.service_id)
             for tenant, service in core.loop.state.services()
@@ -104,11 +117,27 @@ class Recovery:
             ready=ready,
             failed=len(self._wanted) - ready - pending,
             pending=pending,
+            held=sum(service.held for _, service in core.loop.state.services()),
         )
         self.done.set()
 
+    def _give_up_dependents(self, core: Surroundings) -> None:
+        """Nobody waits for a service whose dependency has settled without being ready."""
+        found = True
+        while found:
+            found = False
+            for key in self._dependent & self._pending:
+                tenant = core.loop.state.tenants.get(key[0])
+                service = None if tenant is None else tenant.services.get(key[1])
+                if tenant is None or service is None:
+                    continue
+                missing = waiting_for(tenant.services, service)
+                if any((key[0], name) not in self._pending for name in missing):
+                    self._pending.discard(key)
+                    found = True
 
-async def replay(journal: Journal, clock: Clock, *, version: str, timeout_s: float) -> Recovery:
+
+async def replay(journal: Journal, clock: Clock, *, start: StartSystem, timeout_s: float) -> Recovery:
     """Fold the whole log. Raises `Faulted` (data_damaged, data_newer) or `KernelBug` if it cannot be folded."""
     began = trio.current_time()
     state = KernelState()
@@ -119,4 +148,4 @@ async def replay(journal: Journal, clock: Clock, *, version: str, timeout_s: flo
                 await trio.lowlevel.checkpoint()
     now_us = min(clock.wall_us(), state.last_at_us)  # a wall clock that jumped ahead must not expire every key
     rows = await journal.idempotency(max(0, now_us - IDEMPOTENCY_SECONDS * 1_000_000))
-    return Recovery(state, rows, trio.current_time() - began, version, timeout_s)
+    return Recovery(state, rows, trio.current_time() - began, start, timeout_s)

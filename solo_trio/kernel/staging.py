@@ -15,7 +15,7 @@ from solo_trio.errors import Faulted, KernelBug, Rejected
 from solo_trio.model import codec
 from solo_trio.model.capability import EMBEDDER, Authority
 from solo_trio.model.event import Decision, Now, Record
-from solo_trio.model.record import Attachment, IdempotencyRow, StoredEvent
+from solo_trio.model.record import Attachment, DropArtifact, IdempotencyRow, StoredEvent
 from solo_trio.model.state import KernelState, apply
 
 
@@ -103,7 +103,7 @@ def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
         record = _read_back(stored)
         state = apply(state, record)
         records.append(record)
-    attachments, seen = decision.attachments, draft.seen
+    attachments, seen = decision.attachments + _released(draft.state, state, records), draft.seen
     # A request that joins one under way wrote nothing itself: it repeats that one's answer.
     cause = first_id if records else getattr(decision.reply, "event_id", None)
     if key is not None and cause is not None:
@@ -118,6 +118,20 @@ def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
         attachments=draft.attachments + attachments,
     )
     return staged, decision.reply
+
+
+def _released(before: KernelState, after: KernelState, records: list[Record]) -> tuple[DropArtifact, ...]:
+    """The sources that `records` took out of use."""
+    if before.sources is after.sources:
+        return ()
+    candidates: set[str] = set()
+    for record in records:
+        stored = record.stored
+        if stored.subject is None:  # about the system as a whole
+            candidates.update(before.sources)
+        elif (service := before.service(stored.tenant_id or "", stored.subject)) is not None:
+            candidates |= service.digests
+    return tuple(DropArtifact(digest) for digest in sorted(candidates) if digest not in after.sources)
 
 
 def _read_back(stored: StoredEvent) -> Record:

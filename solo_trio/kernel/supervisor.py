@@ -15,9 +15,11 @@ from attrs import evolve
 
 from solo_trio.errors import Faulted, Rejected, SoloError, StorageFull
 from solo_trio.kernel.loop import submission_error
+from solo_trio.kernel.siblings import Siblings
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import service_decisions as decisions
+from solo_trio.model.dependencies import hopeless, waiting_for
 from solo_trio.model.ending import Ending, EndKind
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import ServiceState, StopRequest
@@ -26,7 +28,6 @@ from solo_trio.ports import Launch, Running
 
 STORAGE_RETRY_S: Final = 1.0
 START_LIMIT_ALL: Final = 64
-START_LIMIT_PER_TENANT: Final = 16
 
 
 class ServiceSupervisor:
@@ -39,14 +40,14 @@ class ServiceSupervisor:
         incarnation: str,
         service_id: str,
         deployment: int,
-        starts: trio.CapacityLimiter,
+        siblings: Siblings,
     ) -> None:
         self._core = core
         self._tenant_id = tenant_id
         self._incarnation = incarnation
         self._service_id = service_id
         self.deployment = deployment
-        self._starts = starts
+        self._siblings = siblings
         self._changed = trio.Event()
         self.running: Running | None = None
         """What runs now, ready or not."""
@@ -59,11 +60,16 @@ class ServiceSupervisor:
         self._changed.set()
 
     def _state(self) -> ServiceState | None:
+        """This deployment, while it is the current one."""
+        service = self._newest()
+        return service if service is not None and service.deployment == self.deployment else None
+
+    def _newest(self) -> ServiceState | None:
+        """Whatever is wanted under this service's id now; another deployment, if this one is being replaced."""
         tenant = self._core.loop.state.tenants.get(self._tenant_id)
         if tenant is None or tenant.incarnation != self._incarnation:
             return None
-        service = tenant.services.get(self._service_id)
-        return service if service is not None and service.deployment == self.deployment else None
+        return tenant.services.get(self._service_id)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -111,9 +117,9 @@ class ServiceSupervisor:
     # -- starting
 
     async def _start(self, service: ServiceState, nursery: trio.Nursery) -> None:
-        if not await self._wait_for_delay(service):
+        if not await self._wait_for_delay(service) or not await self._wait_for_dependencies(service):
             return
-        async with _Place(self, (self._starts, self._core.starts)) as place:
+        async with _Place(self, (self._siblings.starts, self._core.starts)) as place:
             if not place.taken:
                 return
             begin = decisions.BeginStart(
@@ -160,7 +166,26 @@ class ServiceSupervisor:
     def _is_wanted(self) -> bool:
         """Whether the generation that was begun last is still to run."""
         service = self._state()
-        return not (self._core.closing or service is None or service.stop is not None or service.epoch != self._epoch)
+        return not (self._core.closing or service is None or not service.wants_to_run or service.epoch != self._epoch)
+
+    async def _wait_for_dependencies(self, service: ServiceState) -> bool:
+        """Until all that it depends on is ready; False if something changed meanwhile (a dependency, or itself)."""
+        services = self._core.loop.state.tenants[self._tenant_id].services
+        missing = waiting_for(services, service)
+        if not missing:
+            return True
+        lost = hopeless(services, service)
+        if lost and not service.confirmed:
+            reason = f"it depends on {', '.join(lost)}, which does not run"
+            await self._report(
+                decisions.GiveUpDeployment(
+                    self._tenant_id, self._incarnation, self._service_id, self.deployment, reason
+                )
+            )
+            return False
+        with self._siblings.waiting(missing, self.notify):
+            await self._changed.wait()
+        return False
 
     async def _wait_for_delay(self, service: ServiceState) -> bool:
         """Wait out the backoff; False if something changed meanwhile. A spurious wake-up does not begin it anew."""
@@ -242,7 +267,7 @@ class ServiceSupervisor:
         """A stop was asked for: end what runs, then say so."""
         assert service.stop is not None
         if self.running is None:
-            reason = "kernel_restarted" if self._generation == 0 and service.generation else "not_running"
+            reason = "kernel_restarted" if self._generation == 0 and service.begun else "not_running"
             await self._report(
                 decisions.ReportStopped(self._tenant_id, self._incarnation, self._service_id, self.deployment, reason)
             )
@@ -291,13 +316,24 @@ class ServiceSupervisor:
                 await self._wait_any(running.ended.wait)
 
     def _stop_request(self) -> StopRequest | None:
-        service = self._state()
+        service = self._newest()
         return None if service is None else service.stop
 
     async def _end_quietly(self) -> None:
-        """Nothing is wanted of it and nothing is recorded: the kernel closes, or the state has moved on."""
-        if self.running is not None:
-            await self._end(math.inf, force=not self._core.closing)
+        """Nothing is wanted of it and nothing is recorded: it was paused or replaced, the kernel closes, it is gone."""
+        if self.running is None:
+            return
+        if self._core.closing:
+            await self._siblings.wait_dependents_ended(self._service_id, self._core.stop_deadline)
+            await self._end(math.inf, force=False)
+            return
+        newest = self._newest()
+        replaced = None if newest is None else newest.previous
+        service = replaced if replaced is not None and replaced.deployment == self.deployment else self._state()
+        if service is None:
+            await self._end(0, force=True)
+        else:
+            await self._end(self._grace_s(service), force=False)
 
     async def _report_ended(self, ending: Ending, *, timed_out: bool) -> None:
         self.running = None

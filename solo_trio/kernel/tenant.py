@@ -10,7 +10,8 @@ from typing import Final
 
 import trio
 
-from solo_trio.kernel.supervisor import START_LIMIT_PER_TENANT, ServiceSupervisor
+from solo_trio.kernel.siblings import Siblings
+from solo_trio.kernel.supervisor import ServiceSupervisor
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model.tenant import TenantState
 
@@ -22,7 +23,7 @@ class TenantSupervisor:
         self._core = core
         self.tenant_id = tenant.tenant_id
         self.incarnation = tenant.incarnation
-        self._starts = trio.CapacityLimiter(START_LIMIT_PER_TENANT)
+        self._siblings = Siblings()
         self.supervisors: dict[str, ServiceSupervisor] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -44,6 +45,7 @@ class TenantSupervisor:
         elif service_ids is None:
             service_ids = sorted({*tenant.services, *self.supervisors})
         for service_id in service_ids:
+            self._siblings.touched(service_id)
             supervisor = self.supervisors.get(service_id)
             if supervisor is not None:
                 supervisor.notify()
@@ -53,14 +55,26 @@ class TenantSupervisor:
                 continue
             if service.wants_to_run or service.stop is not None:
                 supervisor = ServiceSupervisor(
-                    self._core, self.tenant_id, self.incarnation, service_id, service.deployment, self._starts
+                    self._core, self.tenant_id, self.incarnation, service_id, service.deployment, self._siblings
                 )
                 self.supervisors[service_id] = supervisor
                 self._nursery.start_soon(self._supervise, service_id, supervisor, name=f"{self.tenant_id}/{service_id}")
 
+    def close(self) -> None:
+        """The kernel closes: every supervising task ends its service, those that others depend on last."""
+        tenant = self._core.loop.state.tenants.get(self.tenant_id)
+        needed_by: dict[str, tuple[str, ...]] = {}
+        if tenant is not None:
+            for service in tenant.services.values():
+                for name in service.spec.depends_on:
+                    needed_by[name] = (*needed_by.get(name, ()), service.service_id)
+        self._siblings.close(needed_by)
+        self.converge()
+
     async def _supervise(self, service_id: str, supervisor: ServiceSupervisor) -> None:
         try:
-            await supervisor.run()
+            with self._siblings.supervised(service_id):
+                await supervisor.run()
         except Exception as error:  # noqa: BLE001 - contained to this service, kept by telemetry, converged again
             self._core.telemetry.bug(f"supervising {self.tenant_id}/{service_id}", error)
             await trio.sleep(DEFECT_PAUSE_S)

@@ -7,8 +7,11 @@ from typing import Any, Final
 
 from solo_trio.errors import Rejected
 
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
-_FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+ID_PATTERN: Final = "[a-z0-9][a-z0-9_-]{0,62}"
+"""Of the whole id; in a form that regular expressions of every kind read the same way."""
+FUNCTION_PATTERN: Final = "[A-Za-z_][A-Za-z0-9_]{0,127}"
+_ID: Final = re.compile(ID_PATTERN, re.ASCII)
+_FUNCTION: Final = re.compile(FUNCTION_PATTERN, re.ASCII)
 
 
 def check_id(what: str, value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 @frozen
@@ -64,6 +64,20 @@ class IdempotencyRow:
     fingerprint: str
     event_id: int
     at_us: int
+
+
+@frozen
+class Checkpoint:
+    """The state after event `event_id` as bytes, so that a start need not read all events before it.
+
+    `reducer`: the version of the program's reducer that made it, the only one that can go on from it. `format`: of the body.
+    """
+
+    event_id: int
+    at_us: int
+    reducer: str
+    format: str
+    body: bytes = field(repr=False)
 
 
 Attachment = Artifact | DropArtifact | KeyRow | IdempotencyRow

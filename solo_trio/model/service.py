@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from attrs import field, frozen
 
@@ -22,7 +22,10 @@ class Status(StrEnum):
     GIVEN_UP = "given_up"
 
 
-Cause = Literal["deploy", "restart", "recovery", "manual"]
+Cause = Literal["deploy", "restart", "recovery", "manual", "resume"]
+
+VERSIONS_MAX: Final = 10
+"""Versions whose source is kept; when a newer one runs, the oldest is dropped."""
 
 
 @frozen
@@ -39,6 +42,15 @@ class StopRequest:
     event_id: int
     grace_ms: int
     force: bool
+
+
+@frozen
+class Version:
+    """One source that the service ran on, or is to run on; `at_us`: when it was asked for."""
+
+    version: int
+    digest: str
+    at_us: int
 
 
 @frozen
@@ -71,11 +83,24 @@ class ServiceState:
     ready_kernel_time: float | None = None
     last_crash: Crash | None = None
     stop: StopRequest | None = field(default=None)
+    held: bool = False
+    """Paused because the kernel as a whole is: the next ordinary start, or resuming the kernel, lets it run."""
+    versions: tuple[Version, ...] = ()
+    """Ascending; the last one is the current, or the one that is being tried."""
+    versions_made: int = 0
+    """The newest number that was given to a version, so that one that failed is not given again."""
+    previous: ServiceState | None = None
+    """What is put back if this deployment fails: it replaces that one."""
 
     @property
     def wants_to_run(self) -> bool:
         """Whether the kernel has to see to it that it runs."""
         return self.status in (Status.STARTING, Status.READY, Status.RESTARTING)
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of the sources that are kept for it."""
+        return frozenset(each.digest for each in self.versions if each.digest)
 
 
 @frozen

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model import service_events as ev
+from solo_trio.model.dependencies import check_dependencies, dependents
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Decision, Event, Now, Proposed
 from solo_trio.model.ids import check_id
-from solo_trio.model.record import Artifact, DropArtifact
+from solo_trio.model.limits import Limits
+from solo_trio.model.record import Artifact
 from solo_trio.model.service import ServiceState, Status
-from solo_trio.model.spec import ServiceSpec
-from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, tenant_of
-from solo_trio.policy.restart import count_crash, wants_restart
+from solo_trio.model.spec import RestartLimits, ServiceSpec
+from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TenantState, tenant_of
+from solo_trio.policy.restart import RestartType, count_crash, wants_restart
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
@@ -44,7 +46,10 @@ class Accepted:
 
 @frozen
 class Deploy:
-    """Record the intent to run a service. `idempotent`: an equal specification that is there already is a no-op."""
+    """Record the intent to run a service. `idempotent`: an equal specification that is there already is a no-op.
+
+    `replace`: one that is there is stopped for it, and put back if this one fails.
+    """
 
     RESERVED: ClassVar[bool] = False
 
@@ -53,6 +58,8 @@ class Deploy:
     spec: ServiceSpec
     source: bytes = b""
     idempotent: bool = False
+    replace: bool = False
+    revision: int | None = None
     services_max: int = SERVICES_MAX
     services_per_tenant_max: int = SERVICES_PER_TENANT_MAX
 
@@ -66,15 +73,21 @@ class Deploy:
                 raise Rejected("service_stopping", "wait until it has stopped, then deploy again")
             if self.idempotent and existing.spec == self.spec:
                 return Decision(reply=Accepted(existing.deployment, existing.deployment, changed=False))
-            raise Rejected("service_exists", f"delete '{self.service_id}' first, or deploy under another service_id")
-        per_tenant = self.services_per_tenant_max
-        if tenant.limits.max_services is not None:
-            per_tenant = min(per_tenant, tenant.limits.max_services)
-        if len(tenant.services) >= per_tenant:
-            raise Rejected("quota_exceeded", f"delete a service first; the tenant may have {per_tenant}")
-        if sum(len(each.services) for each in state.tenants.values()) >= self.services_max:
-            raise Rejected("quota_exceeded", f"the system may have {self.services_max} services; delete one first")
-        intent = ev.ServiceDeploymentStarted(self.spec, self.spec.digest, version=1)
+            if not self.replace:
+                raise Rejected(
+                    "service_exists",
+                    f"replace '{self.service_id}' with replace=true, delete it first, or take another service_id",
+                )
+        if self.revision is not None and self.revision != (0 if existing is None else existing.revision):
+            raise _mismatch(existing)
+        if existing is None:
+            self._check_quotas(state, tenant)
+        elif not existing.confirmed:
+            raise Rejected("service_exists", "its own deployment is still under way: wait for it, then replace it")
+        check_dependencies(tenant.services, self.service_id, self.spec.depends_on)
+        version = 1 if existing is None else existing.versions_made + 1
+        replaces = None if existing is None else existing.deployment
+        intent = ev.ServiceDeploymentStarted(self.spec, self.spec.digest, version, replaces)
         attachments = (Artifact(self.spec.digest, self.source),) if self.spec.entry == "source" else ()
         event_id = state.last_id + 1
         return Decision(
@@ -82,6 +95,15 @@ class Deploy:
             attachments,
             Accepted(event_id, event_id),
         )
+
+    def _check_quotas(self, state: KernelState, tenant: TenantState) -> None:
+        per_tenant = self.services_per_tenant_max
+        if tenant.limits.max_services is not None:
+            per_tenant = min(per_tenant, tenant.limits.max_services)
+        if len(tenant.services) >= per_tenant:
+            raise Rejected("quota_exceeded", f"delete a service first; the tenant may have {per_tenant}")
+        if sum(len(each.services) for each in state.tenants.values()) >= self.services_max:
+            raise Rejected("quota_exceeded", f"the system may have {self.services_max} services; delete one first")
 
 
 @frozen
@@ -106,9 +128,15 @@ class Kill:
             sooner = ev.ServiceKilled(service.deployment, service.generation, grace_ms, force)
             accepted = Accepted(state.last_id + 1, service.deployment)
             return _about(state, self.tenant_id, service, sooner, reply=accepted)
+        needed_by = dependents(tenant_of(state, self.tenant_id).services, self.service_id)
+        if needed_by and not self.force:
+            raise Rejected(
+                "service_required",
+                f"delete {', '.join(needed_by)} first, which depends on it; or delete this one with force",
+            )
         killed = ev.ServiceKilled(service.deployment, service.generation, self.grace_ms, self.force)
         events: tuple[Event, ...] = (killed,)
-        if not service.wants_to_run:  # nothing runs: both facts at once
+        if service.status in (Status.STOPPED, Status.GIVEN_UP):  # nothing runs: both facts at once
             events = (killed, ev.ServiceStopped(service.deployment, service.generation, "not_running"))
         return _about(state, self.tenant_id, service, *events, reply=Accepted(state.last_id + 1, service.deployment))
 
@@ -124,13 +152,86 @@ class Restart:
     revision: int | None = None
 
     def decide(self, state: KernelState, now: Now) -> Decision:
-        service = _wanted(state, self.tenant_id, self.service_id, self.revision)
-        if service.stop is not None:
-            raise Rejected("service_stopping", "it is being stopped; deploy it again once it is gone")
-        if not service.confirmed:
-            raise Rejected("service_not_running", "its first start is still under way; wait for it")
+        service = _settled(state, self.tenant_id, self.service_id, self.revision)
+        if service.status is Status.PAUSED:
+            raise Rejected("wrong_status", f"'{self.service_id}' is paused: resume it")
         requested = ev.ServiceRestartRequested(service.deployment, service.generation)
         return _about(state, self.tenant_id, service, requested, reply=Accepted(state.last_id + 1, service.deployment))
+
+
+@frozen
+class Pause:
+    """End the service's process and keep the service. Pausing a paused one changes nothing."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    service_id: str
+    revision: int | None = None
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _settled(state, self.tenant_id, self.service_id, self.revision)
+        if service.status is Status.PAUSED and not service.held:
+            return Decision(reply=Accepted(service.revision, service.deployment, changed=False))
+        if service.status in (Status.STOPPED, Status.GIVEN_UP):
+            raise Rejected("wrong_status", f"'{self.service_id}' is {service.status}: there is nothing to pause")
+        paused = ev.ServicePaused(service.deployment, service.generation)
+        return _about(state, self.tenant_id, service, paused, reply=Accepted(state.last_id + 1, service.deployment))
+
+
+@frozen
+class Resume:
+    """Start a paused service again. Resuming one that runs changes nothing."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    service_id: str
+    revision: int | None = None
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _settled(state, self.tenant_id, self.service_id, self.revision)
+        if service.status in (Status.STOPPED, Status.GIVEN_UP):
+            raise Rejected("wrong_status", f"'{self.service_id}' is {service.status}: restart it")
+        if service.status is not Status.PAUSED:
+            return Decision(reply=Accepted(service.epoch, service.deployment, changed=False))
+        resumed = ev.ServiceResumed(service.deployment, service.generation)
+        return _about(state, self.tenant_id, service, resumed, reply=Accepted(state.last_id + 1, service.deployment))
+
+
+@frozen
+class Update:
+    """Change the policy and the limits of a service; None leaves a value, and each limit that is None, as it is."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    service_id: str
+    restart: RestartType | None = None
+    max_restarts: int | None = None
+    max_seconds: float | None = None
+    limits: Limits | None = None
+    revision: int | None = None
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _settled(state, self.tenant_id, self.service_id, self.revision)
+        was = service.spec
+        counts = was.restart_limits
+        spec = evolve(
+            was,
+            restart=was.restart if self.restart is None else self.restart,
+            restart_limits=RestartLimits(
+                counts.max_restarts if self.max_restarts is None else self.max_restarts,
+                counts.max_seconds if self.max_seconds is None else self.max_seconds,
+            ),
+            limits=was.limits if self.limits is None else evolve(was.limits, **self.limits.given()),
+        ).check()
+        if spec == was:
+            return Decision(reply=Accepted(service.revision, service.deployment, changed=False))
+        updated = ev.ServiceUpdated(
+            service.deployment, service.generation, spec.restart, spec.restart_limits, spec.limits
+        )
+        return _about(state, self.tenant_id, service, updated, reply=Accepted(state.last_id + 1, service.deployment))
 
 
 # -- what the supervisor reports
@@ -260,6 +361,26 @@ class ReportEnded:
 
 
 @frozen
+class GiveUpDeployment:
+    """A first start cannot even begin: what it depends on will not be ready."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    incarnation: str
+    service_id: str
+    deployment: int
+    reason: str
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
+        if service is None or service.confirmed or service.begun or not service.wants_to_run:
+            return Decision()
+        failed = ev.ServiceDeploymentFailed(service.deployment, service.generation, self.reason, traceback="")
+        return _about(state, self.tenant_id, service, failed)
+
+
+@frozen
 class ReportStopped:
     """A service that was asked to stop had nothing running (any more), so there is no ending to report."""
 
@@ -282,8 +403,24 @@ class ReportStopped:
 def _wanted(state: KernelState, tenant_id: str, service_id: str, revision: int | None) -> ServiceState:
     service = find_service(state, tenant_id, service_id)
     if revision is not None and revision != service.revision:
-        raise Rejected("revision_mismatch", f"read the service again; its revision is {service.revision}")
+        raise _mismatch(service)
     return service
+
+
+def _settled(state: KernelState, tenant_id: str, service_id: str, revision: int | None) -> ServiceState:
+    """The service, if it is neither being stopped nor in the middle of its deployment."""
+    service = _wanted(state, tenant_id, service_id, revision)
+    if service.stop is not None:
+        raise Rejected("service_stopping", "it is being stopped; deploy it again once it is gone")
+    if not service.confirmed and service.status is not Status.PAUSED:
+        raise Rejected("service_not_running", "its first start is still under way; wait for it")
+    return service
+
+
+def _mismatch(service: ServiceState | None) -> Rejected:
+    if service is None:
+        return Rejected("revision_mismatch", "there is no such service: send the request without If-Match")
+    return Rejected("revision_mismatch", f"read the service again; its revision is {service.revision}")
 
 
 def find_service(state: KernelState, tenant_id: str, service_id: str) -> ServiceState:
@@ -311,17 +448,4 @@ def _is_running(service: ServiceState, generation: int) -> bool:
 
 def _about(state: KernelState, tenant_id: str, service: ServiceState, *events: Event, reply: object = None) -> Decision:
     incarnation = state.tenants[tenant_id].incarnation
-    forgotten = any(
-        isinstance(each, ev.ServiceDeploymentFailed)
-        or (
-            isinstance(each, ev.ServiceStopped)
-            and (service.stop is not None or isinstance(events[0], ev.ServiceKilled))
-        )
-        for each in events
-    )
-    drop = forgotten and state.is_last_use(service)
-    return Decision(
-        tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events),
-        (DropArtifact(service.spec.digest),) if drop else (),
-        reply,
-    )
+    return Decision(tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events), reply=reply)

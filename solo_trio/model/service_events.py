@@ -5,15 +5,24 @@ Every outcome names its `deployment` and `generation`, and the row carries the t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import evolve, frozen
 
-from solo_trio.model.event import Event, event
+from solo_trio.model.event import UPCASTERS, Event, event
+from solo_trio.model.limits import Limits
 from solo_trio.model.record import StoredEvent
-from solo_trio.model.service import Cause, Crash, ServiceState, Status, StopRequest
-from solo_trio.model.spec import ServiceSpec
-from solo_trio.policy.restart import count_crash
+from solo_trio.model.service import (
+    VERSIONS_MAX,
+    Cause,
+    Crash,
+    ServiceState,
+    Status,
+    StopRequest,
+    Version,
+)
+from solo_trio.model.spec import RestartLimits, ServiceSpec
+from solo_trio.policy.restart import RestartType, count_crash
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
@@ -22,21 +31,43 @@ STABLE_UPTIME_MIN_S: Final = 1.0
 """A shorter uptime resets no backoff, however short the window is."""
 
 
-@event("service_deployment_started")
+@event("service_deployment_started", schema=2)
 @frozen
 class ServiceDeploymentStarted(Event):
-    """The intent to run a service: it is retried by recovery until it is deployed, failed or killed."""
+    """The intent to run a service: it is retried by recovery until it is deployed, failed or killed.
+
+    `replaces`: the deployment that is stopped for it, and is put back if this one fails.
+    """
 
     spec: ServiceSpec
     digest: str
     version: int
+    replaces: int | None
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         assert stamp.tenant_id is not None and stamp.subject is not None
-        if state.service(stamp.tenant_id, stamp.subject) is not None:
-            raise LookupError(f"service {stamp.tenant_id}/{stamp.subject} exists")
-        service = ServiceState(stamp.subject, stamp.id, stamp.id, stamp.id, self.version, self.spec)
-        return state.add(stamp.tenant_id, service)
+        previous = state.service(stamp.tenant_id, stamp.subject)
+        if (None if previous is None else previous.deployment) != self.replaces:
+            raise LookupError(f"service {stamp.tenant_id}/{stamp.subject} is not what deployment {stamp.id} replaces")
+        service = ServiceState(
+            stamp.subject,
+            stamp.id,
+            stamp.id,
+            stamp.id,
+            self.version,
+            self.spec,
+            versions=(*(previous.versions if previous else ()), Version(self.version, self.digest, stamp.at_us)),
+            versions_made=self.version,
+            previous=previous,
+        )
+        return state.put(stamp.tenant_id, service)
+
+
+def _replaces_nothing(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "replaces": None}
+
+
+UPCASTERS["service_deployment_started", 1] = _replaces_nothing
 
 
 @frozen
@@ -62,7 +93,7 @@ class _Outcome(Event):
 @event("service_started")
 @frozen
 class ServiceStarted(_Outcome):
-    """A new generation is being started. `cause`: deploy, restart (after a crash), recovery, or manual."""
+    """A new generation is being started. `cause`: deploy, restart (after a crash), recovery, manual, or resume."""
 
     cause: Cause
 
@@ -88,25 +119,37 @@ class ServiceReady(_Outcome):
 @event("service_deployed")
 @frozen
 class ServiceDeployed(_Outcome):
-    """The deployment is a fact: its first generation became ready."""
+    """The deployment is a fact: its first generation became ready. What it replaced is gone."""
 
     version: int
     digest: str
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
-        return evolve(service, confirmed=True)
+        return evolve(service, confirmed=True, previous=None, versions=service.versions[-VERSIONS_MAX:])
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        return _Outcome.apply(self, state, stamp).prove()
 
 
 @event("service_deployment_failed")
 @frozen
 class ServiceDeploymentFailed(_Outcome):
-    """The first start failed: the intent is forgotten, nothing is left to recover."""
+    """The first start failed: the intent is forgotten, nothing is left to recover.
+
+    What it was to replace is put back as it was wanted, and if it ran, it is started again.
+    """
 
     reason: str
     traceback: str
 
-    def change(self, service: ServiceState, stamp: StoredEvent) -> None:
-        return None
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
+        previous = service.previous
+        if previous is None:
+            return None
+        restored = evolve(previous, versions_made=service.versions_made, revision=stamp.id)
+        if not previous.wants_to_run:
+            return restored
+        return evolve(_ended(restored), status=Status.RESTARTING, next_cause="manual", epoch=stamp.id, attempt=0)
 
 
 @event("service_recovered")
@@ -197,6 +240,38 @@ class ServiceRestartRequested(_Outcome):
         )
 
 
+@event("service_updated")
+@frozen
+class ServiceUpdated(_Outcome):
+    """Somebody changed the policy or the limits of the service; from here they count. Nothing is restarted for it."""
+
+    restart: RestartType
+    restart_limits: RestartLimits
+    limits: Limits
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        spec = evolve(service.spec, restart=self.restart, restart_limits=self.restart_limits, limits=self.limits)
+        return evolve(service, spec=spec, revision=stamp.id)
+
+
+@event("service_paused")
+@frozen
+class ServicePaused(_Outcome):
+    """Somebody paused the service: its process is ended, it stays listed, and nothing but resuming it starts it again."""
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return evolve(_ended(service), status=Status.PAUSED, held=False, revision=stamp.id)
+
+
+@event("service_resumed")
+@frozen
+class ServiceResumed(_Outcome):
+    """Somebody resumed a paused service: it is started again. The restart window stays as it was."""
+
+    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        return evolve(released(service, stamp), revision=stamp.id)
+
+
 @event("service_killed")
 @frozen
 class ServiceKilled(_Outcome):
@@ -227,6 +302,21 @@ class ServiceStopped(_Outcome):
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
         return None if service.stop is not None else evolve(_ended(service), status=Status.STOPPED)
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        asked = state.expect(stamp).stop is not None
+        after = _Outcome.apply(self, state, stamp)
+        return after.prove() if asked else after
+
+
+def released(service: ServiceState, stamp: StoredEvent) -> ServiceState:
+    """A paused service that may run again."""
+    return evolve(_ended(service), status=Status.STARTING, held=False, next_cause="resume", epoch=stamp.id, attempt=0)
+
+
+def held(service: ServiceState) -> ServiceState:
+    """A service that waits until the kernel as a whole is resumed, or it by itself."""
+    return evolve(_ended(service), status=Status.PAUSED, held=True)
 
 
 def _ended(service: ServiceState) -> ServiceState:

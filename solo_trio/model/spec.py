@@ -7,10 +7,12 @@ from typing import Any, Final, Literal, get_args
 from attrs import evolve, field, frozen
 
 from solo_trio.errors import Rejected
+from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits, is_number
 from solo_trio.policy.restart import RestartType
 
 SOURCE_BYTES_MAX: Final = 1_048_576
+DEPENDENCIES_MAX: Final = 32
 RESTARTS_MAX: Final = 1_000
 RESTART_SECONDS_MAX: Final = 86_400.0
 
@@ -41,6 +43,8 @@ class ServiceSpec:
     restart_limits: RestartLimits = field(factory=RestartLimits)
     limits: Limits = field(factory=Limits)
     config: dict[str, Any] = field(factory=dict)
+    depends_on: tuple[str, ...] = ()
+    """Services of the same tenant that must be ready before this one is started."""
     ephemeral: bool = False
     """Not recovered after a restart of the kernel: its callable cannot be found again."""
 
@@ -59,6 +63,10 @@ class ServiceSpec:
                 "invalid_field", f"restart_limits.max_seconds must be above 0 and at most {RESTART_SECONDS_MAX:g}"
             )
         self.limits.check()
+        if len(self.depends_on) > DEPENDENCIES_MAX or len(set(self.depends_on)) < len(self.depends_on):
+            raise Rejected("invalid_field", f"depends_on must name at most {DEPENDENCIES_MAX} services, each once")
+        for each in self.depends_on:
+            check_id("depends_on", each)
         return self
 
     def with_digest(self, digest: str) -> ServiceSpec:

@@ -51,28 +51,36 @@ class KernelState:
         return service
 
     def put(self, tenant_id: str, service: ServiceState) -> KernelState:
+        """With `service` in the place of the one of that id, or added."""
         tenant = self.tenants[tenant_id]
+        sources = self._recounted(tenant.services.get(service.service_id), service)
         services = tenant.services.insert(service.service_id, service)
-        return evolve(self, tenants=self.tenants.insert(tenant_id, evolve(tenant, services=services)))
-
-    def add(self, tenant_id: str, service: ServiceState) -> KernelState:
-        digest = service.spec.digest
-        sources = self.sources.insert(digest, self.sources.get(digest, 0) + 1) if digest else self.sources
-        return evolve(self.put(tenant_id, service), sources=sources)
+        return evolve(self, tenants=self.tenants.insert(tenant_id, evolve(tenant, services=services)), sources=sources)
 
     def drop(self, tenant_id: str, service_id: str) -> KernelState:
         tenant = self.tenants[tenant_id]
-        digest, sources = tenant.services[service_id].spec.digest, self.sources
-        if digest:
-            left = sources[digest] - 1
-            sources = sources.insert(digest, left) if left else sources.remove(digest)
+        sources = self._recounted(tenant.services[service_id], None)
         services = tenant.services.remove(service_id)
         tenants = self.tenants.insert(tenant_id, evolve(tenant, services=services))
         return evolve(self, tenants=tenants, sources=sources)
 
-    def is_last_use(self, service: ServiceState) -> bool:
-        """Whether the source of `service` is nobody else's."""
-        return self.sources.get(service.spec.digest) == 1
+    def _recounted(self, before: ServiceState | None, after: ServiceState | None) -> HashTrieMap[str, int]:
+        """The sources in use when `after` takes the place of `before`; the same map if that changes nothing."""
+        if before is not None and after is not None and before.versions is after.versions:
+            return self.sources
+        held = frozenset() if before is None else before.digests
+        wanted = frozenset() if after is None else after.digests
+        sources = self.sources
+        for digest in wanted - held:
+            sources = sources.insert(digest, sources.get(digest, 0) + 1)
+        for digest in held - wanted:
+            left = sources[digest] - 1
+            sources = sources.insert(digest, left) if left else sources.remove(digest)
+        return sources
+
+    def prove(self) -> KernelState:
+        """This life of the kernel did what somebody asked for: it is no part of a boot loop."""
+        return self if self.system.proven else evolve(self, system=evolve(self.system, proven=True))
 
 
 def apply(state: KernelState, record: Record) -> KernelState:

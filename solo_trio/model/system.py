@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from attrs import evolve, frozen
 
-from solo_trio.model.event import Decision, Event, Now, Proposed, event
-from solo_trio.model.record import DropArtifact, StoredEvent
+from solo_trio.model.event import UPCASTERS, Decision, Event, Now, Proposed, event
+from solo_trio.model.record import StoredEvent
 from solo_trio.model.service import Status
+from solo_trio.model.service_events import held, released
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
+
+
+BOOT_LOOP_STARTS: Final = 3
+BOOT_LOOP_S: Final = 30.0
+"""So many starts in a row that lived shorter than this are a boot loop."""
+
+Hold = Literal["asked", "boot_loop"]
 
 
 @frozen
@@ -22,29 +29,49 @@ class SystemState:
     starts: int = 0
     started_at_us: int = 0
     clean: bool = True
+    proven: bool = False
+    """This life lasted, or did something that was asked for."""
+    short_lives: int = 0
+    """How many lives in a row, before this one, ended without having been proven and not in order."""
+    hold: Hold | None = None
+    """Why services are held back."""
+
+    @property
+    def short_lives_now(self) -> int:
+        """As the next start has to count them."""
+        failed = self.starts > 0 and not self.clean and not self.proven
+        return self.short_lives + 1 if failed else 0
 
 
-@event("system_started")
+@event("system_started", schema=2)
 @frozen
 class SystemStarted(Event):
-    """A kernel began to run on this log. Whatever was observed of services is unknown now: they are `starting`."""
+    """A kernel began to run on this log. Whatever was observed of services is unknown now: they are `starting`.
+
+    `clean`: the kernel before it had shut down in order. `hold`: its services are held back, because it was asked for or
+    because it was a boot loop.
+    """
 
     version: str
     python: str
     clean: bool
-    """The kernel before it had shut down in order."""
+    hold: Hold | None
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         started = state
         for tenant, service in state.services():
-            if not service.wants_to_run:
+            if not (service.wants_to_run or service.held):
                 continue
             if service.spec.ephemeral:
                 started = started.drop(tenant.tenant_id, service.service_id)
                 continue
+            if self.hold is not None:
+                started = started.put(tenant.tenant_id, held(service))
+                continue
             unknown = evolve(
                 service,
                 status=Status.STARTING,
+                held=False,
                 next_cause="recovery",
                 begun=False,
                 attempt=0,
@@ -52,7 +79,56 @@ class SystemStarted(Event):
                 ready_kernel_time=None,
             )
             started = started.put(tenant.tenant_id, unknown)
-        return evolve(started, system=SystemState(state.system.starts + 1, stamp.at_us, clean=False))
+        system = SystemState(
+            state.system.starts + 1,
+            stamp.at_us,
+            clean=False,
+            short_lives=state.system.short_lives_now,
+            hold=self.hold,
+        )
+        return evolve(started, system=system)
+
+
+def _held_nothing(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "hold": None}
+
+
+UPCASTERS["system_started", 1] = _held_nothing
+
+
+@event("system_settled")
+@frozen
+class SystemSettled(Event):
+    """The kernel has lived long enough for its start not to be part of a boot loop."""
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        return state.prove()
+
+
+@event("system_paused")
+@frozen
+class SystemPaused(Event):
+    """Somebody paused the kernel: every service that runs is ended and held back. New deployments are still accepted."""
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        paused = state
+        for tenant, service in state.services():
+            if service.wants_to_run and service.confirmed:
+                paused = paused.put(tenant.tenant_id, held(service))
+        return evolve(paused, system=evolve(state.system, hold="asked"))
+
+
+@event("system_resumed")
+@frozen
+class SystemResumed(Event):
+    """Somebody resumed the kernel: every service that was held back is started. One that was paused by itself is not."""
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        resumed = state
+        for tenant, service in state.services():
+            if service.held:
+                resumed = resumed.put(tenant.tenant_id, released(service, stamp))
+        return evolve(resumed, system=evolve(state.system, hold=None))
 
 
 @event("system_shutdown_started")
@@ -79,19 +155,56 @@ class SystemShutdownComplete(Event):
 
 @frozen
 class StartSystem:
+    """`hold`: start with every service held back. `boot_loop_starts`: from so many short lives on it is; 0: never."""
+
     RESERVED: ClassVar[bool] = True
 
     version: str
     python: str
+    hold: bool = False
+    boot_loop_starts: int = BOOT_LOOP_STARTS
 
     def decide(self, state: KernelState, now: Now) -> Decision:
-        forgotten = Counter(
-            service.spec.digest for _, service in state.services() if service.wants_to_run and service.spec.ephemeral
-        )
-        return Decision(
-            (Proposed(SystemStarted(self.version, self.python, state.system.clean)),),
-            tuple(DropArtifact(digest) for digest, uses in forgotten.items() if state.sources.get(digest) == uses),
-        )
+        hold: Hold | None = None
+        if 0 < self.boot_loop_starts <= state.system.short_lives_now:
+            hold = "boot_loop"
+        if self.hold:
+            hold = "asked"
+        return Decision((Proposed(SystemStarted(self.version, self.python, state.system.clean, hold)),))
+
+
+@frozen
+class SettleSystem:
+    RESERVED: ClassVar[bool] = False
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        return Decision(() if state.system.proven else (Proposed(SystemSettled()),))
+
+
+@frozen
+class PauseSystem:
+    """Hold every service back; the reply is whether that changed anything."""
+
+    RESERVED: ClassVar[bool] = False
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        runs = any(service.wants_to_run and service.confirmed for _, service in state.services())
+        if state.system.hold is not None and not runs:
+            return Decision(reply=False)
+        return Decision((Proposed(SystemPaused()),), reply=True)
+
+
+@frozen
+class ResumeSystem:
+    """Let every service run that is held back; the reply is whether that changed anything."""
+
+    RESERVED: ClassVar[bool] = False
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        waits = any(service.held for _, service in state.services())
+        if state.system.hold is None and not waits:
+            return Decision(reply=False)
+        return Decision((Proposed(SystemResumed()),), reply=True)
 
 
 @frozen

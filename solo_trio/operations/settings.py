@@ -18,6 +18,7 @@ from attrs import NOTHING, Attribute, field, fields, frozen
 
 from solo_trio.model.limits import CEILING, Limits, is_number
 from solo_trio.model.service_decisions import SERVICES_MAX
+from solo_trio.model.system import BOOT_LOOP_S, BOOT_LOOP_STARTS
 from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TENANTS_MAX
 
 Section = Literal["solo", "limits", "service_limits", "recovery", "shutdown", "telemetry", "security"]
@@ -113,6 +114,15 @@ class Settings:
     )
     recovery_timeout_ms: int = key(
         30_000, "recovery", "When to say ready at the latest, with whatever runs by then.", low=0, high=3_600_000
+    )
+    start_paused: bool = key(
+        False, "recovery", "Start with every service held back; they are resumed one by one, or all at once."
+    )
+    boot_loop_starts: int = key(
+        BOOT_LOOP_STARTS, "recovery", "After so many failed starts in a row, start paused; 0 never does.", low=0, high=1_000
+    )
+    boot_loop_s: float = key(
+        BOOT_LOOP_S, "recovery", "A kernel that lives so long did not fail to start.", low=1, high=3_600
     )
     shutdown_timeout_ms: int = key(
         5_000, "shutdown", "How long a graceful end may take before the rest is cut off.", low=100, high=600_000

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from attrs import evolve
+
 from solo_trio.model.capability import CapabilityGranted
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
@@ -15,15 +17,25 @@ from solo_trio.model.service_events import (
     ServiceDeploymentStarted,
     ServiceGivenUp,
     ServiceKilled,
+    ServicePaused,
     ServiceReady,
     ServiceRecovered,
     ServiceRecoveryFailed,
     ServiceRestartRequested,
+    ServiceResumed,
     ServiceStarted,
     ServiceStopped,
+    ServiceUpdated,
 )
 from solo_trio.model.spec import RestartLimits, ServiceSpec
-from solo_trio.model.system import SystemShutdownComplete, SystemShutdownStarted, SystemStarted
+from solo_trio.model.system import (
+    SystemPaused,
+    SystemResumed,
+    SystemSettled,
+    SystemShutdownComplete,
+    SystemShutdownStarted,
+    SystemStarted,
+)
 from solo_trio.model.tenant import TenantCreated, TenantLimits
 
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -57,22 +69,41 @@ SAMPLES: Final[dict[str, Event]] = {
                     "names": ["a", "\u00fc", None, True],
                     "of": {"big": 2**64 - 1, "small": -(2**63)},
                 },
+                depends_on=("store", "clock-2"),
                 ephemeral=True,
             ),
             DIGEST,
-            version=1,
+            version=3,
+            replaces=7,
         ),
         ServiceGivenUp(7, 6, "exited with 1", crashes=6, max_restarts=5, max_seconds=60.0),
         ServiceKilled(7, 3, grace_ms=5_000, force=False),
+        ServicePaused(7, 3),
         ServiceReady(7, 3),
         ServiceRecovered(7, 3),
         ServiceRecoveryFailed(7, 3, "does not compile", "SyntaxError: line 1"),
         ServiceRestartRequested(7, 3),
+        ServiceResumed(7, 3),
         ServiceStarted(7, 3, "recovery"),
         ServiceStopped(7, 3, "stopped"),
+        ServiceUpdated(7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128)),
+        SystemPaused(),
+        SystemResumed(),
+        SystemSettled(),
         SystemShutdownComplete(killed=2),
         SystemShutdownStarted("SIGTERM"),
-        SystemStarted("0.1.0", "3.11.7", clean=False),
+        SystemStarted("0.1.0", "3.11.7", clean=False, hold="boot_loop"),
         TenantCreated("key_1", "cap_1", TenantLimits(max_services=10)),
     )
 }
+
+_intent = SAMPLES["service_deployment_started"]
+assert isinstance(_intent, ServiceDeploymentStarted)
+
+OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
+    ("service_deployment_started", 1): evolve(
+        _intent, spec=evolve(_intent.spec, depends_on=()), version=1, replaces=None
+    ),
+    ("system_started", 1): SystemStarted("0.1.0", "3.11.7", clean=False, hold=None),
+}
+"""What the samples of older versions are read as, where the newest has more to say."""

@@ -1,4 +1,4 @@
-"""The state as bytes: the same for the same state in every process, and nothing is lost, after any history, at any point of it."""
+"""The state as bytes: the same in every process, and nothing is lost, after any history, at any point of it."""
 
 from __future__ import annotations
 

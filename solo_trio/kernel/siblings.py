@@ -1,0 +1,63 @@
+"""What the services of one tenant share. Owns: places to start in, who waits for whom. Never: starts or stops one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+START_LIMIT_PER_TENANT: Final = 16
+
+Wake = Callable[[], None]
+
+
+class Siblings:
+    def __init__(self) -> None:
+        self.starts = trio.CapacityLimiter(START_LIMIT_PER_TENANT)
+        self._waiting: dict[str, set[Wake]] = {}
+        self._running: dict[str, trio.Event] = {}
+        """Set when the supervising task of that service is over."""
+        self._needed_by: dict[str, tuple[str, ...]] = {}
+
+    @contextmanager
+    def waiting(self, service_ids: Iterable[str], wake: Wake) -> Iterator[None]:
+        """Call `wake` when something is recorded about one of `service_ids`, for as long as the block lasts."""
+        names = tuple(service_ids)
+        for name in names:
+            self._waiting.setdefault(name, set()).add(wake)
+        try:
+            yield
+        finally:
+            for name in names:
+                self._waiting[name].discard(wake)
+                if not self._waiting[name]:
+                    del self._waiting[name]
+
+    def touched(self, service_id: str) -> None:
+        """Something was recorded about the service, or it is gone."""
+        for wake in tuple(self._waiting.get(service_id, ())):
+            wake()
+
+    @contextmanager
+    def supervised(self, service_id: str) -> Iterator[None]:
+        """The supervising task of the service lives as long as the block."""
+        ended = self._running[service_id] = trio.Event()
+        try:
+            yield
+        finally:
+            del self._running[service_id]
+            ended.set()
+
+    def close(self, needed_by: dict[str, tuple[str, ...]]) -> None:
+        """The kernel closes: from here on a service ends after those that `needed_by` says depend on it."""
+        self._needed_by = needed_by
+
+    async def wait_dependents_ended(self, service_id: str, deadline: float) -> None:
+        """Until all that depend on it have ended, or the time (Trio's) is over."""
+        with trio.move_on_at(deadline):
+            for name in self._needed_by.get(service_id, ()):
+                ended = self._running.get(name)
+                if ended is not None:
+                    await ended.wait()

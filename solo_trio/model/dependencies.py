@@ -1,0 +1,74 @@
+"""What depends on what within a tenant. Owns: cycles, what is still missing, who needs whom. Never: waits, starts, stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from solo_trio.errors import Rejected
+from solo_trio.model.service import ServiceState, Status
+
+if TYPE_CHECKING:
+    from rpds import HashTrieMap
+
+    Services = Mapping[str, ServiceState] | HashTrieMap[str, ServiceState]
+
+
+def check_dependencies(services: Services, service_id: str, depends_on: Iterable[str]) -> None:
+    """Raise `Rejected`: dependency_cycle (with the cycle), dependency_not_found, dependency_not_running."""
+    cycle = find_cycle(services, service_id, depends_on)
+    if cycle is not None:
+        raise Rejected("dependency_cycle", f"take one of these out of a depends_on: {' -> '.join(cycle)}")
+    for name in depends_on:
+        dependency = services.get(name)
+        if dependency is None:
+            raise Rejected("dependency_not_found", f"deploy '{name}' first; '{service_id}' depends on it")
+        if not dependency.wants_to_run:
+            raise Rejected("dependency_not_running", f"'{name}' is {dependency.status}; see that it runs first")
+
+
+def find_cycle(services: Services, service_id: str, depends_on: Iterable[str]) -> tuple[str, ...] | None:
+    """The cycle that `service_id` would be on if it depended on `depends_on`, from it to it; None if there is none."""
+    came_from: dict[str, str] = dict.fromkeys(depends_on, service_id)
+    waiting = list(came_from)
+    while waiting:
+        name = waiting.pop()
+        if name == service_id:
+            way = [service_id]
+            while (before := came_from[way[-1]]) != service_id:
+                way.append(before)
+            return (service_id, *reversed(way))
+        service = services.get(name)
+        for each in () if service is None else service.spec.depends_on:
+            if each not in came_from:
+                came_from[each] = name
+                waiting.append(each)
+    return None
+
+
+def waiting_for(services: Services, service: ServiceState) -> tuple[str, ...]:
+    """The dependencies of `service` that are not ready."""
+    return tuple(name for name in service.spec.depends_on if not is_ready(services, name))
+
+
+def is_ready(services: Services, service_id: str) -> bool:
+    service = services.get(service_id)
+    return service is not None and service.status is Status.READY
+
+
+def hopeless(services: Services, service: ServiceState) -> tuple[str, ...]:
+    """The dependencies of `service` that nobody is about to make ready: gone, paused, stopped or given up."""
+    return tuple(
+        name
+        for name in service.spec.depends_on
+        if (dependency := services.get(name)) is None or not dependency.wants_to_run
+    )
+
+
+def dependents(services: Services, service_id: str) -> tuple[str, ...]:
+    """Who depends on `service_id` directly and is not being stopped, sorted."""
+    return tuple(
+        sorted(
+            each.service_id for each in services.values() if service_id in each.spec.depends_on and each.stop is None
+        )
+    )

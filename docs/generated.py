@@ -38,6 +38,8 @@ def fill(page: str, text: str) -> str:
     """The text of a page with what it asks for."""
     if page == "events":
         text = re.sub(r"^## `(\w+)`\n.*?^Payload: .*?$", _with_payload, text, flags=re.M | re.S)
+    if page == "errors/index":
+        text += "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
     return ASKED.sub(lambda match: PARTS[match[1]](), text)
 
 

@@ -43,7 +43,9 @@ def test_method_scope_and_effect_agree(name: str) -> None:
 
 
 def test_no_route_twice_but_for_a_page_and_its_stream() -> None:
-    routes = [(each.method, each.path, each.stream) for each in OPERATIONS.values()]
+    routes = [(each.method, each.path, each.stream) for each in OPERATIONS.values() if each.transport == "http"]
+    sockets = [(each.method, each.path) for each in OPERATIONS.values() if each.transport == "websocket"]
+    assert len(set(sockets)) == len(sockets) and not set(sockets) & {route[:2] for route in routes}
     assert len(set(routes)) == len(routes)
     for method, path, stream in routes:
         assert not stream or (method, path, False) in routes

@@ -10,7 +10,16 @@ from attrs import field, frozen
 
 from solo_trio.model.ending import Ending as Ending
 from solo_trio.model.ending import EndKind as EndKind
-from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, Scan, StoredEvent
+from solo_trio.model.record import (
+    Artifact,
+    Attachment,
+    Checkpoint,
+    EventQuery,
+    IdempotencyRow,
+    KeyRow,
+    Scan,
+    StoredEvent,
+)
 
 
 class Clock(Protocol):
@@ -53,7 +62,25 @@ class Journal(Protocol):
         ...
 
     def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
-        """All events with id > `after`, ascending, in pages; damage raises `Faulted("data_damaged")`."""
+        """All events with id > `after`, ascending, in pages; damage raises `Faulted("data_damaged")`.
+
+        What is before `after` is not looked at; from 0, the tables and indexes of the log are checked too.
+        """
+        ...
+
+    async def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keep it and drop the oldest beyond a few. Raises `StorageFull` (nothing written) or `JournalFailed`.
+
+        Its event must be in the log. Cancelling the caller never cancels the write.
+        """
+        ...
+
+    async def checkpoint_ids(self) -> list[int]:
+        """After which events there are checkpoints, newest first; whether one can be used, reading it says."""
+        ...
+
+    async def checkpoint(self, event_id: int) -> Checkpoint:
+        """Raises `Faulted("data_damaged")` if it is missing, was changed, or belongs to another log than this."""
         ...
 
     async def read(self, query: EventQuery) -> list[StoredEvent]:

@@ -12,12 +12,14 @@ from typing import Final
 import trio
 
 from solo_trio.errors import KernelBug
+from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
 from solo_trio.journal.library import damaged
 from solo_trio.journal.reads import SCAN_BYTES_MAX, SCAN_ROWS_MAX
 from solo_trio.journal.store import check_artifact
 from solo_trio.model.record import (
     Artifact,
     Attachment,
+    Checkpoint,
     DropArtifact,
     EventQuery,
     IdempotencyRow,
@@ -39,6 +41,7 @@ class MemoryJournal:
         self._artifacts: dict[str, Artifact] = {}
         self._keys: dict[str, KeyRow] = {}
         self._idempotency: dict[tuple[str, str], IdempotencyRow] = {}
+        self._checkpoints: dict[int, tuple[StoredEvent | None, Checkpoint]] = {}
 
     async def append(
         self, events: Sequence[StoredEvent], attachments: Sequence[Attachment] = (), *, reserved: bool = False
@@ -65,6 +68,28 @@ class MemoryJournal:
 
     def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
         return _Replay(self._events, after)
+
+    async def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if checkpoint.event_id > len(self._events):
+            raise KernelBug(f"a checkpoint after event {checkpoint.event_id}, where {len(self._events)} is the last")
+        self._checkpoints[checkpoint.event_id] = (self._event(checkpoint.event_id), checkpoint)
+        kept = sorted(self._checkpoints)[-CHECKPOINTS_KEPT:]
+        self._checkpoints = {event_id: self._checkpoints[event_id] for event_id in kept}
+
+    async def checkpoint_ids(self) -> list[int]:
+        await trio.lowlevel.checkpoint()
+        return sorted(self._checkpoints, reverse=True)
+
+    async def checkpoint(self, event_id: int) -> Checkpoint:
+        await trio.lowlevel.checkpoint()
+        after, checkpoint = self._checkpoints.get(event_id, (None, None))
+        if checkpoint is None or event_id > len(self._events) or self._event(event_id) != after:
+            raise damaged(f"the checkpoint after event {event_id} is missing, or belongs to another log")
+        return checkpoint
+
+    def _event(self, event_id: int) -> StoredEvent | None:
+        return self._events[event_id - 1] if event_id else None
 
     async def read(self, query: EventQuery) -> list[StoredEvent]:
         await trio.lowlevel.checkpoint()

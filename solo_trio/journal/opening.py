@@ -16,7 +16,7 @@ from typing import Final
 from attrs import frozen
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import reads, schema, wal, witness
+from solo_trio.journal import checkpoints, reads, schema, wal, witness
 from solo_trio.journal.library import at_open, damaged, driver, means
 from solo_trio.journal.lock import prepare_directory, sync_directory
 from solo_trio.journal.reserve import (
@@ -112,8 +112,12 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
     with ExitStack() as stack:
         connection = schema.connect_writer(directory)
         stack.callback(connection.close)
-        head = reads.head(connection) if schema.version(connection) else NO_EVENTS
+        version = schema.version(connection)
+        head = reads.head(connection) if version else NO_EVENTS
         _check_witness(connection, known, head)
+        checkpoint_key = checkpoints.key_of(key)
+        if version >= schema.CHECKPOINTS_SINCE:
+            checkpoints.check_not_ahead(connection, head, checkpoint_key)
         schema.use_wal(connection)
         schema.migrate(connection)
         kept = Witness.open(directory, key)
@@ -121,7 +125,7 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
 
         disk = disk_bytes(directory)
         pages = min(CHECKPOINT_PAGES_MAX, disk // PAGE_BYTES // TINY_DISK_SHARE)
-        store = Store(connection, kept, Reserve(directory, reserve_bytes(disk)), head, pages)
+        store = Store(connection, kept, Reserve(directory, reserve_bytes(disk)), head, pages, checkpoint_key)
         # What a former kernel could not force out may sit in the page cache, clean: it is written anew before use.
         store.settle()
         # SQLite overlooks an error when it makes the name of its WAL durable, so it is done here, before any append.

@@ -114,8 +114,29 @@ def _first(db: Database) -> None:
     db.table("meta").create({"key": str, "value": str}, pk="key")
 
 
-MIGRATIONS: Final[tuple[Callable[[Database], None], ...]] = (_first,)
+def _checkpoints(db: Database) -> None:
+    db.table("checkpoints").create(
+        {
+            "event_id": int,
+            "at_us": int,
+            "reducer": str,
+            "format": str,
+            "digest": bytes,
+            "chain": bytes,
+            "mac": bytes,
+            "body": bytes,
+        },
+        pk="event_id",
+        not_null={"at_us", "reducer", "format", "digest", "chain", "mac", "body"},
+    )
+
+
+MIGRATIONS: Final[tuple[Callable[[Database], None], ...]] = (_first, _checkpoints)
 """Migration n makes version n + 1 of the schema; one that was shipped is never changed."""
+
+
+CHECKPOINTS_SINCE: Final = 2
+"""The schema version that has the table of checkpoints."""
 
 
 def version(connection: driver.Connection) -> int:

@@ -11,7 +11,7 @@ import trio
 from attrs import evolve
 
 from solo_trio.errors import JournalFailed, KernelBug
-from solo_trio.journal import reads
+from solo_trio.journal import checkpoints, reads
 from solo_trio.journal.chain import GENESIS
 from solo_trio.journal.library import damaged, driver, warning_for
 from solo_trio.journal.opening import Readers, close_store, open_store
@@ -19,7 +19,16 @@ from solo_trio.journal.store import Store
 from solo_trio.journal.turns import Lane, Turns
 from solo_trio.journal.witness import Head
 from solo_trio.journal.writer import Writer
-from solo_trio.model.record import Artifact, Attachment, EventQuery, IdempotencyRow, KeyRow, Scan, StoredEvent
+from solo_trio.model.record import (
+    Artifact,
+    Attachment,
+    Checkpoint,
+    EventQuery,
+    IdempotencyRow,
+    KeyRow,
+    Scan,
+    StoredEvent,
+)
 
 POINT_ROWS_MAX: Final = 16
 """So many events may be read by their ids alone on the connection of the kernel's own reads."""
@@ -62,6 +71,20 @@ class SqliteJournal:
 
     def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
         return _Replay(self, self._store.head, after)
+
+    async def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        await self._writer.run(partial(self._store.write_checkpoint, checkpoint), after=self._store.tidy)
+
+    async def checkpoint_ids(self) -> list[int]:
+        return await self._points.run(checkpoints.ids)
+
+    async def checkpoint(self, event_id: int) -> Checkpoint:
+        key = self._store.checkpoint_key
+
+        def query(connection: driver.Connection) -> Checkpoint:
+            return checkpoints.read(connection, event_id, reads.hash_at(connection, event_id), key)
+
+        return await self._points.run(query)
 
     async def read(self, query: EventQuery) -> list[StoredEvent]:
         found: list[StoredEvent] = []

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from solo_trio.errors import JournalFailed, KernelBug, StorageFull
+from solo_trio.journal import checkpoints, reads
 from solo_trio.journal.chain import COLUMNS, SALT_BYTES, seal
-from solo_trio.journal.library import driver, means
+from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
+from solo_trio.journal.library import damaged, driver, means
 from solo_trio.journal.reserve import PAGE_BYTES, Reserve
 from solo_trio.journal.witness import Head, Witness
-from solo_trio.model.record import Artifact, Attachment, DropArtifact, IdempotencyRow, KeyRow, StoredEvent
+from solo_trio.model.record import Artifact, Attachment, Checkpoint, DropArtifact, IdempotencyRow, KeyRow, StoredEvent
 
 CHECKPOINT_PAGES_MAX: Final = 1_000
 """About how many pages the WAL may hold before they are moved into the database."""
@@ -50,7 +52,13 @@ class Store:
     """Everything that changes the directory. Used from one thread at a time."""
 
     def __init__(
-        self, connection: driver.Connection, witness: Witness, reserve: Reserve, head: Head, checkpoint_pages: int
+        self,
+        connection: driver.Connection,
+        witness: Witness,
+        reserve: Reserve,
+        head: Head,
+        checkpoint_pages: int,
+        checkpoint_key: bytes,
     ) -> None:
         self._connection = connection
         self._witness = witness
@@ -58,6 +66,7 @@ class Store:
         self._checkpoint_pages = checkpoint_pages
         self._wal_pages = 0
         self.head = head
+        self.checkpoint_key = checkpoint_key
         self.failure: str | None = None
         """Why nothing can be appended any more."""
 
@@ -76,6 +85,21 @@ class Store:
                 self._witness.write(head)
             except OSError as error:
                 raise self._fail(f"the witness cannot be written ({error})") from error
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keep it, and the newest few."""
+        self._check_alive()
+        if checkpoint.event_id > self.head[0]:
+            raise KernelBug(f"a checkpoint after event {checkpoint.event_id}, where {self.head[0]} is the last")
+        chain = reads.hash_at(self._connection, checkpoint.event_id)
+        if chain is None:
+            raise damaged(f"event {checkpoint.event_id} is missing")
+        self._hold_reserve()
+        row = checkpoints.row_of(checkpoint, chain, self.checkpoint_key)
+        statements: list[Statement] = [(checkpoints.WRITE, [row]), (checkpoints.PRUNE, [(CHECKPOINTS_KEPT,)])]
+        self._write_with_room(statements, reserved=False)
+        # What is pruned is overwritten with zeros, and is about as large.
+        self._wal_pages += TRANSACTION_PAGES + 2 * _pages(statements)
 
     def forget_idempotency(self, before_us: int) -> None:
         """Delete what is older; on a full or failed disk it stays and does no harm."""

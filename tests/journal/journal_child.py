@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from journal_samples import KEY, events, replayed
+from journal_samples import KEY, checkpoint, events, replayed
 
 from solo_trio.errors import JournalFailed, StorageFull
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
+from solo_trio.model.record import Checkpoint
 
 
 def say(text: object) -> None:
@@ -33,6 +34,26 @@ async def write_for_ever(directory: Path, seed: str) -> None:
         await journal.append(events(last + 1, last + size))
         last += size
         say(last)
+
+
+async def keep_for_ever(directory: Path, seed: str) -> None:
+    """As `write_for_ever`, with checkpoints of all sizes after random events, beside the appends."""
+    chance = random.Random(int(seed))
+    journal = await open_journal(directory, KEY)
+    last = len(await replayed(journal))
+    async with trio.open_nursery() as nursery:
+        while True:
+            size = chance.choice((1, 1, 2, 7, 40))
+            await journal.append(events(last + 1, last + size))
+            last += size
+            say(last)
+            if chance.random() < 0.3:
+                nursery.start_soon(journal.write_checkpoint, whole(chance.randint(max(0, last - 30), last)))
+
+
+def whole(event_id: int) -> Checkpoint:
+    """A checkpoint whose body follows from its event."""
+    return checkpoint(event_id, b"%d " % event_id * (event_id * 7_919 % 20_000))
 
 
 async def write_and_die(directory: Path, transactions: str, size: str) -> None:
@@ -89,7 +110,8 @@ async def hold_lock(directory: Path) -> None:
 
 
 MODES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
-    function.__name__: function for function in (write_for_ever, write_and_die, write_until_failure, hold_lock)
+    function.__name__: function
+    for function in (write_for_ever, keep_for_ever, write_and_die, write_until_failure, hold_lock)
 }
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from journal_samples import Closable, artifact, event, events, idempotency_row, key_row, replayed
+from journal_samples import Closable, artifact, checkpoint, event, events, idempotency_row, key_row, replayed
 
 from solo_trio.errors import Faulted, KernelBug
+from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
 from solo_trio.journal.reads import SCAN_BYTES_MAX, SCAN_ROWS_MAX
 from solo_trio.model.record import Artifact, DropArtifact, EventQuery, StoredEvent
 
@@ -254,6 +255,54 @@ class JournalContract:
             assert (scan.events, scan.looked_at, scan.complete) == ([], after, True)
         with pytest.raises(KernelBug):
             await journal.scan(EventQuery(newest=True))
+
+    async def test_gives_back_the_newest_checkpoints(self, journal: Closable) -> None:
+        assert await journal.checkpoint_ids() == []
+        await journal.append(events(1, 30))
+        bodies = {0: b"", 7: b"\0" * 100_000, 12: b"x", 30: "ä".encode()}
+        for event_id, body in bodies.items():
+            await journal.write_checkpoint(checkpoint(event_id, body))
+        kept = sorted(bodies, reverse=True)[:CHECKPOINTS_KEPT]
+        assert await journal.checkpoint_ids() == kept
+        for event_id in kept:
+            assert await journal.checkpoint(event_id) == checkpoint(event_id, bodies[event_id])
+        assert await replayed(journal) == events(1, 30)
+        await journal.append([event(31)])
+        assert await journal.checkpoint(30) == checkpoint(30, bodies[30])
+        assert await replayed(journal, after=30) == [event(31)]
+
+    async def test_a_checkpoint_after_the_same_event_replaces_the_one_before(self, journal: Closable) -> None:
+        await journal.append(events(1, 3))
+        await journal.write_checkpoint(checkpoint(3, b"old", "old"))
+        await journal.write_checkpoint(checkpoint(3, b"new", "new"))
+        assert await journal.checkpoint_ids() == [3]
+        assert await journal.checkpoint(3) == checkpoint(3, b"new", "new")
+
+    async def test_a_checkpoint_before_anything_happened(self, journal: Closable) -> None:
+        await journal.write_checkpoint(checkpoint(0))
+        assert await journal.checkpoint(0) == checkpoint(0)
+
+    async def test_a_checkpoint_of_what_is_not_recorded_is_a_bug(self, journal: Closable) -> None:
+        await journal.append(events(1, 3))
+        with pytest.raises(KernelBug):
+            await journal.write_checkpoint(checkpoint(4))
+        assert await journal.checkpoint_ids() == []
+        await journal.append([event(4)])
+
+    async def test_a_checkpoint_that_is_not_there_cannot_be_used(self, journal: Closable) -> None:
+        await journal.append(events(1, 3))
+        with pytest.raises(Faulted, match="is missing") as caught:
+            await journal.checkpoint(2)
+        assert caught.value.code == "data_damaged"
+
+    async def test_a_cancelled_caller_still_writes_its_checkpoint(self, journal: Closable) -> None:
+        await journal.append(events(1, 3))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.write_checkpoint(checkpoint(3))
+            await trio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        assert await journal.checkpoint_ids() == [3]
 
     @pytest.mark.parametrize("field", [{"at_us": "now"}, {"kernel_time": float("nan")}, {"at_us": 2**63}])
     async def test_a_record_of_a_wrong_type_never_comes_back_changed(

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import solo_trio
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
-from solo_trio.model.record import Artifact, IdempotencyRow, KeyRow, StoredEvent
+from solo_trio.model.record import Artifact, Checkpoint, IdempotencyRow, KeyRow, StoredEvent
 from solo_trio.ports import Journal
 
 KEY = b"a witness key of thirty-two byte"
@@ -57,6 +57,10 @@ def key_row(name: str, wrapped: bytes = b"\x00\x01wrapped") -> KeyRow:
 
 def idempotency_row(key: str, at_us: int, fingerprint: str = "ff") -> IdempotencyRow:
     return IdempotencyRow(scope="acme-1", key=key, fingerprint=fingerprint, event_id=1, at_us=at_us)
+
+
+def checkpoint(event_id: int, body: bytes = b"the state", reducer: str = "ab12") -> Checkpoint:
+    return Checkpoint(event_id, 1_700_000_000_000_000 + event_id, reducer, "json/1", body)
 
 
 async def replayed(journal: Journal, after: int = 0) -> list[StoredEvent]:
@@ -119,6 +123,7 @@ __all__ = [
     "Closable",
     "SqliteJournal",
     "artifact",
+    "checkpoint",
     "child",
     "event",
     "events",

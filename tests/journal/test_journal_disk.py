@@ -14,6 +14,7 @@ from journal_samples import (
     KEY,
     SqliteJournal,
     artifact,
+    checkpoint,
     child,
     event,
     events,
@@ -109,6 +110,30 @@ async def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
         assert (data / "reserve").stat().st_blocks * 512 >= RESERVE_BYTES_MIN
         await journal.close()
         assert await reopened(data) == events(1, last + 1)
+
+
+async def test_a_checkpoint_that_finds_no_space_changes_nothing(small_disk: Path) -> None:
+    """It may not take what is held back for stops, and the one before it stays."""
+    data = small_disk / "data"
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(40 * 1_024))
+    journal = await open_journal(data, KEY)
+    await journal.append(events(1, 4))
+    await journal.write_checkpoint(checkpoint(4))
+    last = await append_until_full(journal, 4)
+    filling = fill(small_disk)
+    for _ in range(3):
+        with pytest.raises(StorageFull):
+            await journal.write_checkpoint(checkpoint(last, os.urandom(40_000)))
+    assert await journal.checkpoint_ids() == [4]
+    assert await journal.checkpoint(4) == checkpoint(4)
+    assert (data / "reserve").exists()
+    await journal.append([event(last + 1)], reserved=True)
+    filling.unlink()
+    filler.unlink()
+    await journal.write_checkpoint(checkpoint(last))
+    await journal.close()
+    assert await reopened(data) == events(1, last + 1)
 
 
 async def test_several_stops_fit_into_the_reserve(small_disk: Path) -> None:

@@ -26,7 +26,7 @@ from journal_samples import (
 
 from solo_trio.errors import Faulted, KernelBug
 from solo_trio.journal.library import driver
-from solo_trio.journal.schema import connect_reader, connect_writer
+from solo_trio.journal.schema import MIGRATIONS, connect_reader, connect_writer
 from solo_trio.journal.sqlite import open_journal
 from solo_trio.journal.writer import WRITER_QUEUE_JOBS_MAX
 from solo_trio.model.record import DropArtifact, EventQuery
@@ -112,7 +112,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Faulted, match="install a newer version") as caught:
         await open_journal(tmp_path, KEY)
     assert caught.value.code == "data_newer"
-    sql(tmp_path, "PRAGMA user_version = 1")
+    sql(tmp_path, f"PRAGMA user_version = {len(MIGRATIONS)}")
     assert await reopened(tmp_path) == events(1, 3)
 
 

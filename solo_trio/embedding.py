@@ -25,7 +25,7 @@ from solo_trio.operations.caller import Caller, System
 from solo_trio.operations.events import EventsInput, list_events
 from solo_trio.operations.inputs import checked
 from solo_trio.operations.logs import LogsInput, list_logs
-from solo_trio.operations.settings import Settings
+from solo_trio.operations.settings import EMBEDDED, Settings
 from solo_trio.operations.tenants import create
 
 RestartType = Literal["permanent", "transient", "temporary"]
@@ -53,7 +53,7 @@ class Kernel:
         Raises `Faulted`: data_in_use, data_unwritable, data_newer, data_damaged, services_alive.
         """
         named = dict(callables or {})
-        async with running_system(Path(data), settings or Settings(), callables=named) as system:
+        async with running_system(Path(data), settings or EMBEDDED, callables=named) as system:
             yield cls(system, named)
 
     async def tenant(self, tenant_id: str) -> Tenant:

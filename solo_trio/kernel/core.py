@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
-from attrs import frozen
+from attrs import field, frozen
 
 from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.kernel.checkpoints import CheckpointRules, Checkpoints, reducer_version
 from solo_trio.kernel.hub import Follow, Hub
 from solo_trio.kernel.loop import Loop, shutting_down
 from solo_trio.kernel.recovery import Recovery, RecoveryReport
@@ -24,6 +25,7 @@ from solo_trio.model.event import Record
 from solo_trio.model.limits import CEILING, Limits
 from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.service_decisions import find_service
+from solo_trio.model.service_events import ServiceDeployed, ServiceStopped
 from solo_trio.model.system import (
     BOOT_LOOP_S,
     BeginShutdown,
@@ -54,6 +56,7 @@ class Parts:
     logs: ServiceLogs
     ceiling: Limits = CEILING
     version: str = ""
+    checkpoints: CheckpointRules = field(factory=CheckpointRules)
 
 
 class Core:
@@ -66,11 +69,13 @@ class Core:
         self.ceiling = parts.ceiling
         self.recovery = recovery
         self._settled_after_s = settled_after_s
+        self._useful = trio.Event()
         self._calls_held: Counter[tuple[str, str]] = Counter()
         self.hub = Hub(parts.journal, recovery.state.last_id)
         self.loop = Loop(parts.journal, parts.clock, self.hub, parts.telemetry, recovery.state)
         self.loop.remember(recovery.idempotency)
         self.loop.touched = self._touched
+        self.checkpoints = Checkpoints(self, parts.checkpoints, reducer_version(), uncovered=recovery.replayed)
         self.starts = trio.CapacityLimiter(START_LIMIT_ALL)
         self.tenants: dict[str, TenantSupervisor] = {}
         self._tenants_nursery: trio.Nursery | None = None
@@ -97,6 +102,7 @@ class Core:
                     task_status.started()
                     nursery.start_soon(self.recovery.watch, self)
                     nursery.start_soon(self._settle)
+                    nursery.start_soon(self.checkpoints.run, self.recovery.done)
                     await self.closed.wait()
                     tenants.cancel_scope.deadline = self.close_deadline  # whatever a supervisor may be waiting for
                 # every tenant's nursery is empty now
@@ -113,8 +119,9 @@ class Core:
                     await runtime.close(deadline)
 
     async def _settle(self) -> None:
-        """Record that this life lasted, so that its start counts in no boot loop."""
-        await trio.sleep(self._settled_after_s)
+        """Record that this life lasted, or did something that was asked for: its start then counts in no boot loop."""
+        with trio.move_on_after(self._settled_after_s):
+            await self._useful.wait()
         try:
             await self.loop.report(Submission(SettleSystem()))
         except SoloError as error:
@@ -123,11 +130,14 @@ class Core:
     # -- done: converging on the state
 
     def _touched(self, records: Sequence[Record]) -> None:
+        self.checkpoints.appended(records)
         by_tenant: dict[str, set[str]] = {}
         if any(isinstance(record.event, SystemPaused | SystemResumed) for record in records):
             for tenant_id in sorted(self.tenants):
                 self._converge(tenant_id, None)
         for record in records:
+            if isinstance(record.event, ServiceDeployed | ServiceStopped):
+                self._useful.set()
             if record.stored.tenant_id is not None and record.stored.subject is not None:
                 by_tenant.setdefault(record.stored.tenant_id, set()).add(record.stored.subject)
         for tenant_id, service_ids in by_tenant.items():
@@ -170,6 +180,7 @@ class Core:
             self.hub.close()
 
     async def _complete_shutdown(self) -> None:
+        await self.checkpoints.write_last(self.close_deadline)
         try:
             await self.loop.report(Submission(CompleteShutdown(self.killed_at_close)))
         except SoloError as error:

@@ -9,6 +9,7 @@ from typing import Final
 import trio
 from attrs import define, field, frozen
 
+from solo_trio.kernel.checkpoints import newest_usable
 from solo_trio.kernel.loop import IDEMPOTENCY_SECONDS
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
@@ -18,7 +19,7 @@ from solo_trio.model.record import EventQuery, IdempotencyRow
 from solo_trio.model.service import Status
 from solo_trio.model.state import KernelState, apply
 from solo_trio.model.system import StartSystem
-from solo_trio.ports import Clock, Journal
+from solo_trio.ports import Clock, Journal, Telemetry
 
 REPLAY_YIELD_RECORDS: Final = 500
 SETTLING: Final = (
@@ -50,6 +51,10 @@ class RecoveryReport:
     """Neither ready nor failed when the time was over."""
     held: int = 0
     """Not started, because the kernel started paused."""
+    checkpoint: int | None = None
+    """The event of the checkpoint that the start went on from."""
+    replayed: int = 0
+    """How many events were read and folded."""
 
     @property
     def complete(self) -> bool:
@@ -65,6 +70,8 @@ class Recovery:
     replay_s: float
     start: StartSystem
     timeout_s: float
+    checkpoint: int | None = None
+    """The event of the checkpoint that the start went on from."""
     done: trio.Event = field(factory=trio.Event)
     report: RecoveryReport | None = None
     _began: float = 0.0
@@ -72,6 +79,11 @@ class Recovery:
     _pending: set[tuple[str, str]] = field(factory=set)
     _wanted: set[tuple[str, str]] = field(factory=set)
     _dependent: set[tuple[str, str]] = field(factory=set)
+
+    @property
+    def replayed(self) -> int:
+        """How many events the start read."""
+        return self.state.last_id - (self.checkpoint or 0)
 
     async def begin(self, core: Surroundings) -> None:
         """Record that a kernel started; what is wanted from here on is to be recovered."""
@@ -118,6 +130,8 @@ class Recovery:
             failed=len(self._wanted) - ready - pending,
             pending=pending,
             held=sum(service.held for _, service in core.loop.state.services()),
+            checkpoint=self.checkpoint,
+            replayed=self.replayed,
         )
         self.done.set()
 
@@ -137,15 +151,22 @@ class Recovery:
                     found = True
 
 
-async def replay(journal: Journal, clock: Clock, *, start: StartSystem, timeout_s: float) -> Recovery:
-    """Fold the whole log. Raises `Faulted` (data_damaged, data_newer) or `KernelBug` if it cannot be folded."""
+async def replay(
+    journal: Journal, clock: Clock, telemetry: Telemetry, *, reducer: str, start: StartSystem, timeout_s: float
+) -> Recovery:
+    """Fold the log, from the newest checkpoint that `reducer` can go on from.
+
+    Raises `Faulted` (data_damaged, data_newer) or `KernelBug` if it cannot be folded.
+    """
     began = trio.current_time()
-    state = KernelState()
-    async for page in journal.replay():
+    kept = await newest_usable(journal, telemetry, reducer)
+    state = KernelState() if kept is None else kept
+    async for page in journal.replay(state.last_id):
         for position, stored in enumerate(page):
             state = apply(state, codec.to_record(stored))
             if position % REPLAY_YIELD_RECORDS == 0:
                 await trio.lowlevel.checkpoint()
     now_us = min(clock.wall_us(), state.last_at_us)  # a wall clock that jumped ahead must not expire every key
     rows = await journal.idempotency(max(0, now_us - IDEMPOTENCY_SECONDS * 1_000_000))
-    return Recovery(state, rows, trio.current_time() - began, start, timeout_s)
+    checkpoint = None if kept is None else kept.last_id
+    return Recovery(state, rows, trio.current_time() - began, start, timeout_s, checkpoint)

@@ -128,7 +128,8 @@ class Kill:
             sooner = ev.ServiceKilled(service.deployment, service.generation, grace_ms, force)
             accepted = Accepted(state.last_id + 1, service.deployment)
             return _about(state, self.tenant_id, service, sooner, reply=accepted)
-        needed_by = dependents(tenant_of(state, self.tenant_id).services, self.service_id)
+        tenant = tenant_of(state, self.tenant_id)
+        needed_by = dependents(tenant.services, self.service_id) if self.service_id in tenant.needed else ()
         if needed_by and not self.force:
             raise Rejected(
                 "service_required",

@@ -127,9 +127,6 @@ class ServiceDeployed(_Outcome):
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
         return evolve(service, confirmed=True, previous=None, versions=service.versions[-VERSIONS_MAX:])
 
-    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
-        return _Outcome.apply(self, state, stamp).prove()
-
 
 @event("service_deployment_failed")
 @frozen
@@ -302,11 +299,6 @@ class ServiceStopped(_Outcome):
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
         return None if service.stop is not None else evolve(_ended(service), status=Status.STOPPED)
-
-    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
-        asked = state.expect(stamp).stop is not None
-        after = _Outcome.apply(self, state, stamp)
-        return after.prove() if asked else after
 
 
 def released(service: ServiceState, stamp: StoredEvent) -> ServiceState:

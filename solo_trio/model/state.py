@@ -6,6 +6,7 @@ State is only ever `fold(events)`; the live path and recovery run this same redu
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
@@ -53,34 +54,49 @@ class KernelState:
     def put(self, tenant_id: str, service: ServiceState) -> KernelState:
         """With `service` in the place of the one of that id, or added."""
         tenant = self.tenants[tenant_id]
-        sources = self._recounted(tenant.services.get(service.service_id), service)
+        before = tenant.services.get(service.service_id)
         services = tenant.services.insert(service.service_id, service)
-        return evolve(self, tenants=self.tenants.insert(tenant_id, evolve(tenant, services=services)), sources=sources)
+        changed = evolve(tenant, services=services, needed=_needed(tenant.needed, before, service))
+        return evolve(
+            self, tenants=self.tenants.insert(tenant_id, changed), sources=_sources(self.sources, before, service)
+        )
 
     def drop(self, tenant_id: str, service_id: str) -> KernelState:
         tenant = self.tenants[tenant_id]
-        sources = self._recounted(tenant.services[service_id], None)
+        gone = tenant.services[service_id]
         services = tenant.services.remove(service_id)
-        tenants = self.tenants.insert(tenant_id, evolve(tenant, services=services))
-        return evolve(self, tenants=tenants, sources=sources)
+        changed = evolve(tenant, services=services, needed=_needed(tenant.needed, gone, None))
+        return evolve(self, tenants=self.tenants.insert(tenant_id, changed), sources=_sources(self.sources, gone, None))
 
-    def _recounted(self, before: ServiceState | None, after: ServiceState | None) -> HashTrieMap[str, int]:
-        """The sources in use when `after` takes the place of `before`; the same map if that changes nothing."""
-        if before is not None and after is not None and before.versions is after.versions:
-            return self.sources
-        held = frozenset() if before is None else before.digests
-        wanted = frozenset() if after is None else after.digests
-        sources = self.sources
-        for digest in wanted - held:
-            sources = sources.insert(digest, sources.get(digest, 0) + 1)
-        for digest in held - wanted:
-            left = sources[digest] - 1
-            sources = sources.insert(digest, left) if left else sources.remove(digest)
+
+Counted: TypeAlias = "HashTrieMap[str, int]"
+
+
+def _sources(sources: Counted, before: ServiceState | None, after: ServiceState | None) -> Counted:
+    """The sources in use when `after` takes the place of `before`; the same map if that changes nothing."""
+    if before is not None and after is not None and before.versions is after.versions:
         return sources
+    return _recounted(
+        sources,
+        before.digests if before is not None else frozenset(),
+        after.digests if after is not None else frozenset(),
+    )
 
-    def prove(self) -> KernelState:
-        """This life of the kernel did what somebody asked for: it is no part of a boot loop."""
-        return self if self.system.proven else evolve(self, system=evolve(self.system, proven=True))
+
+def _needed(needed: Counted, before: ServiceState | None, after: ServiceState | None) -> Counted:
+    """How many depend on each service when `after` takes the place of `before`."""
+    was = () if before is None else before.spec.depends_on
+    now = () if after is None else after.spec.depends_on
+    return needed if was == now else _recounted(needed, frozenset(was), frozenset(now))
+
+
+def _recounted(counts: Counted, before: frozenset[str], after: frozenset[str]) -> Counted:
+    for name in after - before:
+        counts = counts.insert(name, counts.get(name, 0) + 1)
+    for name in before - after:
+        left = counts[name] - 1
+        counts = counts.insert(name, left) if left else counts.remove(name)
+    return counts
 
 
 def apply(state: KernelState, record: Record) -> KernelState:

@@ -102,7 +102,7 @@ class SystemSettled(Event):
     """The kernel has lived long enough for its start not to be part of a boot loop."""
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
-        return state.prove()
+        return evolve(state, system=evolve(state.system, proven=True))
 
 
 @event("system_paused")

@@ -39,6 +39,8 @@ class TenantState:
     key_id: str = ""
     capability_id: str = ""
     services: HashTrieMap[str, ServiceState] = field(factory=HashTrieMap)
+    needed: HashTrieMap[str, int] = field(factory=HashTrieMap)
+    """How many of the services depend on each one."""
 
 
 @event("tenant_created")

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from attrs import NOTHING, Attribute, field, fields, frozen
 
+from solo_trio.kernel.checkpoints import CHECKPOINT_INTERVAL_EVENTS, CHECKPOINT_INTERVAL_S
 from solo_trio.model.limits import CEILING, Limits, is_number
 from solo_trio.model.service_decisions import SERVICES_MAX
 from solo_trio.model.system import BOOT_LOOP_S, BOOT_LOOP_STARTS
@@ -124,6 +125,16 @@ class Settings:
     boot_loop_s: float = key(
         BOOT_LOOP_S, "recovery", "A kernel that lives so long did not fail to start.", low=1, high=3_600
     )
+    checkpoint_interval_events: int = key(
+        CHECKPOINT_INTERVAL_EVENTS,
+        "recovery",
+        "After so many events the state is kept, so that a start reads only those after it.",
+        low=1,
+        high=1_000_000_000,
+    )
+    checkpoint_interval_s: float = key(
+        CHECKPOINT_INTERVAL_S, "recovery", "The state is kept so long after an event at the latest.", low=1, high=31_536_000
+    )
     shutdown_timeout_ms: int = key(
         5_000, "shutdown", "How long a graceful end may take before the rest is cut off.", low=100, high=600_000
     )
@@ -132,6 +143,10 @@ class Settings:
     allowed_imports: tuple[str, ...] = key(
         (), "security", "Import paths, and all below them, that an embedding application may deploy as tasks."
     )
+
+
+EMBEDDED: Final = Settings(boot_loop_starts=0)
+"""Of an application that gives none: that it crashed three times is no reason to hold its services back."""
 
 
 def keys_of(settings: type[Any]) -> dict[str, tuple[Key, Any]]:

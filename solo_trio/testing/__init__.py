@@ -11,9 +11,10 @@ from attrs import define, field
 from solo_trio.bootstrap import assemble
 from solo_trio.embedding import Kernel
 from solo_trio.journal.memory import MemoryJournal
+from solo_trio.kernel.checkpoints import CheckpointRules
 from solo_trio.kernel.core import Parts
 from solo_trio.operations.caller import System
-from solo_trio.operations.settings import Settings
+from solo_trio.operations.settings import EMBEDDED, Settings
 from solo_trio.ports import Clock, Entropy, LogQuery, LogSink, Runtime
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.telemetry.diagnostics import Diagnostics
@@ -64,7 +65,7 @@ class MemoryKernel:
     """
 
     callables: Mapping[str, object] = field(factory=dict)
-    settings: Settings = field(factory=Settings)
+    settings: Settings = EMBEDDED
     journal: MemoryJournal = field(factory=MemoryJournal)
     logs: MemoryLogs = field(factory=MemoryLogs)
     telemetry: Diagnostics = field(factory=Diagnostics)
@@ -97,6 +98,7 @@ class MemoryKernel:
             runtimes={"task": TaskRuntime(callables, self.settings.allowed_imports), **self.runtimes},
             logs=self.logs,
             ceiling=self.settings.limits,
+            checkpoints=CheckpointRules(self.settings.checkpoint_interval_events, self.settings.checkpoint_interval_s),
         )
         async with assemble(parts, keyring, self.settings) as system:
             yield system

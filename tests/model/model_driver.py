@@ -124,7 +124,7 @@ class Driver:
         return CreateTenant(tenant_id, f"inc_{nth}", key, f"cap_{nth}", TenantLimits(max_services), get=get)
 
     def start_system(self) -> tuple[Event, ...]:
-        return self.do(StartSystem("0.1.0", "3.11.0"))
+        return self.do(StartSystem("0.1.0", "3.11.0", boot_loop_starts=0))
 
     def deploy(self, spec: ServiceSpec | None = None, service_id: str = SERVICE) -> tuple[Event, ...]:
         return self.do(decisions.Deploy(TENANT, service_id, ServiceSpec() if spec is None else spec))

@@ -23,7 +23,14 @@ from solo_trio.model.event import Now
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import KeyRow
 from solo_trio.model.spec import RestartLimits, ServiceSpec
-from solo_trio.model.system import BeginShutdown, CompleteShutdown, StartSystem
+from solo_trio.model.system import (
+    BeginShutdown,
+    CompleteShutdown,
+    PauseSystem,
+    ResumeSystem,
+    SettleSystem,
+    StartSystem,
+)
 from solo_trio.telemetry.diagnostics import Diagnostics
 
 TENANT_IDS: Final = ("acme", "blau")
@@ -105,16 +112,19 @@ class AddService(Move):
     service_id: str
     spec: ServiceSpec
     idempotent: bool
+    replace: bool = False
 
     def command(self, world: World) -> Command:
-        return decisions.Deploy(self.tenant_id, self.service_id, self.spec, b"source", self.idempotent)
+        return decisions.Deploy(
+            self.tenant_id, self.service_id, self.spec, b"source", self.idempotent, replace=self.replace
+        )
 
 
 @frozen
 class Ask(Move):
-    """A kill or a restart by hand; `revision`: not given, the right one, or one off it."""
+    """A kill, a restart by hand, a pause or its end; `revision`: not given, the right one, or one off it."""
 
-    verb: Literal["kill", "restart"]
+    verb: Literal["kill", "restart", "pause", "resume"]
     tenant_id: str
     service_id: str
     revision: int | None
@@ -126,7 +136,32 @@ class Ask(Move):
         revision = None if self.revision is None or service is None else service.revision + self.revision
         if self.verb == "kill":
             return decisions.Kill(self.tenant_id, self.service_id, self.grace_ms, self.force, revision)
-        return decisions.Restart(self.tenant_id, self.service_id, revision)
+        verbs = {"restart": decisions.Restart, "pause": decisions.Pause, "resume": decisions.Resume}
+        return verbs[self.verb](self.tenant_id, self.service_id, revision)
+
+
+@frozen
+class Change(Move):
+    """A change of policy and limits."""
+
+    tenant_id: str
+    service_id: str
+    restart: Any
+    max_restarts: int | None
+    limits: Limits | None
+
+    def command(self, world: World) -> Command:
+        return decisions.Update(self.tenant_id, self.service_id, self.restart, self.max_restarts, limits=self.limits)
+
+
+@frozen
+class System(Move):
+    """Something about the kernel as a whole."""
+
+    verb: Literal["pause", "resume", "settle"]
+
+    def command(self, world: World) -> Command:
+        return {"pause": PauseSystem, "resume": ResumeSystem, "settle": SettleSystem}[self.verb]()
 
 
 @frozen
@@ -199,10 +234,11 @@ class JumpWall(Move):
 @frozen
 class Boot(Move):
     monotonic: float
+    hold: bool = False
 
     def command(self, world: World) -> Command:
         world.boot(self.monotonic)
-        return StartSystem("0.1.0", "3.11.0")
+        return StartSystem("0.1.0", "3.11.0", hold=self.hold)
 
 
 @frozen
@@ -256,6 +292,7 @@ _specs: Final = st.builds(
     restart=st.sampled_from(("permanent", "transient", "temporary")),
     restart_limits=st.builds(RestartLimits, st.integers(0, 3), st.sampled_from((0.5, 5.0, 60.0))),
     config=st.sampled_from(({}, {"every": 1.5, "names": ["a", None]})),
+    depends_on=st.sampled_from(((), (), (), ("calc",), ("tick",))),
     ephemeral=st.sampled_from((False, False, False, True)),
 )
 """Fewer of them than `specs`: histories are about order, and drawing is most of their cost."""
@@ -284,7 +321,7 @@ _recoveries = st.builds(
 )
 _asks = st.builds(
     Ask,
-    st.sampled_from(("kill", "restart")),
+    st.sampled_from(("kill", "kill", "restart", "restart", "pause", "resume")),
     _tenant_ids,
     _service_ids,
     st.sampled_from((None, None, 0, 1, -1)),
@@ -304,12 +341,24 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (10, _advances),
     (4, _observations),
     (3, _asks),
-    (3, st.builds(AddService, _tenant_ids, _service_ids, _specs, st.booleans())),
+    (3, st.builds(AddService, _tenant_ids, _service_ids, _specs, st.booleans(), st.booleans())),
+    (
+        1,
+        st.builds(
+            Change,
+            _tenant_ids,
+            _service_ids,
+            st.sampled_from((None, "permanent", "temporary", "always")),
+            st.none() | st.integers(-1, 3),
+            st.none() | st.builds(Limits, fds=st.none() | st.sampled_from((1, 64))),
+        ),
+    ),
+    (1, st.builds(System, st.sampled_from(("pause", "resume", "settle")))),
     (2, st.builds(AddTenant, _tenant_ids, st.sampled_from((None, None, 0, 1)), st.booleans())),
     (1, st.builds(GrantRoot)),
     (2, st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))),
     (1, st.builds(JumpWall, st.integers(-(10**15), 10**15))),
-    (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9))),
+    (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),
     (1, st.builds(Shutdown, st.booleans())),
 ]
 

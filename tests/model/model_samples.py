@@ -8,6 +8,7 @@ from typing import Final
 from attrs import evolve
 
 from solo_trio.model.capability import CapabilityGranted
+from solo_trio.model.checkpoint import CheckpointWritten
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
 from solo_trio.model.service_events import (
@@ -45,6 +46,7 @@ SAMPLES: Final[dict[str, Event]] = {
     sample.TYPE: sample
     for sample in (
         CapabilityGranted("cap_1", "key_1", "tenant", ("*",)),
+        CheckpointWritten(event_id=10_000, size_bytes=4_096),
         ServiceCrashed(
             7,
             3,

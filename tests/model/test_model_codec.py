@@ -110,10 +110,10 @@ def test_a_field_too_many_further_in_is_damage() -> None:
     for inner in (whole["spec"], whole["spec"]["limits"], whole["spec"]["restart_limits"]):
         inner["extra"] = 1
         with pytest.raises(Faulted) as fault:
-            codec.decode("service_deployment_started", 1, orjson.dumps(whole))
+            codec.decode("service_deployment_started", 2, orjson.dumps(whole))
         assert fault.value.code == "data_damaged"
         del inner["extra"]
-    assert codec.decode("service_deployment_started", 1, orjson.dumps(whole)) == SAMPLES["service_deployment_started"]
+    assert codec.decode("service_deployment_started", 2, orjson.dumps(whole)) == SAMPLES["service_deployment_started"]
 
 
 @pytest.mark.parametrize("schema", [0, -1])
@@ -150,7 +150,7 @@ def test_a_bit_that_flipped_is_read_as_an_event_or_as_damage(data: st.DataObject
 @settings(deadline=None, print_blob=True)
 @given(specs, st.integers(1, 99))
 def test_a_specification_comes_back_equal(spec: Any, version: int) -> None:
-    intent = ServiceDeploymentStarted(spec, spec.digest, version)
+    intent = ServiceDeploymentStarted(spec, spec.digest, version, None)
     payload = codec.encode(intent)
     again = codec.decode(intent.TYPE, intent.SCHEMA, payload)
     assert again == intent
@@ -167,8 +167,8 @@ def test_a_crash_comes_back_equal(ending: Any, counted: bool, restart: bool) -> 
 
 
 def test_bytes_do_not_depend_on_the_order_of_keys() -> None:
-    one = ServiceDeploymentStarted(_with_config({"a": 1, "b": {"c": 2, "d": 3}}), "", 1)
-    other = ServiceDeploymentStarted(_with_config({"b": {"d": 3, "c": 2}, "a": 1}), "", 1)
+    one = ServiceDeploymentStarted(_with_config({"a": 1, "b": {"c": 2, "d": 3}}), "", 1, None)
+    other = ServiceDeploymentStarted(_with_config({"b": {"d": 3, "c": 2}, "a": 1}), "", 1, None)
     assert codec.encode(one) == codec.encode(other)
 
 

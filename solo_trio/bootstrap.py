@@ -31,6 +31,7 @@ from solo_trio.runtimes.prctl import PR_SET_DUMPABLE, prctl
 from solo_trio.runtimes.process import ProcessRuntime
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.runtimes.tenant_lock import take_over
+from solo_trio.runtimes.watchdog import watchdog
 from solo_trio.telemetry.diagnostics import Diagnostics
 from solo_trio.telemetry.service_logs import ServiceLogFiles
 from solo_trio.telemetry.sources import SystemClock, SystemEntropy
@@ -66,21 +67,19 @@ async def running_system(
             clock, entropy = SystemClock(), SystemEntropy()
             keyring = Keyring(master, entropy, await journal.keys())
             keyring.check()
+            tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
             logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
             parts = Parts(
                 journal=journal,
                 clock=clock,
                 entropy=entropy,
                 telemetry=telemetry,
-                runtimes={
-                    "process": ProcessRuntime(locks),
-                    "task": TaskRuntime({} if callables is None else callables, settings.allowed_imports),
-                },
+                runtimes={"process": ProcessRuntime(locks), "task": tasks},
                 logs=logs,
                 ceiling=settings.limits,
                 version=__version__,
             )
-            with _bare_errors():
+            with watchdog(tasks.owners, telemetry), _bare_errors():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(logs.run)
                     async with assemble(parts, keyring, settings) as system:

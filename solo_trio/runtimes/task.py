@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -36,7 +37,7 @@ class ServiceTask:
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.ending = ending
-        self._launch = launch
+        self.launch = launch
         self._killed = False
         self._next_call = 1
         self._calls: dict[int, _Pending] = {}
@@ -60,7 +61,7 @@ class ServiceTask:
     async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """See `ports.Running.call`. The function runs in the service's nursery, not in the caller's task."""
         if self._life is None or self.ended.is_set():
-            raise call_interrupted(self._launch.service_id)
+            raise call_interrupted(self.launch.service_id)
         copies = _copy(list(args), "the arguments", FRAME_BYTES_MAX), _copy(kwargs, "the arguments", FRAME_BYTES_MAX)
         number, self._next_call = self._next_call, self._next_call + 1
         pending = self._calls[number] = _Pending()
@@ -77,7 +78,7 @@ class ServiceTask:
                 value = _copy(value, "the result", RESULT_BYTES_MAX)
             except Rejected as error:
                 raise Faulted("result_not_serialisable", error.detail) from None
-        return value_of(self._launch.service_id, function, reply.kind, value, reply.error_type, reply.message)
+        return value_of(self.launch.service_id, function, reply.kind, value, reply.error_type, reply.message)
 
     def request_stop(self) -> None:
         """See `ports.Running.request_stop`."""
@@ -118,7 +119,7 @@ class ServiceTask:
         self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float
     ) -> Any:
         try:
-            return await self._launch.outgoing(service_id, function, args, kwargs, timeout_s)
+            return await self.launch.outgoing(service_id, function, args, kwargs, timeout_s)
         except SoloError as error:
             raise CallError(error.code, error.detail) from None
 
@@ -136,11 +137,14 @@ class TaskRuntime:
         self._callables = callables
         self._allowed_imports = tuple(allowed_imports)
         self._services: set[ServiceTask] = set()
+        self.owners: dict[trio.lowlevel.Task, Launch] = {}
+        """Whose the tasks are in which service code begins; what it starts is below them (`watchdog`)."""
 
     async def start(self, launch: Launch, nursery: trio.Nursery) -> ServiceTask:
         """See `ports.Runtime.start`. An entry that does not load has ended on return."""
         await trio.lowlevel.checkpoint()
-        outcome = await fenced(trio.CancelScope(), functools.partial(self._load, launch.entry))
+        with self._owned(launch):
+            outcome = await fenced(trio.CancelScope(), functools.partial(self._load, launch.entry))
         if outcome.error is not None:
             error = outcome.error
             return ServiceTask(launch, None, Ending("load_failed", reason_of(error), traceback_tail(error)))
@@ -160,9 +164,20 @@ class TaskRuntime:
     @trio.lowlevel.enable_ki_protection
     async def _run(self, service: ServiceTask) -> None:
         try:
-            await service.run()
+            with self._owned(service.launch):
+                await service.run()
         finally:
             self._services.discard(service)
+
+    @contextmanager
+    def _owned(self, launch: Launch) -> Iterator[None]:
+        """The current task runs code of that service."""
+        task = trio.lowlevel.current_task()
+        self.owners[task] = launch
+        try:
+            yield
+        finally:
+            del self.owners[task]
 
     @trio.lowlevel.enable_ki_protection
     async def _load(self, entry: str) -> Module:

@@ -18,8 +18,9 @@ from solo_trio.operations.table import Answer, EventStream, operation, query
 
 TYPES_MAX: Final = 32
 ID_MAX: Final = 2**63 - 1
-STREAM_PAGE: Final = 32
-"""Events that a stream takes at a time: a reader that stalls holds them."""
+STREAM_PAGE: Final = 128
+STREAM_PAGE_BYTES: Final = 16_384
+"""Of payloads. What a stream takes at a time, at least one event: a reader that stalls holds it."""
 _OWN_TYPE: Final = re.compile(r"x_[a-z0-9_]+", re.ASCII)
 """The types that services may record themselves."""
 
@@ -77,5 +78,16 @@ async def list_events(caller: Caller, given: EventsInput) -> Answer:
 @operation("GET", "/events", scope="either", input=WatchInput, stream=True)
 async def watch_events(caller: Caller, given: WatchInput) -> EventStream:
     """Follow events as they are recorded, from `since_id` (or the `Last-Event-ID`) on."""
-    after = caller.core.hub.last_id if given.since_id is None else given.since_id
-    return EventStream(caller.core.hub.watch(_query(caller, given, after=after, limit=STREAM_PAGE)))
+    return _stream(caller, given)
+
+
+@operation("GET", "/events/watch", scope="either", input=WatchInput, stream=True, transport="websocket")
+async def watch_events_socket(caller: Caller, given: WatchInput) -> EventStream:
+    """Follow events over a WebSocket, from `since_id` on, with bookmarks to resume from."""
+    return _stream(caller, given)
+
+
+def _stream(caller: Caller, given: WatchInput) -> EventStream:
+    hub = caller.core.hub
+    after = hub.last_id if given.since_id is None else given.since_id
+    return EventStream(hub.watch(_query(caller, given, after=after, limit=STREAM_PAGE), bytes_max=STREAM_PAGE_BYTES))

@@ -15,6 +15,7 @@ from solo_trio.kernel.hub import Watch
 Scope = Literal["open", "system", "tenant", "either"]
 """Who may: anybody; a system credential; a credential for one tenant (a system one names it); tenant or system."""
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Transport = Literal["http", "websocket"]
 
 
 @frozen
@@ -49,7 +50,8 @@ class Operation:
     handler: Handler
     mutates: bool
     stream: bool
-    """Answers with an `EventStream`; chosen over its namesake by `Accept: text/event-stream`."""
+    """Answers with an `EventStream`; over HTTP chosen over its namesake by `Accept: text/event-stream`."""
+    transport: Transport = "http"
 
 
 OPERATIONS: Final[dict[str, Operation]] = {}
@@ -62,7 +64,14 @@ class Nothing:
 
 
 def operation(
-    method: Method, path: str, *, scope: Scope, input: type = Nothing, mutates: bool = False, stream: bool = False
+    method: Method,
+    path: str,
+    *,
+    scope: Scope,
+    input: type = Nothing,
+    mutates: bool = False,
+    stream: bool = False,
+    transport: Transport = "http",
 ) -> Callable[[H], H]:
     """Put a function into the table under its own name; its docstring's first line is the summary."""
 
@@ -71,7 +80,7 @@ def operation(
         if name in OPERATIONS:
             raise RuntimeError(f"operation {name} is registered twice")
         summary = (handler.__doc__ or "").strip().split("\n")[0]
-        OPERATIONS[name] = Operation(name, method, path, scope, summary, input, handler, mutates, stream)
+        OPERATIONS[name] = Operation(name, method, path, scope, summary, input, handler, mutates, stream, transport)
         return handler
 
     return register

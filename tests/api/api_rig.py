@@ -24,7 +24,7 @@ from solo_trio import Kernel
 from solo_trio.errors import CODES
 from solo_trio.gateways.http.app import build_app
 from solo_trio.gateways.http.incidents import Incidents
-from solo_trio.gateways.http.limits import ServerLimits
+from solo_trio.gateways.http.limits import ServerLimits, StreamLimits
 from solo_trio.gateways.http.server import serve
 from solo_trio.operations.caller import System
 from solo_trio.operations.settings import Settings
@@ -333,7 +333,11 @@ class Api:
 
 @asynccontextmanager
 async def running(
-    data: Path, settings: Settings | None = None, *, limits: ServerLimits | None = None
+    data: Path,
+    settings: Settings | None = None,
+    *,
+    limits: ServerLimits | None = None,
+    streams: StreamLimits | None = None,
 ) -> AsyncIterator[Api]:
     """A kernel on `data`, served on a loopback port; leaving it shuts down. No defect may have been recorded by then."""
     async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as clients:
@@ -342,7 +346,7 @@ async def running(
             incidents = Incidents(lambda kind, cause: core.telemetry.bug(kind, cause) if cause is not None else None)
             serving = functools.partial(
                 serve,
-                build_app(kernel.system),
+                build_app(kernel.system, streams),
                 host="127.0.0.1",
                 port=0,
                 stopping=core.closed,

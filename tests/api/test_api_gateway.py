@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trio
-from api_rig import BOUND_S, Api, Client, Wire, refused
+from api_rig import BOUND_S, Api, Client, Wire, refused, running
 
-from solo_trio.gateways.http import sse
+from solo_trio.errors import CODES
 from solo_trio.kernel.core import Core
 from solo_trio.operations.events import ID_MAX
+from solo_trio.operations.settings import Settings
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -49,12 +52,18 @@ async def test_head_of_a_stream_is_over_at_once(tenant: Client) -> None:
                 wire.protocol.start_next_cycle()
 
 
-async def test_open_streams_are_counted_by_tenant(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "STREAMS_PER_TENANT_MAX", 3)
-    monkeypatch.setattr(sse, "STREAMS_OF_SYSTEM_MAX", 4)
+@pytest.fixture
+async def narrow(tmp_path: Path) -> AsyncIterator[Api]:
+    async with running(tmp_path / "data", Settings(max_streams_per_tenant=3, max_streams=10)) as found:
+        yield found
+
+
+async def test_open_streams_are_counted_by_tenant(narrow: Api) -> None:
+    """One of the ten is for the system only; it may have all that are free."""
+    api = narrow
     clients = [await api.tenant("t1"), await api.tenant("t2"), api.admin]
     async with contextlib.AsyncExitStack() as everybody:
-        for client, most in zip(clients, (3, 3, 4), strict=True):
+        for client, most in zip(clients, (3, 3, 7), strict=True):
             mine = await everybody.enter_async_context(contextlib.AsyncExitStack())
             for _ in range(most):
                 await mine.enter_async_context(client.stream(since_id=0))
@@ -76,8 +85,18 @@ async def _try_stream(client: Client) -> int:
         return (await wire.get("/events", headers)).status_code
 
 
-async def test_many_streams_at_once_do_not_slip_in(tenant: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "STREAMS_PER_TENANT_MAX", 3)
+async def test_the_last_places_are_for_the_system(narrow: Api) -> None:
+    clients = [await narrow.tenant(f"t{number}") for number in range(4)]
+    async with contextlib.AsyncExitStack() as everybody:
+        for number in range(9):
+            await everybody.enter_async_context(clients[number % 4].stream(since_id=0))
+        refused(await clients[3].get("/events", headers=STREAM), "overloaded")
+        await everybody.enter_async_context(narrow.admin.stream(since_id=0))
+        refused(await narrow.admin.get("/events", headers=STREAM), "overloaded")
+
+
+async def test_many_streams_at_once_do_not_slip_in(narrow: Api) -> None:
+    tenant = await narrow.tenant("t1")
     statuses: list[int] = []
     answered = trio.Event()
 
@@ -143,3 +162,17 @@ async def test_bounds_are_written_in_full(tenant: Client) -> None:
     assert "between 16 and 1048576" in refused(response, "invalid_field")["detail"]
     response = await tenant.try_deploy("a", "x = 1", limits={"start_timeout_s": 0})
     assert "between 0.05 and 600" in refused(response, "invalid_field")["detail"]
+
+
+async def test_the_type_of_a_problem_leads_to_a_page(tenant: Client) -> None:
+    """Open to anybody, for every code; and for nothing else."""
+    link = refused(await tenant.get("/services/nobody"), "service_not_found")["type"]
+    assert link == "/errors/service_not_found"
+    for code, row in CODES.items():
+        response = await tenant.http.get(f"/errors/{code}")
+        assert response.status_code == 200 and response.headers["content-type"] == "text/plain; charset=utf-8"
+        assert code in response.text and row.title in response.text and str(row.status) in response.text
+        assert response.headers["x-request-id"]
+    for other in ("nonsense", "a" * 5_000, "<script>", "..", "%2e%2e%2fetc", "index"):
+        refused(await tenant.http.get(f"/errors/{other}"), "not_found")
+    refused(await tenant.http.post("/errors/not_found"), "method_not_allowed")

@@ -1,17 +1,34 @@
-"""What an event stream writes, and what one that is not read holds."""
+"""What a stream writes, and what one that is not read holds."""
 
 from __future__ import annotations
 
 import gc
+import itertools
+import json
 import weakref
-from typing import Any, cast
+from contextlib import aclosing
+from typing import Any
 
-from solo_trio.gateways.http.sse import WRITE_BYTES, frames
-from solo_trio.kernel.hub import Watch
-from solo_trio.model.record import StoredEvent
+import pytest
+import trio
+from trio.testing import MockClock
+
+from solo_trio.gateways.http import encoded
+from solo_trio.gateways.http.encoded import Encodings, text_frame
+from solo_trio.gateways.http.limits import StreamLimits
+from solo_trio.gateways.http.sockets import WatchFrames
+from solo_trio.gateways.http.sse import EventFrames
+from solo_trio.gateways.http.streams import OpenStreams, Telling
+from solo_trio.journal.memory import MemoryJournal
+from solo_trio.kernel.hub import Compacted, Hub
+from solo_trio.model.capability import Authority
+from solo_trio.model.event import Record
+from solo_trio.model.record import EventQuery, StoredEvent
+
+LIMITS = StreamLimits(slow_s=2.0, keep_alive_s=15.0, bookmark_s=5.0, pace_s_per_stream=0.01)
 
 
-def stored(id_: int, size: int) -> StoredEvent:
+def stored(id_: int, size: int = 10) -> StoredEvent:
     return StoredEvent(
         id=id_,
         at_us=id_,
@@ -26,36 +43,191 @@ def stored(id_: int, size: int) -> StoredEvent:
 
 
 class Pages:
-    def __init__(self, *pages: list[StoredEvent]) -> None:
-        self._pages = list(pages)
+    """Given pages (an exception is raised), then quiet until told to end."""
+
+    def __init__(self, *pages: Any) -> None:
+        self.pages = list(pages)
+        self.cursor = 0
+        self.over = trio.Event()
 
     async def next_page(self) -> list[StoredEvent]:
-        return self._pages.pop(0) if self._pages else []
+        if not self.pages:
+            await self.over.wait()
+            return []
+        page = self.pages.pop(0)
+        if isinstance(page, Exception):
+            raise page
+        if page:
+            self.cursor = page[-1].id
+        return page  # type: ignore[no-any-return]
 
 
-async def test_events_are_gathered_and_none_is_lost() -> None:
-    pages = [stored(id_, 20_000) for id_ in range(1, 11)], [stored(11, 10)]
-    written = [part async for part in frames(cast(Watch, Pages(*pages)))]
-    assert written[0] == b": solo\n\n"
-    assert written[-1].startswith(b"event: end\n")
-    text = b"".join(written)
-    assert [int(line[4:]) for line in text.split(b"\n") if line.startswith(b"id: ")] == list(range(1, 12))
-    assert len(written) == 2 + 3 + 1, "four of 20 kB in a write, and what is left of a page in its last one"
-    assert all(len(part) < WRITE_BYTES + 21_000 for part in written)
+def encodings() -> Encodings:
+    return Encodings(Hub(MemoryJournal(), 0))
 
 
-async def test_what_was_written_is_let_go() -> None:
-    """A client that does not read stops the stream in the middle of a page."""
+def telling(source: Any, dialect: type = EventFrames, limits: StreamLimits = LIMITS) -> Telling:
+    quiet_s = limits.keep_alive_s if dialect is EventFrames else limits.bookmark_s
+    return Telling(source, dialect(encodings(), quiet_s), OpenStreams(limits))
+
+
+def texts(data: bytes) -> list[Any]:
+    """The JSON of whole text frames from a server."""
+    found = []
+    while data:
+        assert data[0] == 0x81 and not data[1] & 0x80, "final, text, not masked"
+        head, size = 2, data[1]
+        if size > 125:
+            width = {126: 2, 127: 8}[size]
+            head, size = 2 + width, int.from_bytes(data[2 : 2 + width], "big")
+        found.append(json.loads(data[head : head + size]))
+        data = data[head + size :]
+    return found
+
+
+async def test_a_page_is_one_write_and_what_was_written_is_let_go(autojump_clock: MockClock) -> None:
     alive: list[weakref.ref[Any]] = []
 
-    def page() -> list[StoredEvent]:
-        events = [stored(id_, WRITE_BYTES) for id_ in range(20)]
+    def page(first: int) -> list[StoredEvent]:
+        events = [stored(id_, 1_000) for id_ in range(first, first + 10)]
         alive.extend(weakref.ref(event) for event in events)
         return events
 
-    stream = frames(cast(Watch, Pages(page())))
-    for written in range(15):
-        await anext(stream)
-        gc.collect()
-        assert sum(ref() is not None for ref in alive) == 20 - written
-    await stream.aclose()
+    source = Pages(page(1), page(11), [])
+    async with aclosing(telling(source).writes()) as writes:
+        assert await anext(writes) == b": solo\n\n"
+        seen = []
+        for left in (10, 0):
+            data = await anext(writes)
+            seen += [int(line[4:]) for line in data.split(b"\n") if line.startswith(b"id: ")]
+            gc.collect()
+            assert sum(ref() is not None for ref in alive) == left, "a client that does not read holds bytes only"
+        assert seen == list(range(1, 21))
+        assert await anext(writes) == b'event: end\ndata: {"reason": "shutdown"}\n\n'
+        with pytest.raises(StopAsyncIteration):
+            await anext(writes)
+
+
+async def test_frames_of_every_size(autojump_clock: MockClock) -> None:
+    events = [stored(number, size) for number, size in enumerate((0, 10, 60, 300, 65_000, 66_000, 200_000), start=1)]
+    data = WatchFrames(encodings(), 1.0).items(events)
+    assert [text["event"]["id"] for text in texts(data)] == [1, 2, 3, 4, 5, 6, 7]
+    for size in (0, 125, 126, 65_535, 65_536):
+        assert texts(text_frame(json.dumps("x" * max(0, size - 2)).encode()))
+
+
+async def test_signs_of_life(autojump_clock: MockClock) -> None:
+    source = Pages([stored(7)])
+    async with aclosing(telling(source, WatchFrames).writes()) as writes:
+        assert texts(await anext(writes))[0]["event"]["id"] == 7
+        began = trio.current_time()
+        for number in (1, 2, 3):
+            assert texts(await anext(writes)) == [{"bookmark": 7}]
+            assert trio.current_time() - began == pytest.approx(5.0 * number, abs=0.1)
+        source.over.set()
+        assert texts(await anext(writes)) == [{"end": {"reason": "shutdown"}}]
+    async with aclosing(telling(Pages()).writes()) as writes:
+        assert await anext(writes) == b": solo\n\n"
+        began = trio.current_time()
+        assert await anext(writes) == b": keep-alive\n\n"
+        assert trio.current_time() - began == pytest.approx(15.0, abs=0.1)
+
+
+async def test_a_busy_socket_gets_bookmarks_too(autojump_clock: MockClock) -> None:
+    source = Pages(*([stored(id_)] for id_ in range(1, 101)))
+    kinds = []
+    async with aclosing(telling(source, WatchFrames).writes()) as writes:
+        while source.pages:
+            data = await anext(writes)
+            kinds += [(next(iter(text)), trio.current_time()) for text in texts(data)]
+            await trio.sleep(0.3)
+    marks = [at for kind, at in kinds if kind == "bookmark"]
+    assert len(marks) >= 5 and all(4.9 < later - sooner < 5.5 for sooner, later in itertools.pairwise(marks))
+
+
+@pytest.mark.parametrize("dialect", [EventFrames, WatchFrames])
+async def test_a_gap_is_told(autojump_clock: MockClock, dialect: type) -> None:
+    async with aclosing(telling(Pages(Compacted(41), [stored(41)]), dialect).writes()) as writes:
+        data = await anext(writes) if dialect is WatchFrames else [await anext(writes), await anext(writes)][1]
+        if dialect is WatchFrames:
+            assert texts(data) == [{"compacted": {"oldest_id": 41}}]
+        else:
+            assert data == b'event: compacted\ndata: {"oldest_id": 41}\n\n'
+        assert b'"id":41' in await anext(writes)
+
+
+@pytest.mark.parametrize("dialect", [EventFrames, WatchFrames])
+async def test_who_reads_too_slowly_is_told_where_to_resume(autojump_clock: MockClock, dialect: type) -> None:
+    source = Pages([stored(3)], [stored(4)], [stored(5)])
+    told = telling(source, dialect)
+    async with aclosing(told.writes()) as writes:
+        if dialect is EventFrames:
+            await anext(writes)
+        await anext(writes)
+        await trio.sleep(1.9)
+        await anext(writes)
+        await trio.sleep(2.1)  # the write of 4 took so long; 5 was not taken
+        last = await anext(writes)
+        assert told.reason == "too_slow"
+        if dialect is WatchFrames:
+            assert texts(last) == [{"end": {"reason": "too_slow", "resume": 4}}]
+        else:
+            assert last == b'event: end\ndata: {"reason": "too_slow", "resume": 4}\n\n'
+        with pytest.raises(StopAsyncIteration):
+            await anext(writes)
+    assert len(source.pages) == 1
+
+
+async def test_what_comes_within_the_pace_is_told_together(autojump_clock: MockClock) -> None:
+    """A hundred streams, one write a second each; the first thing after a quiet time is told at once."""
+    journal = MemoryJournal()
+    hub, streams = Hub(journal, 0), OpenStreams(StreamLimits(pace_s_per_stream=0.01, pace_s_max=5.0))
+    for number in range(100):
+        streams.add(Authority(capability_id=f"c{number}"))
+    source = hub.watch(EventQuery())
+    writes_at: list[float] = []
+    seen: list[int] = []
+
+    async def publish() -> None:
+        for id_ in range(1, 101):
+            await journal.append([stored(id_)])
+            hub.publish([Record(stored(id_))])
+            await trio.sleep(0.1)
+        hub.close()
+
+    async with (
+        trio.open_nursery() as nursery,
+        aclosing(Telling(source, EventFrames(Encodings(hub), 15.0), streams).writes()) as writes,
+    ):
+        await trio.sleep(10)
+        nursery.start_soon(publish)
+        async for data in writes:
+            writes_at.append(trio.current_time())
+            seen += [int(line[4:]) for line in data.split(b"\n") if line.startswith(b"id: ")]
+    assert seen == list(range(1, 101))
+    assert 10 <= len(writes_at) <= 14
+    streams.remove(Authority(capability_id="c1"))
+    assert streams.total == 99
+
+
+async def test_a_record_is_encoded_once_for_all(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(MemoryJournal(), 0)
+    hub.last_id = 2_000
+    shared = Encodings(hub)
+    dialects = [EventFrames(shared, 1.0), WatchFrames(shared, 1.0)]
+    for id_ in range(1_900, 2_001):
+        for dialect in dialects * 5:
+            assert b'"id":%d' % id_ in dialect.items([stored(id_)])
+    assert shared.made == 101
+    for _ in range(3):
+        dialects[0].items([stored(5)])
+    assert shared.made == 104, "old ones are not kept: nobody else is there"
+    monkeypatch.setattr(encoded, "KEPT_BYTES_MAX", 10_000)
+    for id_ in range(1_000, 1_101):
+        dialects[0].items([stored(id_, 1_000)])
+    assert shared._kept_bytes <= 10_000
+    hub.last_id = 10_000
+    monkeypatch.setattr(encoded, "KEPT_RECORDS_MAX", 10)
+    for id_ in range(9_000, 10_001):
+        dialects[0].items([stored(id_)])
+    assert len(shared._kept) <= 10

@@ -46,23 +46,6 @@ async def test_survives(make_app: Callable[[], Any], attack: bytes) -> None:
             assert server.incidents.count["connection_contained"] >= TIMES
 
 
-async def test_survives_an_early_byte_where_no_websocket_is_wanted() -> None:
-    """As the kernel serves: an upgrade never reaches the application."""
-    app = PlainApp()
-    async with running(app, websockets=False) as server:
-        for _ in range(TIMES):
-            assert (await server.say(EARLY_BYTE)).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
-            assert (await server.get()).status == 200
-        async with upgraded(server) as (peer, answer):
-            assert answer.problem()["code"] == "not_found"
-            assert await peer.rest() == b""
-        async with upgraded(server, extra=b"Origin: http://evil.example\r\n") as (_, answer):
-            assert answer.problem()["code"] == "host_not_allowed"
-        assert server.incidents.count["request_failed"] == 0
-        assert server.incidents.count["connection_contained"] >= TIMES
-    assert set(app.executed) == {"/"}
-
-
 @pytest.mark.parametrize("make_app", APPS)
 async def test_survives_many_at_once(make_app: Callable[[], Any]) -> None:
     async with running(make_app()) as server, server.connect() as bystander, trio.open_nursery() as nursery:

@@ -159,8 +159,7 @@ class Running:
 async def running(
     app: Any, limits: ServerLimits | None = None, host: str = "127.0.0.1", **options: Any
 ) -> AsyncIterator[Running]:
-    """Serves while the block runs, then stops; the stop is bounded. WebSockets reach the application, unless told not to."""
-    options = {"websockets": True} | options
+    """Serves while the block runs, then stops; the stop is bounded."""
     incidents = Incidents()
     stopping = trio.Event()
     async with trio.open_nursery() as nursery:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -11,9 +10,15 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from solo_trio.errors import Faulted, KernelBug, Rejected, SoloError
-from solo_trio.gateways.http.problems import problem_response
-from solo_trio.gateways.http.sse import OpenStreams, event_stream
+from solo_trio.errors import CODES, Faulted, KernelBug, Rejected, SoloError
+from solo_trio.gateways.http.asgi import ASGIApp, Receive, Scope, Send
+from solo_trio.gateways.http.encoded import Encodings
+from solo_trio.gateways.http.limits import StreamLimits
+from solo_trio.gateways.http.problems import TYPE_PREFIX, error_page, problem_response
+from solo_trio.gateways.http.requests import bearer, check_once, single
+from solo_trio.gateways.http.sockets import Sockets
+from solo_trio.gateways.http.sse import EventFrames, stream_response
+from solo_trio.gateways.http.streams import OpenStreams
 from solo_trio.operations import strict_json
 from solo_trio.operations.caller import System, authenticate
 from solo_trio.operations.perform import OPERATIONS, Request, admit, perform
@@ -21,13 +26,30 @@ from solo_trio.operations.table import Answer, EventStream, Operation
 
 JSON_TYPE: Final = "application/json"
 _STREAM_TYPE: Final = "text/event-stream"
-_ONCE: Final = ("Authorization", "X-Tenant-ID", "Idempotency-Key", "If-Match", "Last-Event-ID")
-"""Headers that decide who may do what to what: given twice, a proxy may have looked at the other one."""
 _FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
-def build_app(system: System) -> QuartTrio:
-    """The ASGI application over `system`; every route is a row of the operations table."""
+def build_app(system: System, limits: StreamLimits | None = None) -> ASGIApp:
+    """The ASGI application over `system`; every route is a row of the operations table, save the pages of the error codes."""
+    streams = OpenStreams(limits or _stream_limits(system))
+    encodings = Encodings(system.core.hub)
+    http, sockets = _http_app(system, streams, encodings), Sockets(system, streams, encodings)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await sockets(scope, receive, send)
+        else:
+            await http(scope, receive, send)  # type: ignore[arg-type]
+
+    return app
+
+
+def _stream_limits(system: System) -> StreamLimits:
+    settings = system.settings
+    return StreamLimits(streams_max=settings.max_streams, per_tenant_max=settings.max_streams_per_tenant)
+
+
+def _http_app(system: System, streams: OpenStreams, encodings: Encodings) -> QuartTrio:
     app = QuartTrio("solo", static_folder=None)
     app.config["RESPONSE_TIMEOUT"] = None  # streams last; the server bounds writes
     app.config["BODY_TIMEOUT"] = None  # the server has read the whole body, within its own bound
@@ -36,7 +58,6 @@ def build_app(system: System) -> QuartTrio:
     app.url_map.strict_slashes = False
     app.url_map.redirect_defaults = False
     app.url_map.merge_slashes = False
-    streams = OpenStreams()
     routes: dict[tuple[str, str], list[Operation]] = {}
     for operation in OPERATIONS.values():
         routes.setdefault((operation.method, operation.path), []).append(operation)
@@ -44,24 +65,44 @@ def build_app(system: System) -> QuartTrio:
         rule = path.replace("{", "<string:").replace("}", ">")
         name = "+".join(operation.name for operation in operations)
         app.add_url_rule(
-            rule, name, _view(system, operations, streams), methods=[method], provide_automatic_options=False
+            rule,
+            name,
+            _view(system, operations, streams, encodings),
+            methods=[method],
+            provide_automatic_options=False,
         )
+    app.add_url_rule(
+        TYPE_PREFIX + "<string:code>", "error_page", _error_page, methods=["GET"], provide_automatic_options=False
+    )
     app.register_error_handler(Exception, _failed(system))
     return app
 
 
-def _view(system: System, operations: list[Operation], streams: OpenStreams) -> Callable[..., Awaitable[Response]]:
+def _view(
+    system: System, operations: list[Operation], streams: OpenStreams, encodings: Encodings
+) -> Callable[..., Awaitable[Response]]:
     async def view(**route: str) -> Response:
         operation = _choose(operations)
-        _check_headers()
-        admit(system, operation, _bearer(request.headers.get("Authorization")))
+        check_once(request.headers.getlist)
+        admit(system, operation, bearer(request.headers.get("Authorization")))
         given = await _request(operation, route)
         answer = await perform(system, operation, given)
+        if operation.transport == "websocket":
+            raise Rejected("upgrade_required", "open a WebSocket here; server-sent events are on /events")
         if isinstance(answer, EventStream):
-            return event_stream(answer.watch, streams, authenticate(system, given.token))
+            frames = EventFrames(encodings, streams.limits.keep_alive_s)
+            return stream_response(answer.watch, frames, streams, authenticate(system, given.token))
         return _response(operation, answer)
 
     return view
+
+
+async def _error_page(code: str) -> Response:
+    if code not in CODES:
+        raise Rejected("not_found", "there is no such error code; the documentation lists them")
+    response = Response(error_page(code), 200, content_type="text/plain; charset=utf-8")
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def _choose(operations: list[Operation]) -> Operation:
@@ -72,19 +113,13 @@ def _choose(operations: list[Operation]) -> Operation:
     return operations[0]
 
 
-def _check_headers() -> None:
-    for name in _ONCE:
-        if len(request.headers.getlist(name)) > 1:
-            raise Rejected("invalid_header", f"give the header {name} once")
-
-
 async def _request(operation: Operation, route: dict[str, str]) -> Request:
     headers = request.headers
-    query = _single(request.args)
+    query = single(request.args.items(multi=True))
     if operation.stream and "Last-Event-ID" in headers:
         query["since_id"] = headers["Last-Event-ID"]
     return Request(
-        token=_bearer(headers.get("Authorization")),
+        token=bearer(headers.get("Authorization")),
         tenant_id=headers.get("X-Tenant-ID"),
         route=route,
         query=query,
@@ -101,21 +136,6 @@ async def _body() -> Any:
     if not data:
         return None
     return strict_json.parse(data)
-
-
-def _single(args: Any) -> dict[str, str]:
-    """The query parameters; one given twice is refused, because its meaning would be anybody's guess."""
-    repeated = [name for name, count in Counter(name for name, _ in args.items(multi=True)).items() if count > 1]
-    if repeated:
-        raise Rejected("invalid_field", f"give the query parameter '{repeated[0][:60]}' once")
-    return {str(name): str(value) for name, value in args.items()}
-
-
-def _bearer(header: str | None) -> str | None:
-    if header is None:
-        return None
-    scheme, _, token = header.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _response(operation: Operation, answer: Answer) -> Response:

@@ -33,10 +33,8 @@ class Guard:
         limits: ServerLimits,
         incidents: Incidents,
         new_request_id: Callable[[], str],
-        websockets: bool = False,
     ) -> None:
         self._app = app
-        self._websockets = websockets
         self._hosts = hosts
         self._limits = limits
         self._incidents = incidents
@@ -66,8 +64,6 @@ class Guard:
     async def _admit_and_run(self, scope: Scope, receive: Receive, finish: FinishSend) -> None:
         self._hosts.check(scope)
         if scope["type"] != "http":
-            if not self._websockets:
-                raise Rejected("not_found", "no route takes a WebSocket: ask for /events as text/event-stream")
             await self._app(scope, receive, finish)
             return
         body = self._bodies.open()

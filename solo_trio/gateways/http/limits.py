@@ -1,4 +1,4 @@
-"""What one HTTP server may spend. Owns: every limit of the wire, by name and unit. Never: enforces one."""
+"""What one HTTP server may spend. Owns: every limit of the wire and of streams, by name and unit. Never: enforces one."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class ServerLimits:
     bodies_bytes_max: int = field(default=64 * 1024 * 1024, validator=_positive)
     """Bytes of all bodies being received at once."""
 
-    message_bytes_max: int = field(default=1024 * 1024, validator=_positive)
-    """One WebSocket message (characters, if it is text)."""
+    message_bytes_max: int = field(default=64 * 1024, validator=_positive)
+    """One WebSocket message from a client (characters, if it is text)."""
     inbox_messages: int = field(default=16, validator=_positive)
     """Received pieces that wait for the application; a piece is at most `read_bytes` (or one WebSocket message)."""
 
@@ -60,3 +60,31 @@ class ServerLimits:
     """Shutdown: for requests already begun; then their connections are cut."""
     shutdown_s: float = field(default=2.0, validator=_positive)
     """Shutdown: for the application's own lifespan to end, after the last connection."""
+
+
+@frozen(kw_only=True)
+class StreamLimits:
+    """Of answers that do not end. A client that stalls holds one write (`write_bytes`, or one event if that is bigger)."""
+
+    streams_max: int = field(default=256, validator=_positive)
+    """Open at once. A tenth of them only a system credential gets."""
+    per_tenant_max: int = field(default=32, validator=_positive)
+
+    write_bytes: int = field(default=16 * 1024, validator=_positive)
+    """What is told together, of payloads."""
+    slow_s: float = field(default=10.0, validator=_positive)
+    """A write that took longer is the last but one: the end is told with the place to resume from. Less than
+    `ServerLimits.write_s`, after which nothing can be told any more."""
+    keep_alive_s: float = field(default=15.0, validator=_positive)
+    """Between two signs of life on a quiet SSE stream."""
+    bookmark_s: float = field(default=5.0, validator=_positive)
+    """Between two bookmarks on a WebSocket."""
+    pace_s_per_stream: float = field(default=60e-6, validator=validators.ge(0))
+    """For each open stream, between two writes to the same one: what comes meanwhile is told together. About what one write
+    costs, so that a thousand watchers of a busy log do not take the kernel's whole processor."""
+    pace_s_max: float = field(default=0.25, validator=validators.ge(0))
+
+    heard_bytes_max: int = field(default=4_096, validator=_positive)
+    """One message from a watcher's client. It has nothing to say: what it says is dropped."""
+    heard_per_s: float = field(default=4.0, validator=_positive)
+    heard_burst: float = field(default=32.0, validator=_positive)

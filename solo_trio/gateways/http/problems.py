@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from solo_trio.errors import Faulted, KernelBug, SoloError
+from solo_trio.errors import CODES, Faulted, KernelBug, SoloError
 
 CONTENT_TYPE: Final = b"application/problem+json"
 TYPE_PREFIX: Final = "/errors/"
@@ -39,7 +39,22 @@ def problem_response(error: SoloError, request_id: str) -> tuple[int, Headers, b
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if error.status == 426:
+        headers += [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
     return error.status, headers, body
+
+
+def error_page(code: str) -> str:
+    """What `type` leads to: plain text about one code, the same for every occurrence."""
+    row = CODES[code]
+    if row.status == 500:
+        what = "This is the server's doing: look into its log under the request_id, and report it if it is a defect."
+    elif row.status in (429, 502, 503, 504):
+        what = "The same request may succeed later: wait (Retry-After says how long, where it is sent), then send it again."
+    else:
+        what = "The same request fails again: change it as `detail` says."
+    title = f"{row.title} (status {row.status})."
+    return f"{code}\n\n{title}\n\n{what}\nThe `detail` of the answer says what was wrong, and what to do.\n"
 
 
 def as_solo_error(error: BaseException) -> SoloError:

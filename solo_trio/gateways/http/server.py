@@ -37,13 +37,12 @@ async def serve(
     allowed_hosts: Iterable[str] = (),
     incidents: Incidents | None = None,
     new_request_id: Callable[[], str] = new_request_id,
-    websockets: bool = False,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `app` until `stopping` is set, then ends within `grace_s + disconnect_s + shutdown_s`.
 
     `task_status.started(url)` names the port that was really bound. Port 0 takes a free one, on the first address of
-    `host` only. Without `websockets` an upgrade is answered `not_found`, and `app` never sees it.
+    `host` only.
     Raises OSError if nothing can be bound, LifespanFailureError if the application does not start.
     An application that shields itself from cancellation is waited for: only that makes the end unbounded.
     """
@@ -64,7 +63,6 @@ async def serve(
             limits=limits,
             incidents=incidents,
             new_request_id=new_request_id,
-            websockets=websockets,
         )
         server = _Server(guard, config, state, limits, incidents, new_request_id)
         async with trio.open_nursery() as nursery:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import trio
 
 from solo_trio.gateways.http.app import build_app
 from solo_trio.gateways.http.incidents import Incidents
+from solo_trio.gateways.http.limits import ServerLimits
 from solo_trio.gateways.http.server import serve
 from solo_trio.operations.caller import System
+
+CONNECTIONS_BESIDE: Final = 64
+"""So many connections more than streams there are at least: streams must not keep requests out."""
 
 
 async def serve_http(
@@ -29,11 +34,13 @@ async def serve_http(
         if kind == "request_failed" and cause is not None:
             system.core.telemetry.bug("serving a request", cause)
 
+    settings = system.settings
     await serve(
         build_app(system),
         host=host,
         port=port,
         stopping=system.core.closed,
+        limits=ServerLimits(connections_max=max(settings.max_connections, settings.max_streams + CONNECTIONS_BESIDE)),
         allowed_hosts=allowed_hosts,
         incidents=Incidents(tell),
         task_status=task_status,

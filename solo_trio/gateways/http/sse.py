@@ -1,62 +1,57 @@
-"""Server-sent events. Owns: the frames, the keep-alive comment, how many are open. Never: buffers (the server bounds a
-slow reader)."""
+"""Server-sent events. Owns: their frames, the response that goes on. Never: how many there are, when one ends."""
 
 from __future__ import annotations
 
 import weakref
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final
+from typing import Any
 
 import orjson
-import trio
 from quart import Response
 
-from solo_trio.errors import Faulted
-from solo_trio.kernel.hub import Watch
-from solo_trio.model import codec
+from solo_trio.gateways.http.encoded import SSE_TAIL, Encodings
+from solo_trio.gateways.http.streams import Dialect, OpenStreams, Source, Telling
 from solo_trio.model.capability import Authority
 from solo_trio.model.record import StoredEvent
 
-KEEP_ALIVE_S: Final = 15.0
-WRITE_BYTES: Final = 65_536
-"""Events of one page are written together up to about this size."""
-STREAMS_PER_TENANT_MAX: Final = 32
-STREAMS_OF_SYSTEM_MAX: Final = 128
-"""A stream holds one of the server's connections for as long as its client likes."""
-RETRY_AFTER_S: Final = 5
+
+class EventFrames:
+    """`id:` to resume from, `event:` its type, `data:` the bare event in one line."""
+
+    marks = False
+    opening = b": solo\n\n"
+
+    def __init__(self, encodings: Encodings, keep_alive_s: float) -> None:
+        self._encodings = encodings
+        self.quiet_s = keep_alive_s
+
+    def items(self, page: list[StoredEvent]) -> bytes:
+        parts: list[bytes] = []
+        for stored in page:
+            shown = self._encodings.of(stored)
+            parts += (shown.sse_head, shown.json, SSE_TAIL)
+        return b"".join(parts)
+
+    def quiet(self, cursor: int) -> bytes:
+        return b": keep-alive\n\n"
+
+    def gap(self, oldest_id: int) -> bytes:
+        return b'event: compacted\ndata: {"oldest_id": %d}\n\n' % oldest_id
+
+    def end(self, reason: str, resume: int | None) -> bytes:
+        more = b"" if resume is None else b', "resume": %d' % resume
+        return b'event: end\ndata: {"reason": "%s"%s}\n\n' % (reason.encode(), more)
 
 
-def frame(stored: StoredEvent) -> bytes:
-    """One event: `id:` to resume from, `event:` its type, `data:` the bare event in one line."""
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (stored.id, stored.type.encode(), orjson.dumps(codec.public(stored)))
+class LogFrames(EventFrames):
+    """The same for log entries: `event: log`, `data:` the bare entry."""
+
+    def items(self, page: list[dict[str, Any]]) -> bytes:  # type: ignore[override]
+        return b"".join(b"id: %d\nevent: log\ndata: %s\n\n" % (entry["id"], orjson.dumps(entry)) for entry in page)
 
 
-class OpenStreams:
-    """How many streams each tenant has open, and the system."""
-
-    def __init__(self) -> None:
-        self.count: Counter[str | None] = Counter()
-
-    def check(self, authority: Authority) -> None:
-        """Raises `Faulted("overloaded")` if whoever that is may open no more."""
-        most = STREAMS_OF_SYSTEM_MAX if authority.is_system else STREAMS_PER_TENANT_MAX
-        if self.count[authority.incarnation] >= most:
-            raise Faulted(
-                "overloaded", f"end one of the {most} event streams that are open, or wait", retry_after_s=RETRY_AFTER_S
-            )
-
-    def add(self, authority: Authority) -> None:
-        self.count[authority.incarnation] += 1
-
-    def remove(self, authority: Authority) -> None:
-        self.count[authority.incarnation] -= 1
-        if not self.count[authority.incarnation]:
-            del self.count[authority.incarnation]
-
-
-def event_stream(watch: Watch, streams: OpenStreams, authority: Authority) -> Response:
+def stream_response(source: Source, dialect: Dialect, streams: OpenStreams, authority: Authority) -> Response:
     """A response that goes on until the client leaves or the kernel closes; it counts from now on.
 
     Raises `Faulted("overloaded")`.
@@ -65,9 +60,9 @@ def event_stream(watch: Watch, streams: OpenStreams, authority: Authority) -> Re
 
     async def counted() -> AsyncIterator[bytes]:
         try:
-            async with aclosing(frames(watch)) as parts:
-                async for part in parts:
-                    yield part
+            async with aclosing(Telling(source, dialect, streams).writes()) as writes:
+                async for data in writes:
+                    yield data
         finally:
             ended()
 
@@ -78,27 +73,3 @@ def event_stream(watch: Watch, streams: OpenStreams, authority: Authority) -> Re
     streams.add(authority)
     ended = weakref.finalize(response, streams.remove, authority)  # also if its client left before it began
     return response
-
-
-async def frames(watch: Watch) -> AsyncGenerator[bytes, None]:
-    """What is written. A page is let go event by event: a client that does not read keeps the rest of one, no more."""
-    yield b": solo\n\n"
-    while True:
-        page: deque[StoredEvent] | None = None
-        with trio.move_on_after(KEEP_ALIVE_S):
-            page = deque(await watch.next_page())
-        if page is None:
-            yield b": keep-alive\n\n"
-        elif page:
-            while page:
-                yield _gather(page)
-        else:
-            yield b'event: end\ndata: {"reason": "shutdown"}\n\n'
-            return
-
-
-def _gather(page: deque[StoredEvent]) -> bytes:
-    gathered = b""
-    while page and len(gathered) < WRITE_BYTES:
-        gathered += frame(page.popleft())
-    return gathered

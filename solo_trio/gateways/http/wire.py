@@ -12,11 +12,11 @@ from typing import Any, Final, cast
 
 import h11
 from hypercorn.events import Closed
-from hypercorn.protocol.events import EndBody, Request, Response, StreamClosed
+from hypercorn.protocol.events import Data, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WebsocketBuffer, WSStream
 from wsproto.events import CloseConnection, Message
 from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
@@ -69,6 +69,14 @@ class StrictWebSocket(WSStream):
             kept = [each for each in event.headers if each[0].lower() != b"sec-websocket-extensions"]
             event = replace(event, headers=kept)
         await super().handle(event)
+
+    async def app_send(self, message: Any) -> None:
+        """Also takes `frames`: finished ones, which nothing needs to look at again (`encoded.py`)."""
+        if message is not None and "frames" in message:
+            if self.state is ASGIWebsocketState.CONNECTED and not self.closed:
+                await self.send(Data(stream_id=self.stream_id, data=message["frames"]))
+            return
+        await super().app_send(message)
 
     async def _send_wsproto_event(self, event: FrameEvent) -> None:
         await super()._send_wsproto_event(event)

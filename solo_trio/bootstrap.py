@@ -18,6 +18,7 @@ import trio
 
 from solo_trio import __version__
 from solo_trio.errors import Faulted, JournalFailed, SoloError
+from solo_trio.journal.library import driver, warning_for
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
 from solo_trio.kernel.core import Core, Parts
@@ -97,6 +98,11 @@ def harden_process() -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_DUMPABLE, 0)
+
+
+def storage_library() -> tuple[str, str | None]:
+    """The version of SQLite that would be used, and what the operator must be told about it, if anything."""
+    return driver.sqlite_version, warning_for(driver.sqlite_version_info)
 
 
 def check_unused(data: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Final
 import click
 
 from solo_trio import __version__
-from solo_trio.cli import service_commands, system_commands
-from solo_trio.cli.options import DATA, HOST
+from solo_trio.cli import life_commands, local_commands, service_commands, system_commands
+from solo_trio.cli.options import DATA, FILE, HOST
 from solo_trio.cli.showing import ignore_output
 
 CONTEXT: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"]}
@@ -41,60 +41,54 @@ def solo() -> None:
 
 @solo.command()
 @click.option(
-    "--data",
-    type=DATA,
-    default="./data",
-    envvar="SOLO_DATA",
-    show_default=True,
-    show_envvar=True,
-    help="The data directory; made if it is missing.",
+    "--config",
+    "config_file",
+    type=FILE,
+    help="The configuration, as `solo init` writes it.  [env: SOLO_CONFIG; default: DATA/solo.toml, if it is there]",
 )
-@click.option("--host", default="127.0.0.1", envvar="SOLO_HOST", show_default=True, show_envvar=True)
+@click.option("--data", type=DATA, help="The data directory; made if it is missing.  [env: SOLO_DATA; default: ./data]")
+@click.option("--host", help="The address to listen on.  [env: SOLO_HOST; default: 127.0.0.1]")
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
-    default=8080,
-    envvar="SOLO_PORT",
-    show_default=True,
-    show_envvar=True,
-    help="0 takes a free one.",
+    help="The port to listen on; 0 takes a free one.  [env: SOLO_PORT; default: 8080]",
 )
 @click.option(
     "--allow-host",
-    "allowed_hosts",
     type=HOST,
     multiple=True,
-    envvar="SOLO_ALLOW_HOST",
-    help="A name that browsers and proxies may use for it; any number of times.  [env var: SOLO_ALLOW_HOST, with commas]",
+    help="A name that browsers and proxies may use for it; any number of times.  [env: SOLO_ALLOW_HOST, with commas]",
 )
 @click.option(
     "--log-level",
     type=click.Choice(LEVELS, case_sensitive=False),
-    default="info",
-    envvar="SOLO_LOG_LEVEL",
-    show_default=True,
-    show_envvar=True,
-    help="What the kernel says on standard error.",
+    help="What the kernel says on standard error.  [env: SOLO_LOG_LEVEL; default: info]",
 )
 @click.option(
-    "--recovery-timeout-ms", type=click.IntRange(0, 3_600_000), help="When to say ready at the latest. [30000]"
+    "--start-paused", is_flag=True, help="Hold every service back; then: solo resume ID, or solo resume --all."
 )
 @click.option(
-    "--shutdown-timeout-ms", type=click.IntRange(100, 600_000), help="How long a graceful end may take. [5000]"
+    "--recovery-timeout-ms",
+    type=click.IntRange(0, 3_600_000),
+    help="When to say ready at the latest.  [default: 30000]",
 )
-@click.option("--max-per-tenant", type=click.IntRange(0, 1_000_000), help="Services of one tenant.")
-@click.option("--max-total", type=click.IntRange(0, 1_000_000), help="Services of all tenants.")
-def serve(
-    data: Path, host: str, port: int, allowed_hosts: tuple[str, ...], log_level: str, **settings: int | None
-) -> None:
+@click.option(
+    "--shutdown-timeout-ms",
+    type=click.IntRange(100, 600_000),
+    help="How long a graceful end may take.  [default: 5000]",
+)
+@click.option("--max-per-tenant", type=click.IntRange(0, 1_000_000), help="Services of one tenant.  [default: 100]")
+@click.option("--max-total", type=click.IntRange(0, 1_000_000), help="Services of all tenants.  [default: 1000]")
+def serve(config_file: Path | None, **flags: Any) -> None:
     """Run a kernel on a data directory and serve its API.
 
     Prints `ready URL` once everything that was wanted runs again. SIGTERM or Ctrl-C ends it gracefully, a second one at once.
+    Every other key of the configuration has an environment variable: solo config show.
     """
+    from solo_trio.cli.configuring import configured
     from solo_trio.cli.serving import serve_until_told
 
-    given = {name: value for name, value in settings.items() if value is not None}
-    serve_until_told(data, host, port, allowed_hosts, log_level, given)
+    serve_until_told(configured(config_file, flags))
 
 
 @solo.command()
@@ -108,5 +102,10 @@ def demo() -> int:
     return run_demo()
 
 
-for command in (*service_commands.COMMANDS, *system_commands.COMMANDS):
+for command in (
+    *service_commands.COMMANDS,
+    *life_commands.COMMANDS,
+    *system_commands.COMMANDS,
+    *local_commands.COMMANDS,
+):
     solo.add_command(command)

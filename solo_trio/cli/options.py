@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from solo_trio.cli import texts
 from solo_trio.errors import SoloError
@@ -54,12 +55,52 @@ class Hosts(click.ParamType[Any]):
         return host
 
 
+class File(click.Path):
+    """A path that may name nothing: whoever opens it says so. An empty one is nothing at all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("name a file: it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class LimitName(click.ParamType[Any]):
+    """`NAME=NUMBER`. Which names and numbers there may be, the server says."""
+
+    name = "name=number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return texts.limit(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from solo_trio.model.limits import RANGES
+
+        return [CompletionItem(f"{name}=") for name in RANGES if name.startswith(incomplete)]
+
+
 _HOST: Final = re.compile(r"[A-Za-z0-9_.-]+|\[?[0-9A-Fa-f:.]+\]?", re.ASCII)
 DATA = Directory(path_type=Path)
+FILE = File(path_type=Path, dir_okay=False)
+SOURCE = File(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 HOST = Hosts()
+LIMIT = LimitName()
+RESTART = click.Choice(["permanent", "transient", "temporary"])
 DURATION = Typed("duration", texts.duration_ms)
 JSON_OBJECT = Typed("json", texts.json_object)
 KEYWORD = Typed("name=json", texts.keyword)
+
+
+def SERVICE(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Completes the ids of the services there are."""
+    from solo_trio.cli.completing import service_ids
+
+    return service_ids(ctx, incomplete)
+
 
 _PLACE = (
     click.option(
@@ -83,7 +124,7 @@ def for_system(function: Callable[..., R]) -> Callable[..., R]:
         from solo_trio.cli.session import Place  # it imports httpx
 
         try:
-            return function(Place(data, url, as_json, given.pop("tenant", None)), **given)
+            return function(Place(data, url, as_json, given.pop("tenant", None), _tenant_is_named()), **given)
         except SoloError as error:
             if "service_id" in given:  # for the advice
                 error.extra.setdefault("service_id", given["service_id"])
@@ -92,6 +133,11 @@ def for_system(function: Callable[..., R]) -> Callable[..., R]:
     for option in reversed(_PLACE):
         option(command)
     return command
+
+
+def _tenant_is_named() -> bool:
+    source = click.get_current_context().get_parameter_source("tenant")
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def for_tenant(function: Callable[..., R]) -> Callable[..., R]:

@@ -26,9 +26,24 @@ NEXT: Final = {
     "function_not_found": "look for @service.export in its source",
     "call_failed": "look at its log with: solo logs {id}",
     "service_start_failed": "correct the source, then deploy it again",
-    "service_not_running": "see why with: solo status {id}; to begin anew: solo kill {id}, then solo deploy FILE --id {id}"
-    " (or, as it is: POST /services/{id}/restart)",
-    "service_exists": "kill it first with: solo kill {id}, or take another id",
+    "service_not_running": "see why with: solo status {id}; to start it again: solo restart {id}, with another source: "
+    "solo deploy FILE --id {id} --replace",
+    "service_exists": "put this in its place with: solo deploy FILE --id {id} --replace, or take another id",
+    "service_required": "see which with: solo list; stop those first",
+    "service_stopping": "look again with: solo status {id}",
+    "dependency_not_found": "deploy what it depends on first; there are: solo list",
+    "dependency_not_running": "see how they are with: solo list",
+    "wrong_status": "see how it is with: solo status {id}",
+    "revision_mismatch": "somebody changed it meanwhile: look at it with: solo status {id}, then decide again",
+    "quota_exceeded": "stop what is not needed: solo kill ID, or ask the operator for more",
+    "permission_denied": "use a token that allows it: the system's own is found with --data DIRECTORY",
+    "tenant_mismatch": "leave out --tenant and SOLO_TENANT: the token says which tenant",
+    "overloaded": "try again in a moment",
+    "storage_full": "free disk space; it recovers by itself",
+    "invalid_configuration": "see every key with: solo config show; all that is wrong with a file: solo config check FILE",
+    "data_in_use": "find it with: solo health --data DIRECTORY; or name another directory",
+    "data_unwritable": "see what this machine offers with: solo doctor --data DIRECTORY",
+    "runtime_unavailable": "see what this machine offers with: solo doctor",
     "journal_failed": "mend the disk, then start the kernel again: nothing acknowledged is lost",
 }
 """What to do about an error, in terms of commands; `{id}` is the service's."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, for_tenant
+from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, LIMIT, RESTART, SERVICE, SOURCE, for_tenant
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table, show_text
 from solo_trio.cli.texts import argument
 from solo_trio.errors import Rejected
@@ -26,33 +26,58 @@ _HIDDEN: Final = "\0"
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
-@click.option("--id", "service_id", required=True, help="The service's id.")
-@click.option(
-    "--restart", type=click.Choice(["permanent", "transient", "temporary"]), help="After which ends to restart."
-)
+@click.argument("file", type=SOURCE)
+@click.option("--id", "service_id", required=True, help="The service's id.", shell_complete=SERVICE)
+@click.option("--replace", is_flag=True, help="In the place of one that is there; it comes back if this one fails.")
+@click.option("--restart", type=RESTART, help="After which ends to restart.")
 @click.option("--config", type=JSON_OBJECT, help="What the service finds as ctx.config.")
 @click.option("--max-restarts", type=click.IntRange(0), help="More restarts than this ...")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="... within so many seconds give it up.")
+@click.option(
+    "--limit", "limits", type=LIMIT, multiple=True, help="A limit, like --limit memory_mb=256; any number of times."
+)
+@click.option(
+    "--depends-on",
+    metavar="ID",
+    multiple=True,
+    shell_complete=SERVICE,
+    help="A service that must be ready before it starts; any number of times.",
+)
+@click.option(
+    "--if-match", type=click.IntRange(0), metavar="REVISION", help="Replace only what still has this revision."
+)
 @click.option("--no-wait", is_flag=True, help="Return once the deployment is sure to be tried.")
 @for_tenant
 def deploy(
     place: Place,
     file: Path,
     service_id: str,
+    replace: bool,
     restart: Any,
     config: dict[str, Any] | None,
     max_restarts: int | None,
     max_seconds: float | None,
+    limits: tuple[tuple[str, float], ...],
+    depends_on: tuple[str, ...],
+    if_match: int | None,
     no_wait: bool,
 ) -> None:
     """Deploy FILE, a Python module (- is standard input), and wait until it runs."""
     given = {"max_restarts": max_restarts, "max_seconds": max_seconds}
     restart_limits = {name: value for name, value in given.items() if value is not None}
     code = _source(file)
-    with place.in_tenant() as client:
+    with place.in_tenant() as client, place.waiting(f"deploying {service_id}"):
         answer = client.deploy(
-            service_id, code, restart=restart, restart_limits=restart_limits or None, config=config, wait=not no_wait
+            service_id,
+            code,
+            restart=restart,
+            restart_limits=restart_limits or None,
+            limits=dict(limits) or None,
+            config=config,
+            depends_on=depends_on or None,
+            replace=replace,
+            wait=not no_wait,
+            if_match=if_match,
         )
     if place.json:
         show_json(answer)
@@ -102,7 +127,7 @@ def list_(place: Place, status: str | None) -> None:
 
 
 @click.command()
-@click.argument("service_id", metavar="ID")
+@click.argument("service_id", metavar="ID", shell_complete=SERVICE)
 @for_tenant
 def status(place: Place, service_id: str) -> None:
     """Show one service: how it is, its last events and crash."""
@@ -119,11 +144,15 @@ def status(place: Place, service_id: str) -> None:
             ("tenant", answer["tenant_id"]),
             ("status", answer["status"]),
             ("version", f"{answer['version']} ({answer['digest']})"),
+            ("revision", answer["revision"]),
             ("restarts", answer["restarts"]),
             ("restart", f"{spec['restart']}, at most {limits['max_restarts']} in {limits['max_seconds']:g} s"),
             ("uptime", f"{answer['uptime_s']:.1f} s" if answer["ready_since"] else None),
             ("isolation", answer["isolation"]),
             ("usage", _pairs(answer["usage"])),
+            ("held", "yes: it starts with solo resume" if answer.get("held") else None),
+            ("depends on", ", ".join(spec.get("depends_on") or ()) or None),
+            ("waiting for", ", ".join(answer.get("waiting_for") or ()) or None),
             ("config", json.dumps(spec["config"]) if spec["config"] else None),
         ]
     )
@@ -143,13 +172,13 @@ def _pairs(values: dict[str, Any]) -> str | None:
 
 
 @click.command()
-@click.argument("service_id", metavar="ID")
+@click.argument("service_id", metavar="ID", shell_complete=SERVICE)
 @click.option("--force", is_flag=True, help="Kill it at once.")
 @click.option("--grace", type=DURATION, help="How long it may take to stop by itself, like 500ms, 5s, 1m.")
 @for_tenant
 def kill(place: Place, service_id: str, force: bool, grace: int | None) -> int:
     """Stop a service and forget it."""
-    with place.in_tenant() as client:
+    with place.in_tenant() as client, place.waiting(f"stopping {service_id}"):
         answer = client.kill(service_id, grace_ms=grace, force=force)
     if place.json:
         show_json(answer)
@@ -169,7 +198,7 @@ class _WithNumbers(click.Command):
 
 
 @click.command(cls=_WithNumbers)
-@click.argument("service_id", metavar="ID")
+@click.argument("service_id", metavar="ID", shell_complete=SERVICE)
 @click.argument("function")
 @click.argument("arguments", metavar="[ARG]...", nargs=-1)
 @click.option("--kw", "keywords", type=KEYWORD, multiple=True, help="A keyword argument, like --kw n=5.")
@@ -190,7 +219,7 @@ def call(
 
 
 @click.command()
-@click.argument("service_id", metavar="ID")
+@click.argument("service_id", metavar="ID", shell_complete=SERVICE)
 @click.option("--tail", type=click.IntRange(1, PAGE), default=100, show_default=True, help="The newest so many lines.")
 @for_tenant
 def logs(place: Place, service_id: str, tail: int) -> None:

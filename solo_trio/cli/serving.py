@@ -9,38 +9,41 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from solo_trio import __version__
 from solo_trio.bootstrap import check_unused, harden_process
 from solo_trio.cli.showing import ignore_output
+from solo_trio.configuration import Configuration, Serving
 from solo_trio.embedding import Kernel
 from solo_trio.errors import Faulted, SoloError
+from solo_trio.model.service import Status
 from solo_trio.operations.settings import Settings
 
 STATE_FILE: Final = "solo.json"
+PROGRESS_S: Final = 1.0
 SAME_SIGNAL_S: Final = 0.05
 """Two signals this close are one: timeout(1) and process managers signal the process and then its group."""
 log = logging.getLogger("solo")
 
 
-def serve_until_told(
-    data: Path, host: str, port: int, allowed_hosts: Sequence[str], log_level: str, given: Mapping[str, Any]
-) -> int:
+def serve_until_told(configuration: Configuration) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Raises `SoloError` for a refused start or a failed kernel."""
     harden_process()
-    _log_to_stderr(log_level)
+    _log_to_stderr(configuration.serving.log_level)
+    if configuration.file is not None:
+        log.info("configured by %s", configuration.file)
     told = _Told()
     with told.listening():
         try:
-            trio.run(_serve, data, host, port, allowed_hosts, Settings(**given), told)
+            trio.run(_serve, configuration.serving, configuration.settings, told)
         except BaseExceptionGroup as group:
             error = first_solo_error(group)
             if error is None:
@@ -104,21 +107,23 @@ class _Told:
             os._exit(1)
 
 
-async def _serve(
-    data: Path, host: str, port: int, allowed_hosts: Sequence[str], settings: Settings, told: _Told
-) -> None:
+async def _serve(serving: Serving, settings: Settings, told: _Told) -> None:
+    data = Path(serving.data_dir)
     told.attach()
     async with trio.open_nursery() as nursery:
         running: list[Kernel] = []
         nursery.start_soon(_obey, told, running, settings.shutdown_timeout_ms / 1_000, nursery.cancel_scope)
-        await _check_address(data, host, port)
+        await _check_address(data, serving.host, serving.http_port)
         async with AsyncExitStack() as stack:
+            said = trio.CancelScope()
+            nursery.start_soon(_say_each_second, said, lambda: f"opening {data}: reading the log")
             try:
                 kernel = await stack.enter_async_context(Kernel.open(data, settings=settings))
             except OSError as error:
                 raise Faulted("data_unwritable", f"{data} cannot be used ({error}): correct that") from None
+            said.cancel()
             running.append(kernel)
-            await _run(kernel, data, host, port, allowed_hosts)
+            await _run(kernel, data, serving)
         nursery.cancel_scope.cancel()
 
 
@@ -135,22 +140,41 @@ async def _obey(told: _Told, running: list[Kernel], timeout_s: float, everything
     everything.cancel()
 
 
-async def _run(kernel: Kernel, data: Path, host: str, port: int, allowed_hosts: Sequence[str]) -> None:
+async def _run(kernel: Kernel, data: Path, serving: Serving) -> None:
     core = kernel.system.core
+    host, port = serving.host, serving.http_port
     async with trio.open_nursery() as nursery:
         try:
-            url: str = await nursery.start(partial(kernel.serve, host=host, port=port, allowed_hosts=allowed_hosts))
+            url: str = await nursery.start(
+                partial(kernel.serve, host=host, port=port, allowed_hosts=serving.allow_hosts)
+            )
         except OSError as error:
             raise _unusable(host, port, error) from None
         with _state_file(data, url):
             log.info("listening on %s, data in %s", url, data)
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(_cancel_when, core.closed, waiting.cancel_scope)
+                waiting.start_soon(_say_each_second, trio.CancelScope(), partial(_recovering, kernel))
                 await kernel.wait_recovered()
                 waiting.cancel_scope.cancel()
             if not core.closed.is_set():
                 _say_ready(kernel, url)
             await core.closed.wait()
+
+
+async def _say_each_second(scope: trio.CancelScope, say: Callable[[], str]) -> None:
+    """What goes on, to the log, for whoever waits for `ready`."""
+    began = trio.current_time()
+    with scope:
+        while True:
+            await trio.sleep(PROGRESS_S)
+            log.info("%s (%.0f s)", say(), trio.current_time() - began)
+
+
+def _recovering(kernel: Kernel) -> str:
+    wanted = [service for _, service in kernel.system.core.loop.state.services() if service.wants_to_run]
+    ready = sum(service.status is Status.READY for service in wanted)
+    return f"recovering: {ready} of {len(wanted)} services ready"
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

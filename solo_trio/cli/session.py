@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,14 @@ class Place:
     url: str | None
     json: bool
     tenant: str | None = None
+    tenant_named: bool = False
+    """By a flag, not by the environment."""
+
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        """While an answer is waited for: tells a person at a terminal so."""
+        from solo_trio.cli.progress import telling
+
+        return telling(what, quiet=self.json)
 
     @contextmanager
     def system(self) -> Iterator[SoloClient]:
@@ -57,7 +66,16 @@ class Place:
     def _found(self) -> Found:
         from solo_trio.client import find_server
 
-        return find_server(self.data, url=self.url)
+        return find_server(self.data or self._configured(), url=self.url)
+
+    def _configured(self) -> Path | None:
+        """The data directory that the file of `SOLO_CONFIG` names, where nothing nearer names a server."""
+        file = os.environ.get("SOLO_CONFIG")
+        if not file or self.url or os.environ.get("SOLO_URL") or os.environ.get("SOLO_DATA"):
+            return None
+        from solo_trio.cli.configuring import data_of
+
+        return data_of(Path(file))
 
 
 def _client(found: Found, tenant: str | None = None) -> SoloClient:

@@ -49,6 +49,17 @@ def keyword(text: str) -> tuple[str, Any]:
     return name, argument(value)
 
 
+def limit(text: str) -> tuple[str, int | float]:
+    """`NAME=NUMBER`. Raises ValueError."""
+    try:
+        name, number = keyword(text)
+    except ValueError:
+        number = None
+    if type(number) not in (int, float):
+        raise ValueError(f"{printable(text)!r} is not NAME=NUMBER: write it like memory_mb=256")
+    return name, number
+
+
 def json_object(text: str) -> dict[str, Any]:
     """A JSON object as typed. Raises ValueError that says what is wrong."""
     try:

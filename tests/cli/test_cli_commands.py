@@ -306,7 +306,7 @@ def test_a_service_that_does_not_run_can_be_begun_anew(command: Run, tmp_path: P
     with_stream = command("events", "--follow", "--since", "0", "--service", "ends", "--type", ENDS, "--limit", "1")
     assert "ends" in done(with_stream)
     said = refused(command("call", "ends", "anything"), "service_not_running")
-    for advice in ("solo status ends", "solo kill ends", "solo deploy FILE --id ends", "POST /services/ends/restart"):
+    for advice in ("solo status ends", "solo restart ends", "solo deploy FILE --id ends --replace"):
         assert advice in said
     done(command("kill", "ends"))
 

@@ -68,7 +68,6 @@ CODES: Final[dict[str, Code]] = {
     "services_alive": Code(500, "Processes of the previous kernel could not be ended"),
     "invalid_configuration": Code(500, "The configuration is wrong"),
     "file_exists": Code(500, "The file exists already"),
-    "file_exists": Code(500, "The file exists already"),
     "address_unusable": Code(500, "The address cannot be listened on"),
     "journal_failed": Code(500, "The journal can no longer be written"),
     "runtime_unavailable": Code(503, "The runtime cannot start services here"),

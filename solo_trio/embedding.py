@@ -22,7 +22,7 @@ from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.tenant import TenantLimits
 from solo_trio.operations import services
 from solo_trio.operations.caller import Caller, System
-from solo_trio.operations.events import EventsInput, list_events
+from solo_trio.operations.events import EventsInput, Records, WatchInput, list_events, watch_events
 from solo_trio.operations.inputs import checked
 from solo_trio.operations.logs import LogsInput, list_logs
 from solo_trio.operations.settings import EMBEDDED, Settings
@@ -191,6 +191,18 @@ class Tenant:
     async def events(self, *, since_id: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         answer = await list_events(self._caller, checked(EventsInput, since_id=since_id, limit=limit))
         return list(answer.body["events"])
+
+    @asynccontextmanager
+    async def watch(
+        self, *, since_id: int | None = None, service_id: str | None = None, type: str | None = None
+    ) -> AsyncIterator[Records]:
+        """Follow the tenant's events, after `since_id` or from now on: `async with tenant.watch(since_id=0) as records:`.
+
+        `async for record in records` gives each event once, in order, as the dict that `events` and the HTTP API give, and
+        ends when the kernel closes. `type` may name several, with commas. Raises `Rejected`.
+        """
+        given = checked(WatchInput, since_id=since_id, service_id=service_id, type=type)
+        yield Records((await watch_events(self._caller, given)).watch)
 
     async def logs(self, service_id: str, *, tail: int = 100) -> Sequence[dict[str, Any]]:
         given = checked(LogsInput, service_id=service_id, tail=tail)

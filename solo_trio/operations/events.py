@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Any, Final
 
+import trio
 from attrs import frozen
 
 from solo_trio.errors import Rejected
+from solo_trio.kernel.hub import Compacted, Watch
 from solo_trio.model import codec
 from solo_trio.model.event import KINDS
 from solo_trio.model.ids import check_id
-from solo_trio.model.record import EventQuery
+from solo_trio.model.record import EventQuery, StoredEvent
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.services import PAGE_DEFAULT, check_page
+from solo_trio.operations.paging import PAGE_DEFAULT, check_page
 from solo_trio.operations.table import Answer, EventStream, operation, query
 
 TYPES_MAX: Final = 32
@@ -85,6 +88,29 @@ async def watch_events(caller: Caller, given: WatchInput) -> EventStream:
 async def watch_events_socket(caller: Caller, given: WatchInput) -> EventStream:
     """Follow events over a WebSocket, from `since_id` on, with bookmarks to resume from."""
     return _stream(caller, given)
+
+
+class Records:
+    """An async iterator of public events, for who is in the same process. It holds one page, whatever it is not asked for."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._page: deque[StoredEvent] = deque()
+
+    def __aiter__(self) -> Records:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        while not self._page:
+            try:
+                page = await self._watch.next_page()
+            except Compacted:  # what is gone cannot be shown; the ids tell
+                continue
+            if not page:
+                raise StopAsyncIteration
+            self._page.extend(page)
+        return codec.public(self._page.popleft())
 
 
 def _stream(caller: Caller, given: WatchInput) -> EventStream:

@@ -21,6 +21,7 @@ from solo_trio.errors import Faulted, JournalFailed, SoloError
 from solo_trio.journal.library import driver, warning_for
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
+from solo_trio.kernel.checkpoints import CheckpointRules, reducer_version
 from solo_trio.kernel.core import Core, Parts
 from solo_trio.kernel.recovery import replay
 from solo_trio.kernel.staging import Submission
@@ -79,6 +80,7 @@ async def running_system(
                 logs=logs,
                 ceiling=settings.limits,
                 version=__version__,
+                checkpoints=CheckpointRules(settings.checkpoint_interval_events, settings.checkpoint_interval_s),
             )
             with watchdog(tasks.owners, telemetry), _bare_errors():
                 async with trio.open_nursery() as nursery:
@@ -118,7 +120,14 @@ async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncI
     start = StartSystem(
         parts.version, platform.python_version(), settings.start_paused, boot_loop_starts=settings.boot_loop_starts
     )
-    recovery = await replay(parts.journal, parts.clock, start=start, timeout_s=settings.recovery_timeout_ms / 1_000)
+    recovery = await replay(
+        parts.journal,
+        parts.clock,
+        parts.telemetry,
+        reducer=reducer_version(),
+        start=start,
+        timeout_s=settings.recovery_timeout_ms / 1_000,
+    )
     core = Core(parts, recovery, settled_after_s=settings.boot_loop_s)
     system = System(core, keyring, settings)
     with _bare_errors():

@@ -110,9 +110,7 @@ class Settings:
     max_streams: int = key(
         256, "limits", "How many streams may be open; a tenth is kept for system credentials.", low=1, high=COUNT_MAX
     )
-    max_streams_per_tenant: int = key(
-        32, "limits", "How many streams one tenant may have open.", low=1, high=COUNT_MAX
-    )
+    max_streams_per_tenant: int = key(32, "limits", "How many streams one tenant may have open.", low=1, high=COUNT_MAX)
     recovery_timeout_ms: int = key(
         30_000, "recovery", "When to say ready at the latest, with whatever runs by then.", low=0, high=3_600_000
     )
@@ -120,7 +118,11 @@ class Settings:
         False, "recovery", "Start with every service held back; they are resumed one by one, or all at once."
     )
     boot_loop_starts: int = key(
-        BOOT_LOOP_STARTS, "recovery", "After so many failed starts in a row, start paused; 0 never does.", low=0, high=1_000
+        BOOT_LOOP_STARTS,
+        "recovery",
+        "After so many failed starts in a row, start paused; 0 never does.",
+        low=0,
+        high=1_000,
     )
     boot_loop_s: float = key(
         BOOT_LOOP_S, "recovery", "A kernel that lives so long did not fail to start.", low=1, high=3_600
@@ -133,7 +135,11 @@ class Settings:
         high=1_000_000_000,
     )
     checkpoint_interval_s: float = key(
-        CHECKPOINT_INTERVAL_S, "recovery", "The state is kept so long after an event at the latest.", low=1, high=31_536_000
+        CHECKPOINT_INTERVAL_S,
+        "recovery",
+        "The state is kept so long after an event at the latest.",
+        low=1,
+        high=31_536_000,
     )
     shutdown_timeout_ms: int = key(
         5_000, "shutdown", "How long a graceful end may take before the rest is cut off.", low=100, high=600_000

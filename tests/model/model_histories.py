@@ -18,6 +18,7 @@ from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.staging import Command
 from solo_trio.model import service_decisions as decisions
 from solo_trio.model.capability import GrantSystem
+from solo_trio.model.checkpoint import RecordCheckpoint
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Now
 from solo_trio.model.limits import Limits
@@ -249,6 +250,12 @@ class Shutdown(Move):
         return CompleteShutdown(0) if self.complete else BeginShutdown("asked to")
 
 
+@frozen
+class Keep(Move):
+    def command(self, world: World) -> Command:
+        return RecordCheckpoint(world.state.last_id, 1_000)
+
+
 # -- strategies
 
 json_values: Final[st.SearchStrategy[Any]] = st.recursive(
@@ -360,6 +367,7 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (1, st.builds(JumpWall, st.integers(-(10**15), 10**15))),
     (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),
     (1, st.builds(Shutdown, st.booleans())),
+    (1, st.builds(Keep)),
 ]
 
 moves: Final[st.SearchStrategy[Move]] = st.sampled_from(

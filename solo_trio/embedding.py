@@ -20,11 +20,12 @@ from solo_trio.model.capability import EMBEDDER
 from solo_trio.model.ids import check_id
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.tenant import TenantLimits
-from solo_trio.operations import services
+from solo_trio.operations import calls, changing, deploying, services
 from solo_trio.operations.caller import Caller, System
 from solo_trio.operations.events import EventsInput, Records, WatchInput, list_events, watch_events
 from solo_trio.operations.inputs import checked
 from solo_trio.operations.logs import LogsInput, list_logs
+from solo_trio.operations.paging import PAGE_MAX
 from solo_trio.operations.settings import EMBEDDED, Settings
 from solo_trio.operations.tenants import create
 
@@ -105,12 +106,15 @@ class Tenant:
         max_seconds: float = 60.0,
         limits: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        depends_on: Sequence[str] = (),
+        replace: bool = False,
         ephemeral: bool = False,
     ) -> dict[str, Any]:
         """Deploy a trusted callable (or import path) as a task, or `source` as a process of its own; returns when ready.
 
         A callable must be one of `Kernel.open(callables=...)`, so that it is found after a restart, or `ephemeral`.
-        An equal specification that runs already is left alone. Raises `SoloError`.
+        An equal specification that runs already is left alone. `replace`: another one that is there is stopped for it,
+        and put back if this one fails. `depends_on`: services that must be ready before it starts. Raises `SoloError`.
         """
         entry = "source"
         if (target is None) == (source is None):
@@ -119,13 +123,14 @@ class Tenant:
             raise Rejected("invalid_field", "source must be a string: the text of a Python module")
         code = target if source is None and isinstance(target, str) else source
         given = checked(
-            services.DeployInput,
+            deploying.DeployInput,
             service_id=check_id("service_id", service_id),
             code="-" if code is None else code,
             restart=restart,
             restart_limits={"max_restarts": max_restarts, "max_seconds": max_seconds},
             limits={} if limits is None else limits,
             config={} if config is None else config,
+            depends_on=list(depends_on),
         )
         if not given.code.strip():
             what = "source" if target is None else "the import path"
@@ -137,15 +142,18 @@ class Tenant:
         text = b"" if source is None else given.code.encode()
         spec = ServiceSpec(
             entry=entry,
-            digest=services.digest_of(text) if source is not None else "",
+            digest=deploying.digest_of(text) if source is not None else "",
             isolation="process" if source is not None else "task",
             restart=given.restart,
             restart_limits=given.restart_limits,
             limits=given.limits,
             config=given.config,
+            depends_on=tuple(given.depends_on),
             ephemeral=bool(ephemeral),
         )
-        answer = await services.deploy_spec(self._caller, given.service_id, spec, text, idempotent=True)
+        answer = await deploying.deploy_spec(
+            self._caller, given.service_id, spec, text, idempotent=True, replace=bool(replace)
+        )
         return answer.body
 
     def _name_of(self, target: object, service_id: str, *, ephemeral: bool) -> str:
@@ -167,11 +175,11 @@ class Tenant:
 
     async def call(self, service_id: str, function: str, *args: Any, **kwargs: Any) -> Any:
         """Call an exported function; arguments and result are JSON-able. Raises `SoloError`."""
-        given = checked(services.CallInput, service_id=service_id, function=function, args=args, kwargs=kwargs)
-        return (await services.call(self._caller, given)).body["result"]
+        given = checked(calls.CallInput, service_id=service_id, function=function, args=args, kwargs=kwargs)
+        return (await calls.call(self._caller, given)).body["result"]
 
     async def services(self) -> list[dict[str, Any]]:
-        answer = await services.list_services(self._caller, services.ListInput(limit=services.PAGE_MAX))
+        answer = await services.list_services(self._caller, services.ListInput(limit=PAGE_MAX))
         return list(answer.body["services"])
 
     async def status(self, service_id: str) -> dict[str, Any]:
@@ -181,12 +189,46 @@ class Tenant:
     async def restart(self, service_id: str) -> dict[str, Any]:
         """Restart by hand, also one that was given up; returns when it is ready."""
         given = checked(services.ServiceInput, service_id=service_id)
-        return (await services.restart_service(self._caller, given)).body
+        return (await changing.restart_service(self._caller, given)).body
+
+    async def pause(self, service_id: str) -> dict[str, Any]:
+        """End its process and keep the service; returns when nothing of it runs."""
+        given = checked(services.ServiceInput, service_id=service_id)
+        return (await changing.pause_service(self._caller, given)).body
+
+    async def resume(self, service_id: str) -> dict[str, Any]:
+        """Start a paused service again; returns when it is ready."""
+        given = checked(services.ServiceInput, service_id=service_id)
+        return (await changing.resume_service(self._caller, given)).body
+
+    async def update(
+        self,
+        service_id: str,
+        *,
+        restart: RestartType | None = None,
+        max_restarts: int | None = None,
+        max_seconds: float | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Change policy and limits of a service while it runs; None leaves a value as it is."""
+        given = checked(
+            changing.UpdateInput,
+            service_id=service_id,
+            restart=restart,
+            restart_limits={"max_restarts": max_restarts, "max_seconds": max_seconds},
+            limits={} if limits is None else limits,
+        )
+        return (await changing.update_service(self._caller, given)).body
+
+    async def versions(self, service_id: str) -> list[dict[str, Any]]:
+        """The newest versions of a service, with their source."""
+        given = checked(services.ServiceInput, service_id=service_id)
+        return list((await services.service_versions(self._caller, given)).body["versions"])
 
     async def kill(self, service_id: str, *, grace_ms: int | None = None, force: bool = False) -> dict[str, Any]:
         """Stop a service and forget it; returns when it no longer runs."""
-        given = checked(services.DeleteInput, service_id=service_id, grace_ms=grace_ms, force=force)
-        return (await services.delete_service(self._caller, given)).body
+        given = checked(changing.DeleteInput, service_id=service_id, grace_ms=grace_ms, force=force)
+        return (await changing.delete_service(self._caller, given)).body
 
     async def events(self, *, since_id: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         answer = await list_events(self._caller, checked(EventsInput, since_id=since_id, limit=limit))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import trio
@@ -165,6 +165,10 @@ class Running(Protocol):
 
     def kill(self) -> None:
         """End it now, as far as the runtime can; idempotent. A shielded task may live on: watch `ended`."""
+        ...
+
+    def adjust(self, limits: Mapping[str, float]) -> frozenset[str]:
+        """Make these limits (as in `Launch`) count from now on; the names of those for which that worked."""
         ...
 
     def usage(self) -> dict[str, float]:

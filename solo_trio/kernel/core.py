@@ -22,7 +22,7 @@ from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import START_LIMIT_ALL
 from solo_trio.kernel.tenant import TenantSupervisor
 from solo_trio.model.event import Record
-from solo_trio.model.limits import CEILING, Limits
+from solo_trio.model.limits import CEILING, Limits, effective
 from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.service_decisions import find_service
 from solo_trio.model.service_events import ServiceDeployed, ServiceStopped
@@ -38,6 +38,8 @@ from solo_trio.ports import CallOut, Clock, Entropy, Journal, Running, Runtime, 
 
 CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
+SUPERVISED_LIMITS: Final = frozenset({"start_timeout_s", "stop_timeout_s"})
+"""What the supervising task looks up whenever it needs it."""
 CALLS_HELD_MAX: Final = 64
 """So many calls may wait for one paused service; they are not durable."""
 CRASH_CLOSE_S: Final = 5.0
@@ -257,6 +259,35 @@ class Core:
             nursery.start_soon(until_closed)
             await follow.next()
             nursery.cancel_scope.cancel()
+
+    async def wait_paused(self, tenant_id: str, service_id: str, deployment: int) -> None:
+        """Until nothing of a paused service runs any more, or it is no longer paused."""
+        tenant = self.tenants.get(tenant_id)
+        if tenant is None:
+            return
+        with self.hub.follow(tenant_id, service_id) as follow:
+            async with trio.open_nursery() as nursery:
+
+                async def until_ended() -> None:
+                    await tenant.wait_ended(service_id)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(until_ended)
+                while True:
+                    service = self.loop.state.service(tenant_id, service_id)
+                    if service is None or service.deployment != deployment or service.status is not Status.PAUSED:
+                        break
+                    await follow.next()
+                nursery.cancel_scope.cancel()
+
+    def adjust(self, tenant_id: str, service: ServiceState, changed: Limits) -> frozenset[str]:
+        """Make the limits that were `changed` count for what runs; the names of those that only the next start can bring."""
+        names = frozenset(changed.given()) - SUPERVISED_LIMITS
+        running = self.running(tenant_id, service)
+        if running is None or not names:
+            return frozenset()
+        wanted = effective(service.spec.limits, self.ceiling).given()
+        return names - running.adjust({name: wanted[name] for name in names})
 
     def running(self, tenant_id: str, service: ServiceState) -> Running | None:
         tenant = self.tenants.get(tenant_id)

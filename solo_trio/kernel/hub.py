@@ -65,11 +65,17 @@ class Hub:
             return
         for record in records:
             self._keep(record.stored)
-            for follow in self._follows.get((record.stored.tenant_id or "", record.stored.subject or ""), ()):
+            for follow in self._followers(record.stored):
                 follow.records.append(record)
                 follow.arrived.set()
         self.last_id = records[-1].stored.id
         self._wake()
+
+    def _followers(self, stored: StoredEvent) -> list[Follow]:
+        """Who follows what it is about; what is about the kernel as a whole is about every service."""
+        if stored.tenant_id is None:
+            return [follow for follows in self._follows.values() for follow in follows]
+        return list(self._follows.get((stored.tenant_id, stored.subject or ""), ()))
 
     def _keep(self, stored: StoredEvent) -> None:
         self._ring.append(stored)

@@ -50,6 +50,12 @@ class Siblings:
             del self._running[service_id]
             ended.set()
 
+    async def wait_ended(self, service_id: str) -> None:
+        """Until the supervising task that there is now for the service is over."""
+        ended = self._running.get(service_id)
+        if ended is not None:
+            await ended.wait()
+
     def close(self, needed_by: dict[str, tuple[str, ...]]) -> None:
         """The kernel closes: from here on a service ends after those that `needed_by` says depend on it."""
         self._needed_by = needed_by
@@ -58,6 +64,4 @@ class Siblings:
         """Until all that depend on it have ended, or the time (Trio's) is over."""
         with trio.move_on_at(deadline):
             for name in self._needed_by.get(service_id, ()):
-                ended = self._running.get(name)
-                if ended is not None:
-                    await ended.wait()
+                await self.wait_ended(name)

@@ -60,6 +60,10 @@ class TenantSupervisor:
                 self.supervisors[service_id] = supervisor
                 self._nursery.start_soon(self._supervise, service_id, supervisor, name=f"{self.tenant_id}/{service_id}")
 
+    async def wait_ended(self, service_id: str) -> None:
+        """Until the supervising task that there is now for the service is over."""
+        await self._siblings.wait_ended(service_id)
+
     def close(self) -> None:
         """The kernel closes: every supervising task ends its service, those that others depend on last."""
         tenant = self._core.loop.state.tenants.get(self.tenant_id)

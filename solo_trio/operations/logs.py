@@ -9,7 +9,7 @@ from attrs import frozen
 from solo_trio.errors import Rejected
 from solo_trio.model.ids import check_id
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.services import PAGE_DEFAULT, check_page
+from solo_trio.operations.paging import PAGE_DEFAULT, check_page
 from solo_trio.operations.table import Answer, operation, query
 from solo_trio.ports import LogQuery
 

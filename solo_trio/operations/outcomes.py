@@ -7,7 +7,7 @@ joins a running one, and a repeated call after a crash all read the same answer 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -17,6 +17,7 @@ from solo_trio.model import codec
 from solo_trio.model import service_events as ev
 from solo_trio.model.event import Event, Record
 from solo_trio.model.record import EventQuery
+from solo_trio.model.system import SystemPaused
 from solo_trio.operations.caller import Caller
 
 DEPLOY_OUTCOMES: Final = (ev.ServiceDeployed, ev.ServiceDeploymentFailed, ev.ServiceKilled, ev.ServiceStopped)
@@ -27,6 +28,8 @@ RESTART_OUTCOMES: Final = (
     ev.ServiceCrashed,
     ev.ServiceStopped,
     ev.ServiceKilled,
+    ev.ServicePaused,
+    SystemPaused,
 )
 
 
@@ -49,7 +52,7 @@ async def outcome(
         return (
             record.stored.id > after
             and isinstance(record.event, kinds)
-            and getattr(record.event, "deployment", None) == deployment
+            and getattr(record.event, "deployment", deployment) == deployment
         )
 
     if look_back:
@@ -88,3 +91,28 @@ async def _next_match(caller: Caller, follow: Follow, matches: Callable[[Record]
     if found is None:
         raise shutting_down()
     return found
+
+
+async def event_of(caller: Caller, event_id: int) -> Event | None:
+    """The event of that id; None if its payload was erased."""
+    [stored] = await caller.core.journal.read(EventQuery(after=event_id - 1, limit=1))
+    return codec.to_record(stored).event
+
+
+def version_view(
+    caller: Caller,
+    service_id: str,
+    deployed: ev.ServiceDeployed | ev.ServiceDeploymentStarted,
+    revision: int,
+    *,
+    status: str = "ready",
+) -> dict[str, Any]:
+    """What the verbs that start or pause a service answer."""
+    return {
+        "tenant_id": caller.tenant_id,
+        "service_id": service_id,
+        "version": deployed.version,
+        "digest": deployed.digest,
+        "status": status,
+        "revision": revision,
+    }

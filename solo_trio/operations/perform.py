@@ -17,6 +17,8 @@ from solo_trio.operations.caller import Caller, System, authenticate, check_scop
 from solo_trio.operations.inputs import structure
 from solo_trio.operations.table import OPERATIONS, Answer, EventStream, Operation
 
+_PATIENCE: Final = frozenset({"wait", "grace_ms", "force"})
+"""What may differ between asking and asking again for the same thing."""
 _REVISION: Final = re.compile(r'(?:W/)?"([0-9]{1,18})"|([0-9]{1,18})', re.ASCII)
 
 
@@ -67,7 +69,8 @@ def _caller(system: System, operation: Operation, request: Request) -> Caller:
             raise Rejected("tenant_required", "name the tenant in the header X-Tenant-ID")
     idempotency = None
     if request.idempotency_key is not None and operation.mutates:
-        parts = [request.route, request.body]  # not the query: `wait` may differ between asking and joining
+        asked = {name: value for name, value in request.query.items() if name not in _PATIENCE}
+        parts = [request.route, request.body, *([asked] if asked else [])]
         idempotency = idempotency_of(operation, request.idempotency_key, incarnation, parts)
     return Caller(
         system, authority, tenant_id, incarnation, idempotency, _revision(request.if_match), request.request_id

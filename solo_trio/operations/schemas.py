@@ -19,7 +19,8 @@ from solo_trio.model.ids import FUNCTION_PATTERN, ID_PATTERN
 from solo_trio.model.limits import RANGES, Limits
 from solo_trio.model.spec import RESTART_SECONDS_MAX, RESTARTS_MAX, SOURCE_BYTES_MAX, RestartLimits
 from solo_trio.model.tenant import TenantLimits
-from solo_trio.operations.services import GRACE_MS_MAX, PAGE_MAX
+from solo_trio.operations.changing import GRACE_MS_MAX
+from solo_trio.operations.paging import PAGE_MAX
 from solo_trio.operations.strict_json import INT_MAX, INT_MIN
 from solo_trio.operations.table import Operation
 from solo_trio.operations.tenants import SERVICES_LIMIT_MAX

@@ -10,6 +10,7 @@ from attrs import asdict
 from solo_trio import __version__
 from solo_trio.model.codec import rfc3339
 from solo_trio.model.service import count_services
+from solo_trio.model.system import PauseSystem, ResumeSystem
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.table import Answer, Nothing, operation
 from solo_trio.operations.views import counts_view
@@ -46,6 +47,9 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "pid": os.getpid(),
         "started_at": rfc3339(state.system.started_at_us),
         "starts": state.system.starts,
+        "paused": state.system.hold is not None,
+        "paused_because": state.system.hold,
+        "held": _held(caller),
         "last_event_id": state.last_id,
         "kernel_time_s": core.loop.now().kernel_time,
         "tenants": len(state.tenants),
@@ -54,3 +58,22 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "recovery": None if report is None else asdict(report) | {"complete": report.complete},
     }
     return Answer(view)
+
+
+def _held(caller: Caller) -> int:
+    return sum(service.held for _, service in caller.core.loop.state.services())
+
+
+@operation("POST", "/system/pause", scope="system", mutates=True)
+async def pause_system(caller: Caller, given: Nothing) -> Answer:
+    """Pause the kernel: every service that runs is ended and held back; answered once that is recorded."""
+    await caller.submit(PauseSystem())
+    return Answer({"paused": True, "held": _held(caller)})
+
+
+@operation("POST", "/system/resume", scope="system", mutates=True)
+async def resume_system(caller: Caller, given: Nothing) -> Answer:
+    """Resume the kernel: every service that was held back is started; answered once that is recorded."""
+    held = _held(caller)
+    await caller.submit(ResumeSystem())
+    return Answer({"paused": False, "held": _held(caller), "resumed": held})

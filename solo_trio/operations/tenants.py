@@ -13,7 +13,7 @@ from solo_trio.model.record import EventQuery
 from solo_trio.model.service import count_services
 from solo_trio.model.tenant import CreateTenant, TenantLimits, TenantState, tenant_of
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.services import PAGE_DEFAULT, check_cursor, check_page
+from solo_trio.operations.paging import PAGE_DEFAULT, check_cursor, check_page
 from solo_trio.operations.table import Answer, body, operation, path, query
 from solo_trio.operations.views import counts_view, tenant_view
 

@@ -45,7 +45,7 @@ class Life:
     def __init__(self, module: Module, ctx: Context, calls_max: int, on_ready: Callable[[], None]) -> None:
         self._module = module
         self._ctx = ctx
-        self._calls_max = calls_max
+        self.calls_max = calls_max
         self._on_ready = on_ready
         self._scope = trio.CancelScope()
         self._calls: dict[int, trio.CancelScope] = {}
@@ -81,8 +81,8 @@ class Life:
             self._early[number] = functools.partial(self.call, number, function, args, kwargs, done), done
         elif self._nursery is None or self._scope.cancel_called:
             done(Reply("interrupted"))
-        elif len(self._calls) >= self._calls_max:
-            done(Reply("overloaded", message=f"{self._calls_max} calls are in flight"))
+        elif len(self._calls) >= self.calls_max:
+            done(Reply("overloaded", message=f"{self.calls_max} calls are in flight"))
         else:
             self._calls[number] = trio.CancelScope()
             self._nursery.start_soon(self._call, number, function, args, kwargs, done, name=f"call {function[:80]}")

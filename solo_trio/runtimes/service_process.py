@@ -16,7 +16,7 @@ import itertools
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -25,7 +25,7 @@ from attrs import define, field, frozen
 from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.policy.bucket import Bucket
 from solo_trio.ports import Ending, Launch
-from solo_trio.runtimes import procfs, wire
+from solo_trio.runtimes import procfs, rlimits, wire
 from solo_trio.runtimes.control import Spawned
 from solo_trio.runtimes.fence import reason_of
 from solo_trio.runtimes.judge import Evidence, judge
@@ -112,7 +112,7 @@ class ServiceProcess:
         self._wake = trio.Event()
         self._calls: dict[int, _Pending] = {}
         self._next_call = 1
-        self._calls_max = greeting.calls_max
+        self._calls_max = self._calls_greeted = greeting.calls_max
         self._asks: dict[int, trio.CancelScope] = {}
         self._asked_bytes = 0
         self._nursery: trio.Nursery | None = None
@@ -162,6 +162,17 @@ class ServiceProcess:
         if not self._exited:
             self._killed = True
             self._signal_kill()
+
+    def adjust(self, limits: Mapping[str, float]) -> frozenset[str]:
+        """See `ports.Running.adjust`. More calls than it was greeted with would be refused on its side."""
+        if self._exited:
+            return frozenset()
+        done = rlimits.adjust(self.pid, limits)
+        calls_max = limits.get("calls_in_flight")
+        if calls_max is not None and calls_max <= self._calls_greeted:
+            self._calls_max = int(calls_max)
+            done |= {"calls_in_flight"}
+        return done
 
     def usage(self) -> dict[str, float]:
         """See `ports.Running.usage`."""

@@ -91,6 +91,14 @@ class ServiceTask:
             self._killed = True
             self.request_stop()
 
+    def adjust(self, limits: Mapping[str, float]) -> frozenset[str]:
+        """See `ports.Running.adjust`: a task has no other limit."""
+        calls_max = limits.get("calls_in_flight")
+        if self._life is None or calls_max is None:
+            return frozenset()
+        self._life.calls_max = int(calls_max)
+        return frozenset({"calls_in_flight"})
+
     def usage(self) -> dict[str, float]:
         """Nothing: a task has no memory of its own to measure."""
         return {}

@@ -25,7 +25,7 @@ from solo_trio.model.record import Artifact, EventQuery, StoredEvent
 from solo_trio.model.service_events import ServiceReady
 from solo_trio.model.state import KernelState, fold
 from solo_trio.model.system import SystemShutdownComplete, SystemShutdownStarted
-from solo_trio.operations.services import digest_of
+from solo_trio.operations.deploying import digest_of
 from solo_trio.ports import Clock
 from solo_trio.telemetry.diagnostics import Diagnostics
 from solo_trio.telemetry.sources import SystemClock

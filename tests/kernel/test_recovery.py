@@ -38,7 +38,7 @@ from solo_trio.model.record import StoredEvent
 from solo_trio.model.service import Status
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.state import fold
-from solo_trio.operations import services
+from solo_trio.operations import deploying
 from solo_trio.operations.settings import Settings
 from solo_trio.operations.table import Answer
 from solo_trio.ports import Ending
@@ -451,7 +451,7 @@ def keyed(tenant: Tenant, key: str, fingerprint: str = "one") -> Any:
 
 async def deploy_keyed(tenant: Tenant, key: str, fingerprint: str = "one", service_id: str = "web") -> Answer:
     spec = ServiceSpec(entry="callable:it", isolation="task")
-    return await services.deploy_spec(keyed(tenant, key, fingerprint), service_id, spec, b"")
+    return await deploying.deploy_spec(keyed(tenant, key, fingerprint), service_id, spec, b"")
 
 
 async def test_the_same_key_joins_a_running_deploy(autojump_clock: MockClock) -> None:

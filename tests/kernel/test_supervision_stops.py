@@ -27,7 +27,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from solo_trio import service
 from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.kernel.siblings import START_LIMIT_PER_TENANT
-from solo_trio.operations.services import KILL_MARGIN_S, TASK_MARGIN_S
+from solo_trio.operations.changing import KILL_MARGIN_S, TASK_MARGIN_S
 from solo_trio.operations.settings import Settings
 from solo_trio.testing import MemoryKernel
 

@@ -1,0 +1,187 @@
+"""Changing services that are there. Owns: delete, restart, pause, resume, update. Never: how a service stops or starts."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import trio
+from attrs import frozen
+
+from solo_trio.errors import Rejected
+from solo_trio.kernel.staging import Repeated
+from solo_trio.model import service_events as ev
+from solo_trio.model.ids import check_id
+from solo_trio.model.limits import Limits, effective
+from solo_trio.model.service import Status
+from solo_trio.model.service_decisions import Accepted, Kill, Pause, Restart, Resume, Update, find_service
+from solo_trio.model.system import SystemPaused
+from solo_trio.operations.caller import Caller
+from solo_trio.operations.outcomes import RESTART_OUTCOMES, STOP_OUTCOMES, event_of, outcome, version_view
+from solo_trio.operations.services import ServiceInput
+from solo_trio.operations.table import Answer, body, operation, path, query
+from solo_trio.operations.views import spec_view
+
+GRACE_MS_MAX: Final = 600_000
+KILL_MARGIN_S: Final = 10.0
+"""After the grace a process is killed; gone within this, or the answer says `unresponsive`."""
+TASK_MARGIN_S: Final = 0.1
+"""A task can only be cancelled, which it was when the grace began."""
+
+
+@frozen
+class DeleteInput:
+    service_id: str = path()
+    grace_ms: int | None = query(None)
+    force: bool = query(False)
+
+
+@operation("DELETE", "/services/{service_id}", scope="tenant", input=DeleteInput, mutates=True)
+async def delete_service(caller: Caller, given: DeleteInput) -> Answer:
+    """Stop a service and forget it; answered when it no longer runs."""
+    tenant = caller.tenant()
+    state = caller.core.loop.state
+    grace_ms = given.grace_ms
+    if grace_ms is None:
+        service = state.service(tenant.tenant_id, given.service_id)
+        limits = effective(service.spec.limits if service else Limits(), caller.core.ceiling)
+        grace_ms = int((limits.stop_timeout_s or 0) * 1_000)
+    if not 0 <= grace_ms <= GRACE_MS_MAX:
+        raise Rejected("invalid_field", f"grace_ms must be between 0 and {GRACE_MS_MAX}")
+    command = Kill(tenant.tenant_id, check_id("service_id", given.service_id), grace_ms, given.force, caller.revision)
+    with caller.core.hub.follow(tenant.tenant_id, given.service_id) as follow:
+        reply = await caller.submit(command)
+        deployment = await _deployment_of(caller, reply)
+        asked = caller.core.loop.state.service(tenant.tenant_id, given.service_id)
+        is_task = asked is not None and asked.spec.isolation == "task"
+        patience_s = (0 if given.force else grace_ms / 1_000) + (TASK_MARGIN_S if is_task else KILL_MARGIN_S)
+        with trio.move_on_after(patience_s):
+            record = await outcome(
+                caller,
+                follow,
+                given.service_id,
+                STOP_OUTCOMES,
+                deployment=deployment,
+                after=reply.event_id,
+                look_back=isinstance(reply, Repeated) or not reply.changed,
+            )
+            assert isinstance(record.event, ev.ServiceStopped)
+            return Answer({"service_id": given.service_id, "status": "stopped", "reason": record.event.reason})
+    return Answer({"service_id": given.service_id, "status": "stopping", "unresponsive": True})
+
+
+async def _deployment_of(caller: Caller, reply: Accepted | Repeated) -> int:
+    """The deployment that was asked about, even if there is another one of that id by now."""
+    if isinstance(reply, Accepted):
+        return reply.deployment
+    event = await event_of(caller, reply.event_id)
+    deployment = getattr(event, "deployment", None)
+    assert isinstance(deployment, int)
+    return deployment
+
+
+@operation("POST", "/services/{service_id}/restart", scope="tenant", input=ServiceInput, mutates=True)
+async def restart_service(caller: Caller, given: ServiceInput) -> Answer:
+    """Restart a service by hand; answered when it is ready. Never counts in the restart window, and re-arms it."""
+    tenant = caller.tenant()
+    command = Restart(tenant.tenant_id, check_id("service_id", given.service_id), caller.revision)
+    return await _start_again(caller, given.service_id, command)
+
+
+@operation("POST", "/services/{service_id}/pause", scope="tenant", input=ServiceInput, mutates=True)
+async def pause_service(caller: Caller, given: ServiceInput) -> Answer:
+    """Pause a service: its process is ended, its memory lost, the service kept; answered when nothing of it runs."""
+    tenant = caller.tenant()
+    command = Pause(tenant.tenant_id, check_id("service_id", given.service_id), caller.revision)
+    reply = await caller.submit(command)
+    deployment = await _deployment_of(caller, reply)
+    intent = await event_of(caller, deployment)
+    assert isinstance(intent, ev.ServiceDeploymentStarted)
+    view = version_view(caller, given.service_id, intent, reply.event_id, status="paused")
+    limits = effective(intent.spec.limits, caller.core.ceiling)
+    margin_s = TASK_MARGIN_S if intent.spec.isolation == "task" else KILL_MARGIN_S
+    with trio.move_on_after((limits.stop_timeout_s or 0) + margin_s) as patience:
+        await caller.core.wait_paused(tenant.tenant_id, given.service_id, deployment)
+    if patience.cancelled_caught:
+        view["unresponsive"] = True
+    return Answer(view, revision=reply.event_id)
+
+
+@operation("POST", "/services/{service_id}/resume", scope="tenant", input=ServiceInput, mutates=True)
+async def resume_service(caller: Caller, given: ServiceInput) -> Answer:
+    """Resume a paused service; answered when it is ready."""
+    tenant = caller.tenant()
+    command = Resume(tenant.tenant_id, check_id("service_id", given.service_id), caller.revision)
+    return await _start_again(caller, given.service_id, command)
+
+
+async def _start_again(caller: Caller, service_id: str, command: Restart | Resume) -> Answer:
+    """Submit it and answer when the service is ready, or is known not to be."""
+    with caller.core.hub.follow(command.tenant_id, service_id) as follow:
+        reply = await caller.submit(command)
+        deployment = await _deployment_of(caller, reply)
+        intent = await event_of(caller, deployment)
+        assert isinstance(intent, ev.ServiceDeploymentStarted)
+        service = caller.core.loop.state.service(command.tenant_id, service_id)
+        unchanged = isinstance(reply, Accepted) and not reply.changed
+        if unchanged and service is not None and service.status is Status.READY:
+            view = version_view(caller, service_id, intent, service.revision)
+            return Answer(view, revision=service.revision)
+        record = await outcome(
+            caller,
+            follow,
+            service_id,
+            RESTART_OUTCOMES,
+            deployment=deployment,
+            after=reply.event_id,
+            look_back=isinstance(reply, Repeated) or unchanged,
+        )
+    if isinstance(record.event, ev.ServiceReady):
+        return Answer(version_view(caller, service_id, intent, reply.event_id), revision=reply.event_id)
+    if isinstance(record.event, ev.ServiceCrashed | ev.ServiceGivenUp):
+        raise Rejected("service_start_failed", f"look at its logs; it ended: {record.event.reason}")
+    if isinstance(record.event, ev.ServicePaused | SystemPaused):
+        raise Rejected("wrong_status", "it was paused while it started")
+    raise Rejected("service_deleted", "it was stopped while it started")
+
+
+@frozen
+class RestartLimitsChange:
+    """What is None stays as it is."""
+
+    max_restarts: int | None = None
+    max_seconds: float | None = None
+
+
+@frozen
+class UpdateInput:
+    service_id: str = path()
+    restart: Literal["permanent", "transient", "temporary"] | None = body(None)
+    restart_limits: RestartLimitsChange = body(factory=RestartLimitsChange)
+    limits: Limits = body(factory=Limits)
+
+
+@operation("PATCH", "/services/{service_id}", scope="tenant", input=UpdateInput, mutates=True)
+async def update_service(caller: Caller, given: UpdateInput) -> Answer:
+    """Change the restart policy and limits of a service while it runs; what is not named, or null, stays as it is."""
+    tenant = caller.tenant()
+    command = Update(
+        tenant.tenant_id,
+        check_id("service_id", given.service_id),
+        given.restart,
+        given.restart_limits.max_restarts,
+        given.restart_limits.max_seconds,
+        given.limits,
+        caller.revision,
+    )
+    await caller.submit(command)
+    service = find_service(caller.core.loop.state, tenant.tenant_id, given.service_id)
+    later = caller.core.adjust(tenant.tenant_id, service, given.limits)
+    view = {
+        "tenant_id": tenant.tenant_id,
+        "service_id": given.service_id,
+        "status": str(service.status),
+        "revision": service.revision,
+        "spec": spec_view(service),
+        "applies_at_next_start": sorted(later),
+    }
+    return Answer(view, revision=service.revision)

@@ -1,0 +1,166 @@
+"""Deploying. Owns: what a deployment may ask for, when it is answered. Never: how a service is started."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final, Literal
+
+import orjson
+import trio
+from attrs import evolve, frozen
+
+from solo_trio.errors import Rejected
+from solo_trio.kernel.hub import Follow
+from solo_trio.kernel.staging import Repeated
+from solo_trio.model import service_events as ev
+from solo_trio.model.event import Record
+from solo_trio.model.ids import check_id
+from solo_trio.model.limits import Limits
+from solo_trio.model.service import Status
+from solo_trio.model.service_decisions import Accepted, Deploy, find_service
+from solo_trio.model.spec import SOURCE_BYTES_MAX, RestartLimits, ServiceSpec
+from solo_trio.operations.caller import Caller
+from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, event_of, outcome, version_view
+from solo_trio.operations.table import Answer, body, operation, query
+from solo_trio.operations.views import service_view
+
+CONFIG_BYTES_MAX: Final = 65_536
+RESTORE_WAIT_S: Final = 30.0
+"""How long the answer to a replacement that failed waits for the old version to run again."""
+
+
+@frozen
+class DeployInput:
+    service_id: str = body()
+    code: str = body()
+    format: Literal["python_source"] = body("python_source")
+    restart: Literal["permanent", "transient", "temporary"] = body("permanent")
+    restart_limits: RestartLimits = body(factory=RestartLimits)
+    limits: Limits = body(factory=Limits)
+    config: dict[str, Any] = body(factory=dict)
+    depends_on: list[str] = body(factory=list)
+    isolation: Literal["process", "task"] | None = body(None)
+    replace: bool = query(False)
+    wait: bool = query(True)
+
+
+@operation("POST", "/services", scope="tenant", input=DeployInput, mutates=True)
+async def deploy(caller: Caller, given: DeployInput) -> Answer:
+    """Deploy a service (`replace=true`: a new version of one); answered when it runs, with `wait=false` when it is sure to."""
+    check_id("service_id", given.service_id)
+    if given.isolation == "task":
+        raise Rejected(
+            "invalid_field", "isolation 'task' runs inside the kernel: only the embedding application may ask for it"
+        )
+    source = given.code.encode()
+    if not source.strip():
+        raise Rejected("invalid_field", "code must be the text of a Python module")
+    spec = ServiceSpec(
+        format=given.format,
+        digest=digest_of(source),
+        restart=given.restart,
+        restart_limits=given.restart_limits,
+        limits=given.limits,
+        config=given.config,
+        depends_on=tuple(given.depends_on),
+    )
+    return await deploy_spec(caller, given.service_id, spec, source, wait=given.wait, replace=given.replace)
+
+
+def digest_of(source: bytes) -> str:
+    """Lower-case hex SHA-256: what a version is called by."""
+    return hashlib.sha256(source).hexdigest()
+
+
+async def deploy_spec(
+    caller: Caller,
+    service_id: str,
+    spec: ServiceSpec,
+    source: bytes,
+    *,
+    wait: bool = True,
+    idempotent: bool = False,
+    replace: bool = False,
+) -> Answer:
+    """Deploy any specification (an embedding application's too). `idempotent`: an equal one that is there is the answer."""
+    tenant = caller.tenant()
+    settings = caller.system.settings
+    spec = evolve(spec.check(), config=_as_json(spec.config))
+    _check_sizes(spec, source)
+    command = Deploy(
+        tenant.tenant_id,
+        service_id,
+        spec,
+        source,
+        idempotent=idempotent,
+        replace=replace,
+        revision=caller.revision,
+        services_max=settings.max_total,
+        services_per_tenant_max=settings.max_per_tenant,
+    )
+    with caller.core.hub.follow(tenant.tenant_id, service_id) as follow:
+        reply = await caller.submit(command)
+        deployment = reply.event_id
+        if isinstance(reply, Accepted) and not reply.changed:
+            service = find_service(caller.core.loop.state, tenant.tenant_id, service_id)
+            if service.confirmed:
+                return Answer(service_view(tenant.tenant_id, service), revision=service.revision)
+        if not wait:
+            intent = await event_of(caller, deployment)
+            assert isinstance(intent, ev.ServiceDeploymentStarted)
+            view = version_view(caller, service_id, intent, deployment, status="starting")
+            return Answer(view, 202, revision=deployment)
+        record = await outcome(
+            caller,
+            follow,
+            service_id,
+            DEPLOY_OUTCOMES,
+            deployment=deployment,
+            after=deployment,
+            look_back=isinstance(reply, Repeated) or not reply.changed,
+        )
+        if isinstance(record.event, ev.ServiceDeploymentFailed):
+            await _wait_restored(caller, follow, service_id)
+    return _deploy_answer(caller, service_id, record, deployment)
+
+
+async def _wait_restored(caller: Caller, follow: Follow, service_id: str) -> None:
+    """After a replacement failed: until what was there before runs again, or turns out not to."""
+    with trio.move_on_after(RESTORE_WAIT_S):
+        while not caller.core.closing:
+            service = caller.core.loop.state.service(caller.tenant_id or "", service_id)
+            if service is None or service.status not in (Status.STARTING, Status.RESTARTING):
+                return
+            await follow.next()
+
+
+def _as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as the log will give it back (tuples are lists), so that equal ones compare equal."""
+    try:
+        found = orjson.loads(orjson.dumps(config))
+    except TypeError as error:  # only from an embedding application: a gateway's config was JSON
+        raise Rejected("invalid_field", f"config must be JSON: {error}") from None
+    assert isinstance(found, dict)
+    return found
+
+
+def _check_sizes(spec: ServiceSpec, source: bytes) -> None:
+    if len(source) > SOURCE_BYTES_MAX:
+        raise Rejected("too_large", f"code may have {SOURCE_BYTES_MAX} bytes; it has {len(source)}")
+    config_bytes = len(orjson.dumps(spec.config))
+    if config_bytes > CONFIG_BYTES_MAX:
+        raise Rejected("too_large", f"config may have {CONFIG_BYTES_MAX} bytes as JSON; it has {config_bytes}")
+
+
+def _deploy_answer(caller: Caller, service_id: str, record: Record, deployment: int) -> Answer:
+    if isinstance(record.event, ev.ServiceDeployed):
+        return Answer(version_view(caller, service_id, record.event, deployment), 201, revision=deployment)
+    if isinstance(record.event, ev.ServiceDeploymentFailed):
+        failed = record.event
+        now = caller.core.loop.state.service(caller.tenant_id or "", service_id)
+        restored = None if now is None else {"version": now.version, "status": str(now.status)}
+        detail = f"mend the source and deploy again: {failed.reason}"
+        raise Rejected(
+            "service_start_failed", detail, reason=failed.reason, traceback=failed.traceback, restored=restored
+        )
+    raise Rejected("service_deleted", "it was deleted while it started; deploy it again if it is still wanted")

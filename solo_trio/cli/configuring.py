@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -33,9 +32,8 @@ def configured(file: Path | None, flags: Mapping[str, Any]) -> Configuration:
 def of_the_client() -> dict[str, str]:
     """What the environment tells commands about a server; of a secret only that it is there."""
     found = {name: os.environ.get(name, "") for name in ("SOLO_URL", "SOLO_TENANT", *SECRETS)}
-    url = found["SOLO_URL"]
-    if "@" in url:
-        found["SOLO_URL"] = urllib.parse.urlsplit(url)._replace(netloc=f"***@{url.rsplit('@', 1)[1]}").geturl()
+    if "@" in found["SOLO_URL"]:
+        found["SOLO_URL"] = "***@" + found["SOLO_URL"].rpartition("@")[2]
     return {name: "(set)" if name in SECRETS else text for name, text in found.items() if text}
 
 

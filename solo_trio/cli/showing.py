@@ -62,10 +62,10 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 def show_facts(facts: Sequence[tuple[str, object]]) -> None:
     """Names and values, one a line."""
-    width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        if value is not None:
-            show_line(f"{name.ljust(width)}  {value}".rstrip())
+    present = [(name, value) for name, value in facts if value is not None]
+    width = max((len(name) for name, _ in present), default=0)
+    for name, value in present:
+        show_line(f"{name.ljust(width)}  {value}".rstrip())
 
 
 def note(text: str) -> None:

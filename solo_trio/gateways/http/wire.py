@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import h11
+from h11._readers import ChunkedReader
 from hypercorn.events import Closed
 from hypercorn.protocol.events import Data, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
@@ -22,12 +23,13 @@ from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 
 from solo_trio.errors import Rejected
+from solo_trio.gateways.http.chunks import LOOSE, StrictChunks
 from solo_trio.gateways.http.limits import ServerLimits
 from solo_trio.gateways.http.problems import problem_response
 
 _HEAD_END: Final = b"\r\n\r\n"
-_LOOSE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]")
-"""A line feed without carriage return, the reverse, or a folded header: other servers read these differently."""
+_LENGTHS: Final = re.compile(rb"\ncontent-length:(?:[^\r]*,|.*\ncontent-length:)", re.IGNORECASE | re.DOTALL)
+"""More than one length, even the same twice: another server may take the other, or none."""
 _TOO_LARGE: Final = frozenset({413, 414, 431})
 
 
@@ -43,9 +45,15 @@ class StrictConnection(h11.Connection):
             head = self.trailing_data[0].partition(_HEAD_END)[0]
             if len(head) > self._head_bytes_max:
                 raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
-            if _LOOSE.search(head):
-                raise h11.RemoteProtocolError("the head has loose line ends or folded headers")
+            if LOOSE.search(head):
+                raise h11.RemoteProtocolError("the head has loose line ends, folded headers or control characters")
+            if _LENGTHS.search(head):
+                raise h11.RemoteProtocolError("the head has more than one Content-Length")
         return super().next_event()
+
+    def _get_io_object(self, role: Any, event: Any, io_dict: Any) -> Any:
+        found = super()._get_io_object(role, event, io_dict)
+        return StrictChunks(self._head_bytes_max) if isinstance(found, ChunkedReader) else found
 
 
 class _BoundedBuffer(WebsocketBuffer):
@@ -104,6 +112,8 @@ class StrictProtocol(H11Protocol):
         if (
             request.http_version not in (b"1.0", b"1.1")
             or not request.target.startswith(b"/")
+            or b"#" in request.target
+            or request.method != request.method.upper()  # methods are case-sensitive: `get` is not GET
             or len(framed) == 2
             or (framed and to_websocket)
             or (b"transfer-encoding" in names and request.http_version == b"1.0")
@@ -132,7 +142,7 @@ class StrictProtocol(H11Protocol):
                 stream_id=STREAM_ID,
                 headers=headers,
                 http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
+                method=request.method.decode("ascii"),
                 raw_path=request.target,
                 state=self.connection_state,
             )

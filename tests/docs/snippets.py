@@ -43,6 +43,7 @@ NOTES: Final = ("not run", "fragment", "file", "service", "terminal", "exit", "o
 _FENCE: Final = re.compile(r"^( *)(`{3,})([\w+{}-]*)(?: [^`]*)?$")
 _NOTE: Final = re.compile(rf"<!-- ({'|'.join(NOTES)})(?:: *(.*?))? *-->", re.S)
 _LOOSE: Final = {
+    r"^\d+(?= +\d{4}-\d\d-\d\dT)|(?<=revision )\d+": r"\d+",
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+Z?": r"\d{4}-\d\d-\d\d[T ][0-9:.,]+Z?",
     r"\b[0-9a-f]{12,64}\b": r"[0-9a-f]{12,64}",
     r"\b\d+(?:\.\d+)? (?:ms|s)\b": r"[0-9.e-]+ m?s",
@@ -146,9 +147,10 @@ class Terminal:
 
     def run(self, command: str, expected: str, *, lasting: bool = False, code: int = 0) -> None:
         """Run a command; `lasting`: it need not end, if only it prints what is expected."""
-        assert not self._running, f"something still runs in this terminal: {command} cannot"
         assert self._shell.stdin is not None
         with self._said:
+            free = not self._running or self._said.wait_for(lambda: END in self._output, LONG_S)  # it may have been killed
+            assert free, f"something still runs in this terminal: {command} cannot"
             self._output, self._seen, self._running = "", 0, True
         self._shell.stdin.write(f"{{ {command}\n}} </dev/null; printf '%s %d\\n' '{END}' $?\n")
         self._shell.stdin.flush()
@@ -161,11 +163,12 @@ class Terminal:
         """Wait until what still runs has printed this too."""
         wanted = pattern(expected)
 
-        def found() -> re.Match[str] | None:
-            return wanted.match(self._output, self._seen)
+        def over() -> bool:
+            return wanted.match(self._output, self._seen) is not None or END in self._output
 
         with self._said:
-            match = self._said.wait_for(found, LONG_S)
+            self._said.wait_for(over, LONG_S)
+            match = wanted.match(self._output, self._seen)
             assert match, f"expected:\n{expected}\nbut there came:\n{self._output[self._seen :]}"
             self._seen = match.end()
             self._running = END not in self._output

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +19,16 @@ import trio
 
 from solo_trio import __version__
 from solo_trio.errors import Faulted, JournalFailed, SoloError
+from solo_trio.journal.inspection import open_inspection
 from solo_trio.journal.library import driver, warning_for
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
 from solo_trio.kernel.checkpoints import CheckpointRules, reducer_version
 from solo_trio.kernel.core import Core, Parts
+from solo_trio.kernel.log_checks import Check
 from solo_trio.kernel.recovery import replay
 from solo_trio.kernel.staging import Submission
+from solo_trio.kernel.verification import VerificationReport, refused_report, verify_log
 from solo_trio.model.capability import GrantSystem, system_capability
 from solo_trio.model.system import StartSystem
 from solo_trio.operations.caller import SYSTEM_SCOPE, System
@@ -80,6 +84,7 @@ async def running_system(
                 logs=logs,
                 ceiling=settings.limits,
                 version=__version__,
+                leftovers=partial(_leftovers, data),
                 checkpoints=CheckpointRules(settings.checkpoint_interval_events, settings.checkpoint_interval_s),
             )
             with watchdog(tasks.owners, telemetry), _bare_errors():
@@ -163,6 +168,39 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
+async def verify_data(data: Path, progress: Callable[[int, int], None]) -> VerificationReport:
+    """Check a data directory that no kernel uses, and change nothing in it. `progress`: events done, and of how many.
+
+    Raises `Faulted`: data_in_use, data_unwritable; whatever is wrong with the data is in the report.
+    """
+    if not (data / DATABASE_FILE).exists():
+        raise Faulted("data_unwritable", f"{data} is no data directory: name the one that the kernel used")
+    with DataLock(data):
+        at_us = SystemClock().wall_us()
+        try:
+            master = _master_key(data, create=False)
+            async with open_inspection(data, master.derive("witness")) as log:
+                keys = await log.keys()
+                Keyring(master, SystemEntropy(), keys).check()
+                opened = [
+                    Check("files", "ok", "the database, its log file and the witness agree"),
+                    Check("keys", "ok", f"the master key opens all {len(keys)} keys"),
+                ]
+                last_id = log.last_id
+                return await verify_log(
+                    log, at_us, partial(_leftovers, data), opened, lambda done: progress(done, last_id)
+                )
+        except SoloError as error:
+            return refused_report(error, at_us)
+
+
+def _leftovers(data: Path, incarnations: frozenset[str]) -> list[str]:
+    """The files of tenants that are not among `incarnations`."""
+    found = [path for path in (data / LOCKS_DIRECTORY).glob("*") if path.stem not in incarnations]
+    found += [path for path in (data / LOGS_DIRECTORY).glob("*") if path.name not in incarnations]
+    return sorted(str(path.relative_to(data)) for path in found)
+
+
 def _make_directory(path: Path) -> Path:
     try:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -171,8 +209,10 @@ def _make_directory(path: Path) -> Path:
     return path
 
 
-def _master_key(data: Path) -> MasterKey:
+def _master_key(data: Path, *, create: bool = True) -> MasterKey:
     path = data / MASTER_KEY_FILE
+    if not create and not path.exists() and MASTER_KEY_VARIABLE not in os.environ:
+        raise Faulted("data_damaged", f"{path} is missing: restore it, or set {MASTER_KEY_VARIABLE}")
     if not path.exists() and MASTER_KEY_VARIABLE not in os.environ and (data / DATABASE_FILE).exists():
         raise Faulted(
             "data_damaged", f"{path} is missing, but there is a database made with it: restore it, and start again"

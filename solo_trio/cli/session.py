@@ -63,6 +63,10 @@ class Place:
             with self.in_tenant() as client:
                 yield client
 
+    def directory(self) -> Path:
+        """The data directory on this machine that is meant where no server is named."""
+        return self.data or self._configured() or Path(os.environ.get("SOLO_DATA") or "./data")
+
     def _found(self) -> Found:
         from solo_trio.client import find_server
 

@@ -209,6 +209,11 @@ def system() -> Ask[Document]:
     return Ask("GET", "/system", _whole, tenant=False)
 
 
+def openapi() -> Ask[Document]:
+    """The API described as OpenAPI."""
+    return Ask("GET", "/openapi.json", _whole, tenant=False)
+
+
 def pause_all(*, idempotency_key: str | None = None) -> Ask[Document]:
     """End every service of every tenant and hold it back: `{paused, held}`. System credentials only."""
     return Ask("POST", "/system/pause", _whole, tenant=False, idempotency_key=idempotency_key)
@@ -217,3 +222,17 @@ def pause_all(*, idempotency_key: str | None = None) -> Ask[Document]:
 def resume_all(*, idempotency_key: str | None = None) -> Ask[Document]:
     """Start what is held back: `{paused, held}`. What was paused by itself stays so. System credentials only."""
     return Ask("POST", "/system/resume", _whole, tenant=False, idempotency_key=idempotency_key)
+
+
+VERIFY_PATIENCE_S: Final = 3_600.0
+"""A long log takes minutes to be read."""
+
+
+def verify() -> Ask[Document]:
+    """Verify everything: what runs, the whole log, every source; the answer is the report. System credentials only."""
+    return Ask("POST", "/system/verify", _whole, tenant=False, patience_s=VERIFY_PATIENCE_S)
+
+
+def checkpoint() -> Ask[Document]:
+    """Keep the state now: `{event_id, bytes, duration_ms}`. System credentials only."""
+    return Ask("POST", "/system/checkpoint", _whole, tenant=False)

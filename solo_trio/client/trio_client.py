@@ -15,7 +15,7 @@ from solo_trio.client import asks
 from solo_trio.client.answers import read_answer, unreachable
 from solo_trio.client.asks import Ask
 from solo_trio.client.connecting import ANSWER_TIMEOUT_S, Address, arguments
-from solo_trio.client.watching import STREAM_HEADERS, STREAM_TIMEOUT_S, EventStream
+from solo_trio.client.watching import STREAM_HEADERS, STREAM_TIMEOUT_S, EventStream, LogStream
 from solo_trio.errors import Faulted, Rejected
 
 P = ParamSpec("P")
@@ -77,6 +77,9 @@ class AsyncSoloClient:
     health = _Method(asks.health)
     ready = _Method(asks.ready)
     system = _Method(asks.system)
+    verify = _Method(asks.verify)
+    checkpoint = _Method(asks.checkpoint)
+    openapi = _Method(asks.openapi)
     pause_all = _Method(asks.pause_all)
     resume_all = _Method(asks.resume_all)
 
@@ -98,6 +101,17 @@ class AsyncSoloClient:
         last_id = await self.last_event_id() if since_id is None else since_id
         async with aclosing(self._follow(EventStream(last_id, service_id, type))) as events:
             yield events
+
+    @asynccontextmanager
+    async def follow_logs(
+        self, service_id: str | None = None, *, since: int = 0, level: str | None = None
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """Log entries as they are written, after the entry `since`: `async with client.follow_logs("calc") as entries:`.
+
+        As `watch` does, it makes a broken connection again from where it was. For the newest first: `logs(tail=...)`.
+        """
+        async with aclosing(self._follow(LogStream(since, service_id, level=level))) as entries:
+            yield entries
 
     async def last_event_id(self) -> int:
         """The id of the newest event, which every list of services names; a system token without a tenant asks the system."""

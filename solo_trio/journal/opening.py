@@ -105,16 +105,16 @@ def _is_full(directory: Path, error: Exception) -> bool:
 
 def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
     prepare_directory(directory)
-    _check_kinds(directory)
+    check_kinds(directory)
     known = witness.read(directory, key)
-    _check_files(directory, known)
+    check_files(directory, known)
     schema.create_file(directory)
     with ExitStack() as stack:
         connection = schema.connect_writer(directory)
         stack.callback(connection.close)
         version = schema.version(connection)
         head = reads.head(connection) if version else NO_EVENTS
-        _check_witness(connection, known, head)
+        check_witness(connection, known, head)
         checkpoint_key = checkpoints.key_of(key)
         if version >= schema.CHECKPOINTS_SINCE:
             checkpoints.check_not_ahead(connection, head, checkpoint_key)
@@ -142,7 +142,7 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
     return store, Readers(scans=readers[:SCAN_READERS], points=readers[SCAN_READERS:])
 
 
-def _check_files(directory: Path, known: Head | None) -> None:
+def check_files(directory: Path, known: Head | None) -> None:
     """What can be seen before SQLite looks, and perhaps throws something away."""
     try:
         database_bytes = (directory / schema.DATABASE_FILE).stat().st_size
@@ -164,7 +164,7 @@ def _check_files(directory: Path, known: Head | None) -> None:
         )
 
 
-def _check_kinds(directory: Path) -> None:
+def check_kinds(directory: Path) -> None:
     """A directory or a device in the place of a file: to open one may fail oddly, or wait for ever."""
     for name in (schema.DATABASE_FILE, schema.WAL_FILE, WITNESS_FILE, NEW_WITNESS_FILE, RESERVE_FILE):
         try:
@@ -180,7 +180,7 @@ def _check_kinds(directory: Path) -> None:
         raise damaged(f"{name} is not a plain file")
 
 
-def _check_witness(connection: driver.Connection, known: Head | None, head: Head) -> None:
+def check_witness(connection: driver.Connection, known: Head | None, head: Head) -> None:
     if known is None:
         if head != NO_EVENTS:
             raise damaged(f"{WITNESS_FILE} is missing, but there are {head[0]} events")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 from attrs import evolve
@@ -70,7 +70,7 @@ class SqliteJournal:
         await self._writer.run(work, after=self._store.tidy)
 
     def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
-        return _Replay(self, self._store.head, after)
+        return Replay(self, self._store.head, after)
 
     async def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         await self._writer.run(partial(self._store.write_checkpoint, checkpoint), after=self._store.tidy)
@@ -151,10 +151,16 @@ def _is_point(query: EventQuery) -> bool:
     return unfiltered and query.limit <= POINT_ROWS_MAX
 
 
-class _Replay:
+class _Read(Protocol):
+    async def in_reader(self, query: Callable[[driver.Connection], T]) -> T:
+        """Run a query in a thread."""
+        ...
+
+
+class Replay:
     """Pages of checked events. A class, not a generator: one that is left half-way has nothing to clean up."""
 
-    def __init__(self, journal: SqliteJournal, floor: Head, after: int) -> None:
+    def __init__(self, journal: _Read, floor: Head, after: int) -> None:
         self._journal = journal
         self._floor = floor
         """What was acknowledged when the replay began: it must be met on the way, with this hash."""
@@ -162,7 +168,7 @@ class _Replay:
         self._at: Head | None = None
         self._ended = False
 
-    def __aiter__(self) -> _Replay:
+    def __aiter__(self) -> Replay:
         return self
 
     async def __anext__(self) -> Sequence[StoredEvent]:

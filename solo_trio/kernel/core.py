@@ -21,6 +21,7 @@ from solo_trio.kernel.recovery import Recovery, RecoveryReport
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import START_LIMIT_ALL
 from solo_trio.kernel.tenant import TenantSupervisor
+from solo_trio.kernel.verification import Leftovers, Verification
 from solo_trio.model.event import Record
 from solo_trio.model.limits import CEILING, Limits, effective
 from solo_trio.model.service import ServiceState, Status
@@ -59,6 +60,7 @@ class Parts:
     ceiling: Limits = CEILING
     version: str = ""
     checkpoints: CheckpointRules = field(factory=CheckpointRules)
+    leftovers: Leftovers = lambda incarnations: []
 
 
 class Core:
@@ -77,6 +79,7 @@ class Core:
         self.loop = Loop(parts.journal, parts.clock, self.hub, parts.telemetry, recovery.state)
         self.loop.remember(recovery.idempotency)
         self.loop.touched = self._touched
+        self.verification = Verification(self, parts.leftovers)
         self.checkpoints = Checkpoints(self, parts.checkpoints, reducer_version(), uncovered=recovery.replayed)
         self.starts = trio.CapacityLimiter(START_LIMIT_ALL)
         self.tenants: dict[str, TenantSupervisor] = {}
@@ -105,6 +108,7 @@ class Core:
                     nursery.start_soon(self.recovery.watch, self)
                     nursery.start_soon(self._settle)
                     nursery.start_soon(self.checkpoints.run, self.recovery.done)
+                    nursery.start_soon(self.verification.run, self.recovery.done)
                     await self.closed.wait()
                     tenants.cancel_scope.deadline = self.close_deadline  # whatever a supervisor may be waiting for
                 # every tenant's nursery is empty now

@@ -55,6 +55,11 @@ class ServiceSupervisor:
         self._epoch = 0
         self._delayed_until: tuple[int, float] | None = None
 
+    @property
+    def generation(self) -> int:
+        """The newest that was begun here."""
+        return self._generation
+
     def notify(self) -> None:
         """The state of this service, or what the kernel does as a whole, has changed."""
         self._changed.set()

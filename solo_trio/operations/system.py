@@ -37,10 +37,11 @@ async def health_ready(caller: Caller, given: Nothing) -> Answer:
 
 @operation("GET", "/system", scope="system")
 async def show_system(caller: Caller, given: Nothing) -> Answer:
-    """Show the kernel: version, start, services in each state, the last recovery."""
+    """Show the kernel: version, start, services in each state, the last recovery and verification."""
     core = caller.core
     state = core.loop.state
     report = core.recovery.report
+    verified = core.verification.report
     view = {
         "version": __version__,
         "python": platform.python_version(),
@@ -56,6 +57,7 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "services": counts_view(count_services(service for _, service in state.services())),
         "queued": core.loop.queued,
         "recovery": None if report is None else asdict(report) | {"complete": report.complete},
+        "verification": None if verified is None else verified.view(),
     }
     return Answer(view)
 
@@ -77,3 +79,22 @@ async def resume_system(caller: Caller, given: Nothing) -> Answer:
     held = _held(caller)
     await caller.submit(ResumeSystem())
     return Answer({"paused": False, "held": _held(caller), "resumed": held})
+
+
+@operation("POST", "/system/verify", scope="system")
+async def verify(caller: Caller, given: Nothing) -> Answer:
+    """Compare what is wanted with what runs, read the whole log and every source, and answer with the report."""
+    return Answer((await caller.core.verification.verify(full=True)).view())
+
+
+@operation("POST", "/system/checkpoint", scope="system")
+async def checkpoint(caller: Caller, given: Nothing) -> Answer:
+    """Keep the state now, so that the next start reads only the events after it."""
+    written = await caller.core.checkpoints.write()
+    return Answer(
+        {
+            "event_id": written.event_id,
+            "bytes": written.size_bytes,
+            "duration_ms": round(written.duration_s * 1_000, 3),
+        }
+    )

@@ -1,0 +1,104 @@
+"""Commands about the data itself. Owns: `solo verify`, with or without a server; `solo checkpoint`. Never: mends anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from solo_trio.cli.options import for_system
+from solo_trio.cli.showing import note, show_json, show_line, show_table
+from solo_trio.errors import Faulted
+
+if TYPE_CHECKING:
+    from solo_trio.cli.session import Place
+
+SOUND: Final = 0
+WRONG: Final = 1
+DATABASE_FILE: Final = "kernel.db"
+COUNTS_SHOWN: Final = ("events", "tenants", "total", "wanted", "running", "given_up")
+
+
+@click.command()
+@for_system
+def verify(place: Place) -> int:
+    """Check that everything is as it should be; exit 1 if it is not.
+
+    With a server: what is wanted is compared with what runs, and the whole log and every source are read. Without one the
+    data directory itself is checked: its files, the whole log, the checkpoints and every source. Nothing is changed.
+    """
+    report = _verified(place)
+    if place.json:
+        show_json(report)
+    else:
+        _show(report)
+    return WRONG if report["status"] == "failed" else SOUND
+
+
+def _verified(place: Place) -> dict[str, Any]:
+    try:
+        with place.system() as client, place.waiting("reading the whole log"):
+            return client.verify()
+    except Faulted as error:
+        if error.code != "not_reachable" or place.url or (place.data is None and os.environ.get("SOLO_URL")):
+            raise
+        data = place.directory()
+        if not (data / DATABASE_FILE).exists():
+            raise
+    return _verified_offline(data, quiet=place.json)
+
+
+def _verified_offline(data: Path, *, quiet: bool) -> dict[str, Any]:
+    import trio
+
+    from solo_trio.bootstrap import verify_data
+
+    with _bar(quiet=quiet) as progress:
+        return trio.run(verify_data, data, progress).view()
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """What shows on a terminal how far it is: events done, and of how many."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("events", total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def _show(report: dict[str, Any]) -> None:
+    show_table(
+        ("CHECK", "STATUS", "DETAIL"), [(each["name"], each["status"], each["detail"]) for each in report["checks"]]
+    )
+    counts = ", ".join(f"{name} {report['counts'][name]}" for name in COUNTS_SHOWN if name in report["counts"])
+    show_line(f"{report['status']}: {counts}; {report['duration_s']:.3g} s")
+    for each in report["recommendations"]:
+        note(f"  next: {each}")
+
+
+@click.command()
+@for_system
+def checkpoint(place: Place) -> None:
+    """Keep the state now, so that the next start reads only the events after it."""
+    with place.system() as client, place.waiting("keeping the state"):
+        answer = client.checkpoint()
+    if place.json:
+        show_json(answer)
+    else:
+        show_line(
+            f"the state after event {answer['event_id']}: {answer['bytes']} bytes in {answer['duration_ms']:g} ms"
+        )
+
+
+COMMANDS: Final = (verify, checkpoint)

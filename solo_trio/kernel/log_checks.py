@@ -1,0 +1,176 @@
+"""Checks of a log. Owns: whether a journal holds what it must: chain, fold, checkpoints, artifacts. Never: writes, mends.
+
+The same checks serve a running kernel and `solo verify` on a directory that no kernel uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
+from typing import Final, Literal, Protocol
+
+import trio
+from attrs import frozen
+
+from solo_trio.errors import SoloError
+from solo_trio.model import codec, snapshot
+from solo_trio.model.record import Artifact, Checkpoint, StoredEvent
+from solo_trio.model.state import KernelState, apply
+
+Status = Literal["ok", "warning", "failed"]
+ARTIFACTS_QUICK_MAX: Final = 200
+"""So many sources are read after a recovery; all of them when the verification is asked for."""
+NAMED_MAX: Final = 5
+"""So many findings are named in a sentence; the rest is counted."""
+INLINE_RECORDS_MAX: Final = 500
+"""A page with more is folded in a thread: tens of milliseconds are too long for the kernel's own."""
+
+Progress = Callable[[int], None]
+"""Told how many events were checked so far."""
+
+
+class Log(Protocol):
+    """What is read of a journal here."""
+
+    def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]: ...
+
+    async def checkpoint_ids(self) -> list[int]: ...
+
+    async def checkpoint(self, event_id: int) -> Checkpoint: ...
+
+    async def artifact(self, digest: str) -> Artifact: ...
+
+
+@frozen
+class Check:
+    """One question and its answer."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+def nothing_told(done: int) -> None:
+    """For whoever waits without watching."""
+
+
+async def check_log(
+    log: Log, reducer: str, believed: KernelState | None = None, progress: Progress = nothing_told
+) -> tuple[list[Check], KernelState]:
+    """Read all of the log once: `chain`, `fold`, `checkpoints`; and what it folds to.
+
+    `believed`: what the kernel holds for the fold of the events up to `believed.last_id`.
+    """
+    kept, checks = await _kept(log, reducer)
+    marks = frozenset(kept) | (frozenset() if believed is None else {believed.last_id})
+    found: dict[int, KernelState] = {0: KernelState()} if 0 in marks else {}
+    state, fault = KernelState(), ""
+    events = 0
+    try:
+        async for page in log.replay():
+            if not fault:
+                try:
+                    state = await _folded(state, page, marks, found)
+                except SoloError as error:
+                    fault = error.detail
+            events += len(page)
+            progress(events)
+    except SoloError as error:
+        chain = Check("chain", "failed", error.detail)
+        fault = fault or "the log could not be read to its end"
+    else:
+        chain = Check(
+            "chain", "ok", f"all {events} events follow from each other, each with the payload it was written with"
+        )
+    fold = _fold_check(fault, state, believed, found)
+    return [chain, fold, *_compared(kept, found, fault), *checks], state
+
+
+async def _folded(
+    state: KernelState, page: Sequence[StoredEvent], marks: frozenset[int], found: dict[int, KernelState]
+) -> KernelState:
+    work = partial(_fold_page, state, page, marks, found)
+    if len(page) <= INLINE_RECORDS_MAX:
+        return work()
+    return await trio.to_thread.run_sync(work)
+
+
+def _fold_page(
+    state: KernelState, page: Sequence[StoredEvent], marks: frozenset[int], found: dict[int, KernelState]
+) -> KernelState:
+    for stored in page:
+        state = apply(state, codec.to_record(stored))
+        if stored.id in marks:
+            found[stored.id] = state
+    return state
+
+
+async def _kept(log: Log, reducer: str) -> tuple[dict[int, Checkpoint], list[Check]]:
+    """The checkpoints that can be compared, and what is to be said of the others."""
+    kept: dict[int, Checkpoint] = {}
+    checks = []
+    for event_id in await log.checkpoint_ids():
+        try:
+            each = await log.checkpoint(event_id)
+        except SoloError as error:
+            checks.append(Check("checkpoints", "warning", error.detail))
+            continue
+        if (each.reducer, each.format) == (reducer, snapshot.FORMAT):
+            kept[event_id] = each
+        else:
+            what = f"the checkpoint after event {event_id} is of another version of this program: it is not used"
+            checks.append(Check("checkpoints", "ok", what))
+    return kept, checks
+
+
+def _fold_check(fault: str, state: KernelState, believed: KernelState | None, found: dict[int, KernelState]) -> Check:
+    if believed is not None and not fault and found.get(believed.last_id) != believed:
+        fault = f"the state that the kernel holds is not what the events up to {believed.last_id} come to"
+    if fault:
+        return Check("fold", "failed", fault)
+    services = sum(len(tenant.services) for tenant in state.tenants.values())
+    return Check("fold", "ok", f"the events come to {len(state.tenants)} tenants and {services} services")
+
+
+def _compared(kept: dict[int, Checkpoint], found: dict[int, KernelState], fault: str) -> list[Check]:
+    checks = []
+    for event_id, each in kept.items():
+        if event_id not in found:
+            status: Status = "warning" if fault else "failed"
+            checks.append(Check("checkpoints", status, f"the checkpoint after event {event_id} could not be compared"))
+        elif snapshot.encode(found[event_id]) != each.body:
+            what = f"the checkpoint after event {event_id} is not what the events up to it come to"
+            checks.append(Check("checkpoints", "failed", what))
+        else:
+            checks.append(
+                Check("checkpoints", "ok", f"the checkpoint after event {event_id} is what the events come to")
+            )
+    return checks
+
+
+async def check_artifacts(
+    log: Log, digests: Iterable[str], needed: Callable[[str], bool] = lambda digest: True
+) -> Check:
+    """Read each source; `needed` is asked again of one that is not right, as it may have been dropped meanwhile."""
+    wrong, count = [], 0
+    for digest in digests:
+        count += 1
+        try:
+            await log.artifact(digest)
+        except SoloError as error:
+            if needed(digest):
+                wrong.append(error.detail)
+    if wrong:
+        return Check("artifacts", "failed", named(wrong))
+    return Check("artifacts", "ok", f"{count} sources are there, each with its digest")
+
+
+def named(findings: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(findings) - NAMED_MAX
+    return "; ".join(findings[:NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
+
+
+def worst(checks: Iterable[Check]) -> Status:
+    statuses = {check.status for check in checks}
+    return "failed" if "failed" in statuses else "warning" if "warning" in statuses else "ok"

@@ -52,11 +52,22 @@ _OF_FIELD: Final = {
 }
 _OF_MUTATION: Final = frozenset(["idempotency_conflict", "storage_full", "revision_mismatch"])
 _OF_START: Final = frozenset(
-    ["service_start_failed", "service_deleted", "service_stopping", "quota_exceeded", "runtime_unavailable"]
+    [
+        "dependency_not_running",
+        "service_start_failed",
+        "service_deleted",
+        "service_stopping",
+        "quota_exceeded",
+        "runtime_unavailable",
+    ]
 )
 _OWN_CODES: Final[dict[str, frozenset[str]]] = {
-    "deploy": _OF_START | {"service_exists"},
+    "deploy": _OF_START | {"service_exists", "dependency_not_found", "dependency_cycle"},
     "restart_service": _OF_START,
+    "resume_service": _OF_START,
+    "delete_service": frozenset(("service_required", "service_stopping")),
+    "pause_service": frozenset(("service_required", "service_stopping")),
+    "update_service": frozenset(("service_stopping",)),
     "create_tenant": frozenset(("tenant_exists", "quota_exceeded")),
     "call": frozenset(
         (
@@ -81,6 +92,10 @@ def codes_of(operation: Operation) -> frozenset[str]:
         codes |= {"invalid_id"}
     if operation.scope == "system" and body_schema(operation) is not None:
         codes |= {"invalid_id"}
+    if operation.transport == "websocket":
+        codes |= {"upgrade_required"}
+    if operation.mutates and "service_id" in places:
+        codes |= {"wrong_status"}
     return codes | _OF_MUTATION if operation.mutates else codes
 
 

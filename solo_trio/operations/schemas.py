@@ -17,9 +17,9 @@ from attrs import frozen
 
 from solo_trio.model.ids import FUNCTION_PATTERN, ID_PATTERN
 from solo_trio.model.limits import RANGES, Limits
-from solo_trio.model.spec import RESTART_SECONDS_MAX, RESTARTS_MAX, SOURCE_BYTES_MAX, RestartLimits
+from solo_trio.model.spec import DEPENDENCIES_MAX, RESTART_SECONDS_MAX, RESTARTS_MAX, SOURCE_BYTES_MAX, RestartLimits
 from solo_trio.model.tenant import TenantLimits
-from solo_trio.operations.changing import GRACE_MS_MAX
+from solo_trio.operations.changing import GRACE_MS_MAX, RestartLimitsChange
 from solo_trio.operations.paging import PAGE_MAX
 from solo_trio.operations.strict_json import INT_MAX, INT_MIN
 from solo_trio.operations.table import Operation
@@ -36,6 +36,7 @@ _FIELDS: Final[dict[str, Schema]] = {
     "cursor": _ID | {"description": "The `next` of the page before."},
     "function": {"pattern": f"^{FUNCTION_PATTERN}$", "maxLength": 128},
     "code": {"pattern": "[^ \\t\\n\\r\\f\\v]", "maxLength": SOURCE_BYTES_MAX},
+    "depends_on": {"items": {"type": "string", **_ID}, "maxItems": DEPENDENCIES_MAX, "uniqueItems": True},
     "isolation": {"not": {"const": "task"}},
     "limit": _PAGE,
     "tail": _PAGE,
@@ -45,12 +46,14 @@ _FIELDS: Final[dict[str, Schema]] = {
     "type": {"description": "Event types, separated by commas."},
 }
 """What is narrower than the type of a field of an input, by the field's name: a name means one thing in all operations."""
+_RESTARTS: Final[dict[str, Schema]] = {
+    "max_restarts": {"minimum": 0, "maximum": RESTARTS_MAX},
+    "max_seconds": {"exclusiveMinimum": 0, "maximum": RESTART_SECONDS_MAX},
+}
 _MEMBERS: Final[dict[type, dict[str, Schema]]] = {
     Limits: {name: {"minimum": low, "maximum": high} for name, (low, high) in RANGES.items()},
-    RestartLimits: {
-        "max_restarts": {"minimum": 0, "maximum": RESTARTS_MAX},
-        "max_seconds": {"exclusiveMinimum": 0, "maximum": RESTART_SECONDS_MAX},
-    },
+    RestartLimits: _RESTARTS,
+    RestartLimitsChange: _RESTARTS,
     TenantLimits: {"max_services": {"minimum": 0, "maximum": SERVICES_LIMIT_MAX}},
 }
 """The same for the members of a nested object."""

@@ -82,7 +82,8 @@ def _accepted(schema: dict[str, Any], known: set[str]) -> st.SearchStrategy[Any]
             return TEXT
         case "array":
             assert known <= {"type", "items", "maxItems", "uniqueItems"}
-            return st.lists(accepted(schema.get("items", {})), max_size=min(3, schema.get("maxItems", 3)))
+            items = accepted(schema.get("items", {}))
+            return st.lists(items, max_size=min(3, schema.get("maxItems", 3)), unique="uniqueItems" in known)
         case "object" if "properties" in known:
             assert known <= {"type", "properties", "required", "additionalProperties"}
             assert schema["additionalProperties"] is False

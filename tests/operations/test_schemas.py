@@ -26,7 +26,7 @@ from solo_trio.testing import MemoryKernel
 WITH_BODY = [name for name, each in OPERATIONS.items() if body_schema(each) is not None]
 FORM = {"invalid_field", "unknown_field", "invalid_id", "invalid_json", "tenant_required", "too_large"}
 """What says that a request is not well formed."""
-EXAMPLES = 60
+EXAMPLES = 40
 BOUND_S = 20.0
 GIVEN = {"service_id": "calc", "function": "add", "tenant_id": "t1"}
 
@@ -160,7 +160,7 @@ def test_parameters(name: str) -> None:
                 values |= st.integers(-(2**70), 2**70) | st.integers(-3, 3) | st.integers(995, 1005)
             elif kind == "string":
                 values |= st.text(st.characters(codec="utf-8"), max_size=70)
-            examples(values, check, 60)
+            examples(values, check, 25)
 
     with_kernel(explore)
 

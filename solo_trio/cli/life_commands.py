@@ -38,16 +38,20 @@ def restart(place: Place, service_id: str, if_match: int | None) -> None:
 @ALL
 @IF_MATCH
 @for_tenant
-def pause(place: Place, service_id: str | None, everything: bool, if_match: int | None) -> None:
+def pause(place: Place, service_id: str | None, everything: bool, if_match: int | None) -> int:
     """End a service's process and keep the service: its calls wait, within bounds, until it is resumed."""
     if _one_or_all(place, service_id, everything=everything, if_match=if_match):
         with place.in_tenant() as client, place.waiting(f"pausing {service_id}"):
             answer = client.pause(str(service_id), if_match=if_match)
         _show_life(place, answer)
-        return
+        if answer.get("unresponsive"):
+            note(f"{service_id} was told to stop and has not yet; look again with: solo status {service_id}")
+            return 1
+        return 0
     with place.system() as client, place.waiting("pausing everything"):
         answer = client.pause_all()
-    _show_hold(place, answer, f"paused: {answer.get('held', 0)} services are held back; to go on: solo resume --all")
+    _show_hold(place, answer, f"paused: {answer['held']} services are held back; to go on: solo resume --all")
+    return 0
 
 
 @click.command()
@@ -64,9 +68,7 @@ def resume(place: Place, service_id: str | None, everything: bool, if_match: int
         return
     with place.system() as client, place.waiting("resuming everything"):
         answer = client.resume_all()
-    _show_hold(
-        place, answer, f"resumed: {answer.get('held', 0)} services are still held back; look with: solo top --all"
-    )
+    _show_hold(place, answer, f"resumed: {answer['resumed']} services start again; see them with: solo top --all")
 
 
 def _one_or_all(place: Place, service_id: str | None, *, everything: bool, if_match: int | None) -> bool:

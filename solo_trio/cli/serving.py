@@ -189,6 +189,10 @@ def _say_ready(kernel: Kernel, url: str) -> None:
             "recovered in %.3f s: %d events, %d services wanted, %d ready, %d failed, %d still starting",
             *(report.duration_s, report.events, report.wanted, report.ready, report.failed, report.pending),
         )
+    hold = kernel.system.core.loop.state.system.hold
+    if hold is not None:
+        why = "it was asked for" if hold == "asked" else "the kernel failed so often in a row: look why"
+        log.warning("services are held back (%s); start them with: solo resume ID, or solo resume --all", why)
     try:
         print(f"ready {url}", flush=True)
     except OSError as error:  # nobody reads standard output: no reason to stop

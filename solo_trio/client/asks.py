@@ -220,7 +220,7 @@ def pause_all(*, idempotency_key: str | None = None) -> Ask[Document]:
 
 
 def resume_all(*, idempotency_key: str | None = None) -> Ask[Document]:
-    """Start what is held back: `{paused, held}`. What was paused by itself stays so. System credentials only."""
+    """Start what is held back: `{paused, held, resumed}`. What was paused by itself stays so. System credentials only."""
     return Ask("POST", "/system/resume", _whole, tenant=False, idempotency_key=idempotency_key)
 
 

@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from solo_trio.configuration.table import REPLACED, SECTIONS, Entry, Serving, table
 from solo_trio.errors import Rejected
 from solo_trio.model.limits import Limits
-from solo_trio.operations.settings import Settings
+from solo_trio.operations.settings import EMBEDDED, Settings
 
 FILE_NAME: Final = "solo.toml"
 """A file of this name in the data directory is found without being named."""
 FILE_BYTES_MAX: Final = 256 * 1024
 FAULTS_SHOWN_MAX: Final = 20
+STANDALONE: Final = Settings()
 
 
 @frozen
@@ -55,8 +56,9 @@ class Configuration:
 
 
 def read_settings(file: str | Path) -> Settings:
-    """`Settings` of a TOML file; keys that only `solo serve` uses are checked and left out. Raises `Rejected`."""
-    return _built(_settled(*read_file(Path(file))), Path(file)).settings
+    """`Settings` of a TOML file, for an application: keys that only `solo serve` uses are checked and left out, and what the
+    file does not say is as without a file. Raises `Rejected`."""
+    return _built(_settled(*read_file(Path(file))), Path(file), EMBEDDED).settings
 
 
 def configure(
@@ -103,14 +105,14 @@ def _settled(given: dict[str, Given], faults: list[Fault]) -> dict[str, Given]:
     raise Rejected("invalid_configuration", detail, faults=said)
 
 
-def _built(given: dict[str, Given], file: Path | None) -> Configuration:
+def _built(given: dict[str, Given], file: Path | None, otherwise: Settings = STANDALONE) -> Configuration:
     values: dict[str, dict[str, Any]] = {"settings": {}, "serving": {}, "limits": {}}
     sources = dict.fromkeys(table(), "default")
     for path, each in given.items():
         entry = table()[path]
         values[entry.owner][entry.name] = tuple(each.value) if isinstance(entry.sample, tuple) else each.value
         sources[path] = each.source
-    settings = Settings(**values["settings"], limits=Limits(**values["limits"]))
+    settings = evolve(otherwise, **values["settings"], limits=Limits(**values["limits"]))
     return Configuration(settings, Serving(**values["serving"]), sources, file)
 
 

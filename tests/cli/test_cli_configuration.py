@@ -23,7 +23,7 @@ from solo_trio.configuration import (
 )
 from solo_trio.errors import Rejected
 from solo_trio.model.limits import Limits
-from solo_trio.operations.settings import Settings, key_of
+from solo_trio.operations.settings import EMBEDDED, Settings, key_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 ENTRIES = list(table().values())
@@ -232,7 +232,8 @@ def test_many_faults_are_told_of_in_bounds(tmp_path: Path) -> None:
 
 def test_settings_for_an_application(tmp_path: Path) -> None:
     path = written(tmp_path, "[solo]\nhttp_port = 1\n\n[service_limits]\nmemory_mb = 64\nthreads = 8\n")
-    assert read_settings(path) == evolve(Settings(), limits=Limits(memory_mb=64, threads=8))
+    assert read_settings(path) == evolve(EMBEDDED, limits=Limits(memory_mb=64, threads=8))
+    assert read_settings(written(tmp_path, "[recovery]\nboot_loop_starts = 5\n")).boot_loop_starts == 5
     with pytest.raises(Rejected, match=r"solo\.http_port must be a whole number between 0 and 65_535"):
         read_settings(written(tmp_path, "[solo]\nhttp_port = 65536\n"))
 

@@ -108,6 +108,7 @@ class Recovery:
     async def watch(self, core: Surroundings) -> None:
         """Until recovery is over; then the report stands."""
         watch = core.hub.watch(EventQuery(after=self._after, types=SETTLING))
+        self._give_up_dependents(core)
         with trio.move_on_after(self.timeout_s):
             while self._pending and (page := await watch.next_page()):
                 for stored in page:

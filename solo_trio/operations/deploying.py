@@ -46,7 +46,7 @@ class DeployInput:
 
 @operation("POST", "/services", scope="tenant", input=DeployInput, mutates=True)
 async def deploy(caller: Caller, given: DeployInput) -> Answer:
-    """Deploy a service (`replace=true`: a new version of one); answered when it runs, with `wait=false` when it is sure to."""
+    """Deploy a service, or with `replace=true` a new version of one; answered when it runs (`wait=false`: at once)."""
     check_id("service_id", given.service_id)
     if given.isolation == "task":
         raise Rejected(

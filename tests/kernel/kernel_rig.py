@@ -133,6 +133,7 @@ class PlannedRunning:
         self._end = (now + plan.ends_s, plan.ending)
         self._changed = trio.Event()
         self._asked = self._killed = False
+        self.adjusted: list[dict[str, float]] = []
 
     async def run(self) -> None:
         while trio.current_time() < self._end[0]:
@@ -162,6 +163,10 @@ class PlannedRunning:
         await trio.lowlevel.checkpoint()
         return function
 
+    def adjust(self, limits: Mapping[str, float]) -> frozenset[str]:
+        self.adjusted.append(dict(limits))
+        return frozenset(limits) - {"threads"}
+
     def usage(self) -> dict[str, float]:
         return {}
 
@@ -184,6 +189,7 @@ class PlannedRuntime:
         if plan.fault:
             raise Faulted("runtime_unavailable", "no more processes")
         running = PlannedRunning(plan)
+        self.alive.append(running)
         nursery.start_soon(running.run)
         return running
 

@@ -201,6 +201,18 @@ class ServiceLogs(Protocol):
         """Entries as in `contract.md`, ascending by id."""
         ...
 
+    async def scan(self, query: LogQuery) -> tuple[list[dict[str, Any]], int]:
+        """As `read`, and the id up to which all was looked at: nothing that matches and has a lower id comes later."""
+        ...
+
+    def changed(self, incarnation: str) -> trio.Event:
+        """Set when something more was written for that tenant; get it before reading, so that nothing is missed."""
+        ...
+
+    def dropped_lines(self, incarnation: str, service_id: str | None) -> int:
+        """How many lines of one service, or of all, were dropped since the kernel started."""
+        ...
+
 
 @frozen
 class LogQuery:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PAGE: Final = 1_000
 DIGEST_SHOWN: Final = 12
 STATUSES: Final = ["starting", "ready", "restarting", "paused", "stopping", "stopped", "given_up"]
+LEVELS: Final = ["debug", "info", "warning", "error", "critical"]
 _NEGATIVE: Final = re.compile(r"-[0-9][0-9.eE+-]*", re.ASCII)
 _HIDDEN: Final = "\0"
 """Put before a negative number while click looks for options; no argument can contain it."""
@@ -221,19 +223,34 @@ def call(
 @click.command()
 @click.argument("service_id", metavar="ID", shell_complete=SERVICE)
 @click.option("--tail", type=click.IntRange(1, PAGE), default=100, show_default=True, help="The newest so many lines.")
+@click.option("--level", type=click.Choice(LEVELS), help="Only of this level and above.")
+@click.option("--follow", is_flag=True, help="Go on with what comes, also across restarts of the server.")
 @for_tenant
-def logs(place: Place, service_id: str, tail: int) -> None:
+def logs(place: Place, service_id: str, tail: int, level: str | None, follow: bool) -> None:
     """Show what a service wrote and logged, also after its end."""
     with place.in_tenant() as client:
-        answer = client.logs(service_id, tail=tail)
+        answer = client.logs(service_id, tail=tail, level=level)
         if not answer["logs"]:
             client.status(service_id)  # says so if there is no such service
+        if place.json and not follow:
+            show_json(answer)
+            return
+        for entry in answer["logs"]:
+            _log_line(place, entry)
+        if follow:
+            last_id = answer["logs"][-1]["id"] if answer["logs"] else 0
+            with client.follow_logs(service_id, since=last_id, level=level) as entries:
+                for entry in entries:
+                    _log_line(place, entry)
+
+
+def _log_line(place: Place, entry: dict[str, Any]) -> None:
     if place.json:
-        show_json(answer)
+        show_json(entry, line=True)
         return
-    for entry in answer["logs"]:
-        fields = "".join(f" {name}={json.dumps(value)}" for name, value in entry["fields"].items())
-        show_line(f"{entry['at']} {entry['level']:<7} {entry['message']}{fields}")
+    fields = "".join(f" {name}={json.dumps(value)}" for name, value in entry["fields"].items())
+    show_line(f"{entry['at']} {entry['level']:<7} {entry['message']}{fields}")
+    sys.stdout.flush()
 
 
 COMMANDS: Final = (deploy, list_, status, kill, call, logs)

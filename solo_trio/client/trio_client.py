@@ -57,6 +57,7 @@ class AsyncSoloClient:
         self.url = url
         self.tenant = tenant
         self.timeout_s = timeout_s
+        self._reached = False
         self._http = httpx.AsyncClient(transport=transport, **Address.of(url, token).options(timeout_s))
 
     deploy = _Method(asks.deploy)
@@ -88,6 +89,7 @@ class AsyncSoloClient:
             response = await self._http.request(**arguments(ask, self.tenant, self.timeout_s))
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from error
+        self._reached = True
         return read_answer(ask, response.status_code, response.headers, response.content)
 
     @asynccontextmanager
@@ -123,6 +125,8 @@ class AsyncSoloClient:
         return int((await self.system())["last_event_id"])
 
     async def _follow(self, stream: EventStream) -> AsyncGenerator[dict[str, Any], None]:
+        if self._reached:  # it is there, and is waited for from the first connection on
+            stream.connected()
         while True:
             failure: Faulted | None = None
             try:

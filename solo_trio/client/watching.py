@@ -1,4 +1,4 @@
-"""A stream of events as a protocol. Owns: frames, the place to resume from, when to give up. Never: reads a socket."""
+"""A stream of events, or log entries, as a protocol. Owns: frames, the place to resume from, when to give up. Never: reads a socket."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ RECONNECTS_MAX: Final = 8
 RECONNECT_S: Final = 0.1
 RECONNECT_S_MAX: Final = 3.0
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
+_NO_EVENTS: Final = (b"end", b"compacted")
+"""What the server says of the stream itself."""
 
 
 @define
@@ -37,12 +39,13 @@ class EventStream:
         self._buffer.clear()
         self._data.clear()
         self._kind = b""
-        query: dict[str, Any] = {"since_id": self.last_id}
-        if self.service_id is not None:
-            query["service_id"] = self.service_id
-        if self.type is not None:
-            query["type"] = self.type
-        return Ask("GET", "/events", lambda document: None, query)
+        path, since, filters = self._where()
+        query = {since: self.last_id} | {name: value for name, value in filters.items() if value is not None}
+        return Ask("GET", path, lambda document: None, query)
+
+    def _where(self) -> tuple[str, str, dict[str, Any]]:
+        """The path, what the last id is called there, what else is asked for."""
+        return "/events", "since_id", {"service_id": self.service_id, "type": self.type}
 
     def connected(self) -> None:
         """The server took the request: from now on a broken connection is made again."""
@@ -73,7 +76,7 @@ class EventStream:
             data, kind = b"\n".join(self._data), self._kind
             self._data.clear()
             self._kind = b""
-            return self._event(data) if data and kind != b"end" else None
+            return self._event(data) if data and kind not in _NO_EVENTS else None
         return None
 
     def _event(self, data: bytes) -> dict[str, Any] | None:
@@ -96,5 +99,15 @@ class EventStream:
         return float(min(RECONNECT_S * 2 ** (self._failures - 1), RECONNECT_S_MAX))
 
 
+@define
+class LogStream(EventStream):
+    """The same for log entries; `last_id` is that of the last entry seen."""
+
+    level: str | None = None
+
+    def _where(self) -> tuple[str, str, dict[str, Any]]:
+        return "/logs", "since", {"service_id": self.service_id, "level": self.level}
+
+
 STREAM_HEADERS: Final = {"Accept": "text/event-stream"}
-__all__ = ["STREAM_HEADERS", "STREAM_TIMEOUT_S", "EventStream"]
+__all__ = ["STREAM_HEADERS", "STREAM_TIMEOUT_S", "EventStream", "LogStream"]

@@ -15,7 +15,7 @@ from solo_trio.model.capability import Authority
 from solo_trio.operations import catalogue  # noqa: F401  (fills the table)
 from solo_trio.operations.caller import Caller, System, authenticate, check_scope, choose_tenant, idempotency_of
 from solo_trio.operations.inputs import structure
-from solo_trio.operations.table import OPERATIONS, Answer, EventStream, Operation
+from solo_trio.operations.table import OPERATIONS, Answer, EventStream, LogStream, Operation
 
 _PATIENCE: Final = frozenset({"wait", "grace_ms", "force"})
 """What may differ between asking and asking again for the same thing."""
@@ -42,7 +42,7 @@ def admit(system: System, operation: Operation, token: str | None) -> None:
         check_scope(operation, authenticate(system, token))
 
 
-async def perform(system: System, operation: Operation, request: Request) -> Answer | EventStream:
+async def perform(system: System, operation: Operation, request: Request) -> Answer | EventStream | LogStream:
     """Do it. Raises `SoloError`; anything else is a defect for the gateway to contain."""
     caller = _caller(system, operation, request)
     body = request.body
@@ -50,7 +50,7 @@ async def perform(system: System, operation: Operation, request: Request) -> Ans
         body = {name: value for name, value in body.items() if name != "tenant_id"}
     given = structure(operation.input, route=request.route, query=request.query, body=body)
     answer = await operation.handler(caller, given)
-    assert isinstance(answer, Answer | EventStream)
+    assert isinstance(answer, Answer | EventStream | LogStream)
     return answer
 
 

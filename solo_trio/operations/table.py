@@ -6,9 +6,9 @@ Gateways, the command line, reference pages are loops over `OPERATIONS`; adding 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
-from attrs import NOTHING, field, frozen
+from attrs import NOTHING, field, fields, frozen
 
 from solo_trio.kernel.hub import Watch
 
@@ -35,8 +35,23 @@ class EventStream:
     watch: Watch
 
 
+class Follow(Protocol):
+    """Something to follow: `next_page` answers with at least one item, or with none once it is over."""
+
+    cursor: int
+
+    async def next_page(self) -> list[dict[str, Any]]: ...
+
+
+@frozen
+class LogStream:
+    """As `EventStream`, of log entries."""
+
+    follow: Follow
+
+
 Handler = Callable[[Any, Any], Awaitable[Any]]
-"""(caller, input) -> `Answer` or `EventStream`."""
+"""(caller, input) -> `Answer`, `EventStream` or `LogStream`."""
 
 
 @frozen
@@ -50,8 +65,14 @@ class Operation:
     handler: Handler
     mutates: bool
     stream: bool
-    """Answers with an `EventStream`; over HTTP chosen over its namesake by `Accept: text/event-stream`."""
+    """Answers with an `EventStream` or `LogStream`; over HTTP chosen over its namesake by `Accept: text/event-stream`."""
     transport: Transport = "http"
+
+    @property
+    def resume_field(self) -> str:
+        """The input that a `Last-Event-ID` stands for."""
+        names = {each.name for each in fields(self.input)}
+        return next(name for name in ("since_id", "since") if name in names)
 
 
 OPERATIONS: Final[dict[str, Operation]] = {}

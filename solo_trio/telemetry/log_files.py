@@ -87,8 +87,15 @@ def _drop_oldest(directory: Path) -> None:
 # -- reading
 
 
-def read(directory: Path, query: LogQuery) -> list[Entry]:
-    """What the query asks for of the files in `directory`, ascending by id.
+def newest_id(directory: Path) -> int:
+    """The highest id in the files of `directory`; 0 if there is none."""
+    return max(
+        (_id(entry) for path in _all_files(directory) for entry in islice(_backward(_spans(path), 0), 1)), default=0
+    )
+
+
+def read(directory: Path, query: LogQuery, newest: int) -> list[Entry]:
+    """What the query asks for of the files in `directory`, up to the id `newest`, ascending by id.
 
     Of all services together only the newest `OVERVIEW_BYTES_MAX` are looked at, of one service everything.
     """
@@ -98,12 +105,16 @@ def read(directory: Path, query: LogQuery) -> list[Entry]:
         services = [_spans(path) for path in _all_files(directory)]
         services = _shared_out(services, OVERVIEW_BYTES_MAX)
     lowest = LEVELS.get(query.level or "", 0)
+
+    def wanted(entry: Entry) -> bool:
+        return bool(entry["id"] <= newest and LEVELS[entry["level"]] >= lowest)
+
     if query.tail:
-        newest = merge(*(_backward(spans, query.after) for spans in services), key=_descending)
-        found = list(islice((entry for entry in newest if LEVELS[entry["level"]] >= lowest), query.tail))
+        backward = merge(*(_backward(spans, query.after) for spans in services), key=_descending)
+        found = list(islice(filter(wanted, backward), query.tail))
     else:
-        oldest = merge(*(_forward(spans, query.after) for spans in services), key=_id)
-        found = list(islice((entry for entry in oldest if LEVELS[entry["level"]] >= lowest), query.limit))
+        forward = merge(*(_forward(spans, query.after) for spans in services), key=_id)
+        found = list(islice(filter(wanted, forward), query.limit))
     return sorted(found, key=_id)
 
 

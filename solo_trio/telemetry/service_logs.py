@@ -1,26 +1,26 @@
-"""Services' logs. Owns: taking lines without blocking, what each may take, when they are written. Never: their meaning.
+"""Services' logs. Owns: what waits to be written and when it is, ids, reading, who follows. Never: a line's meaning.
 
 Lines are gathered in memory and written by a thread, so that a slow
 disk cannot block a service or the kernel; what comes faster than a bound is dropped, counted, and the count is logged.
 Logs are not acknowledged work: the last fraction of a second may be lost in a crash of the kernel.
+
+Ids are microseconds, made unique, and ascend in all of a tenant's files whatever the wall clock did: they are given when lines
+are written, and go on from the newest that is there. So a reader's last id is a place to resume from.
 """
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import orjson
 import trio
 from attrs import define, field
 
-from solo_trio.model.codec import rfc3339
-from solo_trio.policy.bucket import Bucket
 from solo_trio.ports import Clock, LogQuery, LogSink, Telemetry
 from solo_trio.telemetry import log_files
-from solo_trio.telemetry.log_files import LEVELS, file_of
+from solo_trio.telemetry.log_files import file_of
+from solo_trio.telemetry.log_lines import ID_BYTES, Key, Sink
 
 FLUSH_INTERVAL_S: Final = 0.1
 PENDING_BYTES_MAX: Final = 8 * 1_048_576
@@ -29,63 +29,18 @@ PENDING_TENANT_BYTES_MAX: Final = 2 * 1_048_576
 """Of one tenant, waiting for the writer."""
 PENDING_TENANT_BYTES_KEPT: Final = 131_072
 """So much a tenant may have waiting whatever others have: none can make another lose its lines."""
-MESSAGE_BYTES_MAX: Final = 65_536
-FIELDS_BYTES_MAX: Final = 16_384
-"""As JSON; larger fields are left out, and a note says so."""
-BURST_SECONDS: Final = 2.0
-LINE_BYTES_MIN: Final = 128
-"""What a line takes besides its message, at least: a line that cannot be allowed is not encoded first."""
-ID_BYTES: Final = len(b'"id":1700000000000000,')
 READ_THREADS_MAX: Final = 2
 OUTAGE_QUIET_S: Final = 60.0
 """An error that was not seen for so long is a new outage when it comes again."""
-
-Stream = Literal["stdout", "stderr", "log"]
-Key = tuple[str, str]
-"""A tenant's incarnation, a service's id."""
-
-
-class _Sink:
-    """One generation's way into the logs."""
-
-    def __init__(self, logs: ServiceLogFiles, key: tuple[str, str], generation: int, bytes_per_s: int | None) -> None:
-        self._logs = logs
-        self._key = key
-        self._generation = generation
-        rate = float(bytes_per_s) if bytes_per_s is not None else float("inf")
-        self._bucket = Bucket(rate, rate * BURST_SECONDS, rate * BURST_SECONDS, logs.clock.monotonic())
-        self._bounded = bytes_per_s is not None
-        self._dropped = 0
-
-    def __call__(self, stream: Stream, level: str, message: str, fields: dict[str, Any]) -> None:
-        now = self._logs.clock.monotonic()
-        if not self._allows(min(len(message), MESSAGE_BYTES_MAX) + LINE_BYTES_MIN, now):
-            self._dropped += 1
-            return
-        line = self._logs.encode(self._key, self._generation, stream, level, message, fields)
-        if self._bounded:
-            self._bucket, allowed = self._bucket.take(float(len(line) + ID_BYTES), now)
-            if not allowed:
-                self._dropped += 1
-                return
-        if self._dropped and self._logs.put(self._key, self._note(self._dropped)):
-            self._dropped = 0
-        if not self._logs.put(self._key, line):
-            self._dropped += 1
-
-    def _allows(self, cost: int, now: float) -> bool:
-        return not self._bounded or self._bucket.take(float(cost), now)[1]
-
-    def _note(self, dropped: int) -> bytes:
-        message = f"{dropped} lines were dropped: more than log_bytes_per_s"
-        return self._logs.encode(self._key, self._generation, "log", "warning", message, {"dropped": dropped})
+DROPPED_SERVICES_MAX: Final = 10_000
+"""Services whose dropped lines are counted; above it the first ones are forgotten."""
 
 
 @define(eq=False)
 class _Pending:
-    """One tenant's lines that wait for the writer."""
+    """One tenant's lines that wait for the writer: the service, when it came, the line without its id."""
 
-    lines: dict[str, list[bytes]] = field(factory=dict)
+    lines: list[tuple[str, int, bytes]] = field(factory=list)
     bytes: int = 0
 
 
@@ -98,33 +53,25 @@ class ServiceLogFiles:
         self._telemetry = telemetry
         self._pending: dict[str, _Pending] = {}
         self._pending_bytes = 0
-        self._last_id = 0
+        self._newest: dict[str, int] = {}
+        """The newest id of each tenant that was looked at in this life; only touched under `_writing`."""
         self._writing = trio.Lock()
         self._writers = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(READ_THREADS_MAX)
         self._outages: dict[int | None, float] = {}
         """The number of an error -> when it was last seen."""
+        self._changed: dict[str, trio.Event] = {}
+        self._dropped: dict[Key, int] = {}
+        self._owing: dict[Sink, None] = {}
+        """Those that dropped lines and did not say so yet."""
 
     def sink(self, incarnation: str, service_id: str, generation: int, *, bytes_per_s: int | None) -> LogSink:
-        return _Sink(self, (incarnation, service_id), generation, bytes_per_s)
+        return Sink(self, (incarnation, service_id), generation, bytes_per_s)
 
-    def encode(
-        self, key: Key, generation: int, stream: Stream, level: str, message: str, fields: dict[str, Any]
-    ) -> bytes:
-        """One entry as a line, of bounded length; its id is put before it when it is taken."""
-        entry = {
-            "at": rfc3339(self.clock.wall_us()),
-            "level": level if level in LEVELS else "info",
-            "service_id": key[1],
-            "generation": generation,
-            "stream": stream,
-            "message": orjson.Fragment(_message(message)),
-            "fields": orjson.Fragment(_fields(fields)),
-        }
-        return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
+    # -- taking
 
     def put(self, key: Key, line: bytes) -> bool:
-        """Take one line; False if there is no room. Ids are microseconds, made unique, so they sort by time."""
+        """Take one line; False if there is no room."""
         pending = self._pending.get(key[0])
         held = 0 if pending is None else pending.bytes
         room = PENDING_TENANT_BYTES_MAX if self._pending_bytes < PENDING_BYTES_MAX else PENDING_TENANT_BYTES_KEPT
@@ -132,72 +79,111 @@ class ServiceLogFiles:
             return False
         if pending is None:
             pending = self._pending[key[0]] = _Pending()
-        self._last_id = max(self.clock.wall_us(), self._last_id + 1)
-        pending.lines.setdefault(key[1], []).append(b'{"id":%d,%b' % (self._last_id, line[1:]))
+        pending.lines.append((key[1], self.clock.wall_us(), line))
         pending.bytes += len(line) + ID_BYTES
         self._pending_bytes += len(line) + ID_BYTES
         return True
+
+    def owes(self, sink: Sink) -> None:
+        """The sink dropped a line: it is counted, and told within a second even if no line follows."""
+        self._count_dropped(sink.key, 1)
+        self._owing[sink] = None
+
+    def settled(self, sink: Sink) -> None:
+        self._owing.pop(sink, None)
+
+    def _count_dropped(self, key: Key, lines: int) -> None:
+        self._dropped[key] = self._dropped.get(key, 0) + lines
+        while len(self._dropped) > DROPPED_SERVICES_MAX:
+            del self._dropped[next(iter(self._dropped))]
+
+    def dropped_lines(self, incarnation: str, service_id: str | None) -> int:
+        return sum(
+            count
+            for (tenant, service), count in self._dropped.items()
+            if tenant == incarnation and service_id in (None, service)
+        )
+
+    # -- writing
 
     async def run(self) -> None:
         """Write what was taken, until cancelled; then write the rest once more."""
         try:
             while True:
                 await trio.sleep(FLUSH_INTERVAL_S)
+                self._tell_dropped(self.clock.monotonic())
                 await self.flush()
         finally:
+            self._tell_dropped(float("inf"))
             with trio.CancelScope(shield=True):
                 await self.flush()
 
+    def _tell_dropped(self, now: float) -> None:
+        for sink in list(self._owing):
+            sink.tell_dropped(now)
+
     async def flush(self) -> None:
         async with self._writing:
-            if not self._pending:
-                return
-            pending, self._pending, self._pending_bytes = self._pending, {}, 0
-            errors = await trio.to_thread.run_sync(self._write, pending, limiter=self._writers)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        if not self._pending:
+            return
+        pending, self._pending, self._pending_bytes = self._pending, {}, 0
+        failed = await trio.to_thread.run_sync(self._write, pending, limiter=self._writers)
         now = self.clock.monotonic()
-        for error in errors:
+        for key, lines, error in failed:
+            self._count_dropped(key, lines)
             seen = self._outages.get(error.errno)
             self._outages[error.errno] = now
             if seen is None or now - seen > OUTAGE_QUIET_S:
                 self._telemetry.note("services' logs cannot be written", error=error)
+        for incarnation in pending:
+            changed = self._changed.pop(incarnation, None)
+            if changed is not None:
+                changed.set()
 
-    def _write(self, pending: Mapping[str, _Pending]) -> list[OSError]:
+    def _write(self, pending: Mapping[str, _Pending]) -> list[tuple[Key, int, OSError]]:
         """One file that cannot be written costs its own lines and nobody else's."""
-        errors = []
+        failed = []
         for incarnation, each in pending.items():
-            for service_id, lines in each.lines.items():
+            directory = self.directory / incarnation
+            newest = self._newest.get(incarnation)
+            if newest is None:
+                newest = log_files.newest_id(directory)
+            services: dict[str, list[bytes]] = {}
+            for service_id, at_us, line in each.lines:
+                newest = max(at_us, newest + 1)
+                services.setdefault(service_id, []).append(b'{"id":%d,%b' % (newest, line[1:]))
+            self._newest[incarnation] = newest
+            for service_id, lines in services.items():
                 try:
-                    log_files.append(file_of(self.directory / incarnation, service_id), lines)
+                    log_files.append(file_of(directory, service_id), lines)
                 except OSError as error:
-                    errors.append(error)
-        return errors
+                    failed.append(((incarnation, service_id), len(lines), error))
+        return failed
+
+    # -- reading
 
     async def read(self, query: LogQuery) -> list[dict[str, Any]]:
-        await self.flush()
+        return (await self.scan(query))[0]
+
+    async def scan(self, query: LogQuery) -> tuple[list[dict[str, Any]], int]:
+        """What the query asks for, and the id up to which all was looked at.
+
+        Nothing is shown that was written after the query came: of two services' lines that are written just then, the
+        later could be found and the earlier not, and who goes on behind the later would never see the other.
+        """
         directory = self.directory / query.incarnation
-        return await trio.to_thread.run_sync(log_files.read, directory, query, limiter=self._readers)
+        async with self._writing:
+            await self._flush()
+            newest = self._newest.get(query.incarnation)
+            if newest is None:
+                newest = await trio.to_thread.run_sync(log_files.newest_id, directory, limiter=self._writers)
+                self._newest[query.incarnation] = newest
+        found = await trio.to_thread.run_sync(log_files.read, directory, query, newest, limiter=self._readers)
+        whole = query.tail is not None or len(found) < query.limit
+        return found, newest if whole else found[-1]["id"]
 
-
-def _message(message: str) -> bytes:
-    """As JSON, cut to what a message may have."""
-    message = message[:MESSAGE_BYTES_MAX]
-    try:
-        encoded = orjson.dumps(message)
-    except TypeError:  # lone surrogates: keep what can be kept
-        message = message.encode("utf-8", "backslashreplace").decode()
-        encoded = orjson.dumps(message)
-    while len(encoded) > MESSAGE_BYTES_MAX + 2:  # the quotes
-        message = message[: len(message) * MESSAGE_BYTES_MAX // len(encoded)]
-        encoded = orjson.dumps(message)
-    return encoded
-
-
-def _fields(fields: dict[str, Any]) -> bytes:
-    """As JSON, or a note in their place."""
-    try:
-        encoded = orjson.dumps(fields)
-    except TypeError:  # fields that are not JSON
-        encoded = orjson.dumps({"unreadable": reprlib.repr(fields).encode("utf-8", "backslashreplace").decode()})
-    if len(encoded) > FIELDS_BYTES_MAX:
-        return orjson.dumps({"left_out": f"{len(encoded)} bytes of fields: more than {FIELDS_BYTES_MAX}"})
-    return encoded
+    def changed(self, incarnation: str) -> trio.Event:
+        return self._changed.setdefault(incarnation, trio.Event())

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import trio
 from attrs import define, field
 
 from solo_trio.bootstrap import assemble
@@ -31,6 +32,7 @@ class MemoryLogs:
     """Implements `ports.ServiceLogs` in a list."""
 
     entries: list[tuple[str, str, dict[str, Any]]] = field(factory=list)
+    _changed: trio.Event = field(factory=trio.Event)
 
     def sink(self, incarnation: str, service_id: str, generation: int, *, bytes_per_s: int | None) -> LogSink:
         def take(stream: str, level: str, message: str, fields: dict[str, Any]) -> None:
@@ -44,6 +46,8 @@ class MemoryLogs:
                 "fields": fields,
             }
             self.entries.append((incarnation, service_id, entry))
+            changed, self._changed = self._changed, trio.Event()
+            changed.set()
 
         return take
 
@@ -54,6 +58,16 @@ class MemoryLogs:
             if incarnation == query.incarnation and query.service_id in (None, service_id) and entry["id"] > query.after
         ]
         return found[-query.tail :] if query.tail else found[: query.limit]
+
+    async def scan(self, query: LogQuery) -> tuple[list[dict[str, Any]], int]:
+        found, newest = await self.read(query), len(self.entries)
+        return found, newest if query.tail or len(found) < query.limit else found[-1]["id"]
+
+    def changed(self, incarnation: str) -> trio.Event:
+        return self._changed
+
+    def dropped_lines(self, incarnation: str, service_id: str | None) -> int:
+        return 0
 
 
 @define

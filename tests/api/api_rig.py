@@ -181,12 +181,14 @@ class Client:
                     return entries
 
     @asynccontextmanager
-    async def stream(self, *, headers: dict[str, str] | None = None, **query: Any) -> AsyncIterator[Frames]:
-        """An open SSE stream of events; what happens after this is entered is on it."""
+    async def stream(
+        self, *, path: str = "/events", headers: dict[str, str] | None = None, **query: Any
+    ) -> AsyncIterator[Frames]:
+        """An open SSE stream (of events); what happens after this is entered is on it."""
         sent = self._headers({"Accept": "text/event-stream"} | (headers or {}))
         with trio.fail_after(BOUND_S):
             async with Wire.to(self.http.base_url) as wire:
-                response = await wire.get(str(httpx.URL("/events", params=query)), sent)
+                response = await wire.get(str(httpx.URL(path, params=query)), sent)
                 assert response.status_code == 200, await wire.rest()
                 names = {name.decode(): value.decode() for name, value in response.headers}
                 assert names["content-type"].startswith("text/event-stream")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import trio
-from api_rig import BOUND_S, Api, Client, refused
+from api_rig import BOUND_S, Api, Client, Frame, refused, running
+
+from solo_trio.operations.settings import Settings
+
+STREAM = {"Accept": "text/event-stream"}
 
 SPEAKER = r"""
 import logging, os, sys
@@ -51,6 +56,10 @@ def log_oddly():
 def flood(count):
     for number in range(count):
         print("flood", number, "x" * 200)
+
+@service.export
+def log_big(start, size):
+    kept[0].log.info(start + " " + "x" * size)
 
 @service.export
 def crash():
@@ -192,15 +201,16 @@ async def test_a_flood_is_bounded_and_counted(api: Api, tenant: Client) -> None:
     await tenant.call("quiet", "say", "can still speak")
     await tenant.wait_log("can still speak", service_id="quiet")
     kept = dropped = 0
-    with trio.fail_after(BOUND_S):  # the count is told with the next line that there is room for
+    with trio.fail_after(BOUND_S):  # the count is told although no line follows
         while kept + dropped < written:
-            await tenant.call("talk", "say", "done")
             entries = await tenant.logs(service_id="talk")
             kept = sum(entry["message"].startswith("flood") for entry in entries)
             dropped = sum(entry["fields"].get("dropped", 0) for entry in entries)
     assert 0 < kept < written // 10
     assert sum(len(json.dumps(entry)) for entry in entries) < 200_000
     assert {entry["level"] for entry in entries if "dropped" in entry["fields"]} == {"warning"}
+    for query, count in (("?service_id=talk", dropped), ("?service_id=quiet", 0), ("", dropped)):
+        assert (await tenant.ok("GET", f"/logs{query}"))["dropped_lines"] == count
 
 
 async def test_lines_of_many_services_are_in_order(tenant: Client) -> None:
@@ -211,3 +221,88 @@ async def test_lines_of_many_services_are_in_order(tenant: Client) -> None:
     entries = await tenant.logs()
     assert [entry["service_id"] for entry in entries] == ["a", "a", "b", "b"] * 3
     assert [entry["at"] for entry in entries] == sorted(entry["at"] for entry in entries)
+
+
+# -- following
+
+
+async def test_followed_from_now_and_from_a_tail(tenant: Client) -> None:
+    await tenant.deploy("talk", SPEAKER)
+    await tenant.call("talk", "lines", 10)
+    whole = await tenant.logs()
+    async with tenant.stream(path="/logs") as now, tenant.stream(path="/logs", tail=3) as tail:
+        assert [frame.json for frame in await tail.take(3)] == whole[-3:]
+        await tenant.call("talk", "say", "new")
+        await tenant.wait_log("new")
+        both = [await now.take(2), await tail.take(2)]
+        for frames in both:
+            assert [frame.json for frame in frames] == (await tenant.logs())[-2:]
+            assert all(frame.event == "log" and frame.id == frame.json["id"] for frame in frames)
+    async with tenant.stream(path="/logs", since=0) as frames:
+        assert [frame.json for frame in await frames.take(12)] == await tenant.logs()
+
+
+async def test_followed_with_filters(api: Api, tenant: Client) -> None:
+    other = await api.tenant("t2")
+    for client, service_id in ((tenant, "talk"), (tenant, "else"), (other, "talk")):
+        await client.deploy(service_id, SPEAKER)
+    async with (
+        tenant.stream(path="/logs", level="warning", service_id="talk") as mine,
+        tenant.stream(path="/logs", level="error") as both,
+    ):
+        for client, service_id in ((other, "talk"), (tenant, "else"), (tenant, "talk")):
+            await client.call(service_id, "levels")
+        assert [frame.json["message"] for frame in await mine.take(2)] == ["at warning", "at error"]
+        assert [frame.json["service_id"] for frame in await both.take(2)] == ["else", "talk"]
+
+
+async def test_last_event_id_resumes_a_log_and_no_line_is_missed(tenant: Client) -> None:
+    """Broken off after every few lines, while three services write."""
+    names, each = ("a", "b", "c"), 40
+    for service_id in names:
+        await tenant.deploy(service_id, SPEAKER)
+    seen: list[dict[str, Any]] = []
+    async with trio.open_nursery() as nursery:
+
+        async def write(service_id: str) -> None:
+            for _ in range(each // 10):
+                await tenant.call(service_id, "lines", 10)
+
+        for service_id in names:
+            nursery.start_soon(write, service_id)
+        while len(seen) < len(names) * each:
+            headers = {"Last-Event-ID": str(seen[-1]["id"])} if seen else {}
+            async with tenant.stream(path="/logs", since=0, headers=headers) as frames:
+                seen += [frame.json for frame in await frames.take(min(7, len(names) * each - len(seen)))]
+    assert seen == await tenant.logs()
+    refused(await tenant.get("/logs", headers=STREAM | {"Last-Event-ID": "x"}), "invalid_field")
+    for query in ("since=-1", "tail=0", "tail=1001", "level=loud", "service_id=../x", "limit=1", "since_id=1"):
+        assert (await tenant.get(f"/logs?{query}", headers=STREAM)).status_code == 400
+
+
+async def test_big_entries_arrive_one_by_one(tenant: Client) -> None:
+    await tenant.deploy("talk", SPEAKER)
+    async with tenant.stream(path="/logs") as frames:
+        for number in range(30):
+            await tenant.call("talk", "log_big", f"{number}", 30_000)
+        found = [frame.json["message"].split()[0] for frame in await frames.take(30)]
+    assert found == [f"{number}" for number in range(30)]
+
+
+async def test_followers_end_with_the_kernel_and_count_as_streams(tmp_path: Path) -> None:
+    ends: list[Frame] = []
+    async with trio.open_nursery() as nursery, running(tmp_path / "data", Settings(max_streams_per_tenant=2)) as api:
+        tenant = await api.tenant("t1")
+        await tenant.deploy("talk", SPEAKER)
+
+        async def follow(task_status: trio.TaskStatus[None]) -> None:
+            async with tenant.stream(path="/logs") as frames:
+                task_status.started()
+                ends.extend([frame async for frame in frames][-1:])
+
+        await nursery.start(follow)
+        async with tenant.stream():
+            refused(await tenant.get("/logs", headers=STREAM), "overloaded")
+            refused(await (await api.client(None)).get("/logs", headers=STREAM), "unauthenticated")
+            refused(await api.admin.get("/logs", headers=STREAM), "tenant_required")
+    assert [(end.event, end.json) for end in ends] == [("end", {"reason": "shutdown"})]

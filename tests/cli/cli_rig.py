@@ -45,6 +45,7 @@ class Child:
             stderr=subprocess.PIPE,
             env=environment(**more),
             start_new_session=True,
+            bufsize=0,  # `line` waits for the pipe: what is in a buffer it would not see
         )
         self._lines: list[str] = []
         self._said = threading.Condition()

@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 import pytest
 import trio
+from trio.testing import MockClock
 
 from solo_trio.ports import LogQuery
 from solo_trio.telemetry import log_files
 from solo_trio.telemetry.log_files import BLOCK_BYTES, FILE_BYTES_MAX, OVERVIEW_BYTES_MAX, file_of
+from solo_trio.telemetry.log_lines import FIELDS_BYTES_MAX, MESSAGE_BYTES_MAX
 from solo_trio.telemetry.service_logs import (
-    FIELDS_BYTES_MAX,
-    MESSAGE_BYTES_MAX,
     OUTAGE_QUIET_S,
     PENDING_BYTES_MAX,
     PENDING_TENANT_BYTES_KEPT,
@@ -137,7 +137,7 @@ def test_a_tail_reads_no_more_than_it_needs(tmp_path: Path) -> None:
         "from solo_trio.telemetry import log_files\n"
         "read = lambda: int(open('/proc/self/io').readline().split()[1])\n"
         "before = read()\n"
-        "found = log_files.read(pathlib.Path(sys.argv[1]), eval(sys.argv[2]))\n"
+        "found = log_files.read(pathlib.Path(sys.argv[1]), eval(sys.argv[2]), 10**9)\n"
         "print(len(found), read() - before)\n"
     )
     for query, bytes_max in (
@@ -300,3 +300,119 @@ async def test_reading_beside_writing(logs: ServiceLogFiles) -> None:
             while True:
                 await of(logs, None)
                 await of(logs, "s", tail=30)
+
+
+# -- ids, following
+
+
+async def test_ids_ascend_although_the_clock_went_back(
+    logs: ServiceLogFiles, clock: SteppedClock, notes: Notes, tmp_path: Path
+) -> None:
+    """Within a life and across a restart; over all services of the tenant, so that a place to resume from is one."""
+    for number in range(10):
+        logs.sink(TENANT, f"s{number % 3}", 1, bytes_per_s=None)("stdout", "info", f"{number}", {})
+        clock.now_s -= 60
+    await logs.flush()
+    clock.now_s -= 1_000_000
+    again = ServiceLogFiles(tmp_path, clock, notes)
+    last = (await again.read(LogQuery(TENANT)))[-1]["id"]
+    for number in range(10, 20):
+        again.sink(TENANT, f"s{number % 3}", 2, bytes_per_s=None)("stdout", "info", f"{number}", {})
+        again.sink("other-1", "s", 1, bytes_per_s=None)("stdout", "info", "elsewhere", {})
+    assert await of(again) == [f"{number}" for number in range(20)]
+    assert await of(again, after=last) == [f"{number}" for number in range(10, 20)]
+    assert await of(again, "s1", tail=2) == ["16", "19"]
+    assert (await again.read(LogQuery("other-1")))[0]["id"] < START_US, "a tenant's ids are its own"
+
+
+async def test_a_line_cut_by_a_crash_does_not_hide_the_newest_id(
+    logs: ServiceLogFiles, clock: SteppedClock, notes: Notes, tmp_path: Path
+) -> None:
+    logs.sink(TENANT, "s", 1, bytes_per_s=None)("stdout", "info", "one", {})
+    await logs.flush()
+    with file_of(tmp_path / TENANT, "s").open("ab") as file:
+        file.write(b'{"id": 99999')
+    clock.now_s -= 500
+    again = ServiceLogFiles(tmp_path, clock, notes)
+    again.sink(TENANT, "s", 2, bytes_per_s=None)("stdout", "info", "two", {})
+    assert await of(again, "s") == ["one", "two"]
+
+
+async def test_following_all_services_misses_nothing_that_is_just_being_written(logs: ServiceLogFiles) -> None:
+    """A reader that goes on behind the last id it saw, while lines of many services are written in another thread."""
+    count, seen, cursor = 2_000, list[str](), 0
+
+    async def write() -> None:
+        for number in range(count):
+            logs.sink(TENANT, f"s{number % 40}", 1, bytes_per_s=None)("stdout", "info", f"{number}", {})
+            if number % 25 == 24:
+                await trio.lowlevel.checkpoint()
+                nursery.start_soon(logs.flush)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        with trio.fail_after(60):
+            while len(seen) < count:
+                changed = logs.changed(TENANT)
+                page, cursor = await logs.scan(LogQuery(TENANT, after=cursor, limit=50))
+                seen += [entry["message"] for entry in page]
+                if not page and len(seen) < count:
+                    await changed.wait()
+    assert seen == [f"{number}" for number in range(count)]
+
+
+async def test_what_was_looked_at_without_a_match_is_not_looked_at_again(logs: ServiceLogFiles) -> None:
+    sink = logs.sink(TENANT, "s", 1, bytes_per_s=None)
+    for number in range(100):
+        sink("stdout", "info", f"{number}", {})
+    page, looked_at = await logs.scan(LogQuery(TENANT, "s", "error"))
+    assert page == [] and looked_at == (await logs.read(LogQuery(TENANT)))[-1]["id"]
+    page, looked_at = await logs.scan(LogQuery(TENANT, "s", limit=10))
+    assert looked_at == page[-1]["id"] and len(page) == 10
+
+
+async def test_dropped_lines_are_told_although_no_line_follows(
+    logs: ServiceLogFiles, clock: SteppedClock, autojump_clock: MockClock
+) -> None:
+    sink = logs.sink(TENANT, "s", 1, bytes_per_s=1_000)
+    for number in range(100):
+        sink("stdout", "info", f"{number}", {})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(logs.run)
+        await trio.sleep(1)
+        kept = len(await of(logs, "s")) - 1
+        assert (await of(logs, "s"))[-1] == f"{100 - kept} lines were dropped: more than log_bytes_per_s"
+        assert logs.dropped_lines(TENANT, "s") == logs.dropped_lines(TENANT, None) == 100 - kept
+        assert logs.dropped_lines(TENANT, "other") == logs.dropped_lines("blau-1", None) == 0
+        await trio.sleep(5)
+        assert len(await of(logs, "s")) == kept + 1, "told once"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_flood_is_told_of_once_a_second(
+    logs: ServiceLogFiles, clock: SteppedClock, autojump_clock: MockClock
+) -> None:
+    sink = logs.sink(TENANT, "s", 1, bytes_per_s=1_000)
+    written = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(logs.run)
+        for _ in range(100):  # ten seconds
+            for _ in range(20):
+                sink("stdout", "info", "x" * 50, {})
+                written += 1
+            await trio.sleep(0.1)
+            clock.now_s += 0.1
+        nursery.cancel_scope.cancel()
+    entries = await logs.read(LogQuery(TENANT, "s", limit=100_000))
+    told = [entry["fields"]["dropped"] for entry in entries if entry["fields"]]
+    assert 8 <= len(told) <= 12
+    assert logs.dropped_lines(TENANT, "s") == written - (len(entries) - len(told))
+    assert logs.dropped_lines(TENANT, "s") == sum(told), "the end tells the rest"
+
+
+async def test_lines_that_cannot_be_written_are_counted_as_dropped(logs: ServiceLogFiles) -> None:
+    file_of(logs.directory / TENANT, "b").mkdir(parents=True)
+    for number in range(7):
+        logs.sink(TENANT, "b", 1, bytes_per_s=None)("stdout", "info", f"{number}", {})
+    await logs.flush()
+    assert logs.dropped_lines(TENANT, "b") == 7

@@ -17,12 +17,12 @@ from solo_trio.gateways.http.limits import StreamLimits
 from solo_trio.gateways.http.problems import TYPE_PREFIX, error_page, problem_response
 from solo_trio.gateways.http.requests import bearer, check_once, single
 from solo_trio.gateways.http.sockets import Sockets
-from solo_trio.gateways.http.sse import EventFrames, stream_response
+from solo_trio.gateways.http.sse import EventFrames, LogFrames, stream_response
 from solo_trio.gateways.http.streams import OpenStreams
 from solo_trio.operations import strict_json
 from solo_trio.operations.caller import System, authenticate
 from solo_trio.operations.perform import OPERATIONS, Request, admit, perform
-from solo_trio.operations.table import Answer, EventStream, Operation
+from solo_trio.operations.table import Answer, EventStream, LogStream, Operation
 
 JSON_TYPE: Final = "application/json"
 _STREAM_TYPE: Final = "text/event-stream"
@@ -92,6 +92,9 @@ def _view(
         if isinstance(answer, EventStream):
             frames = EventFrames(encodings, streams.limits.keep_alive_s)
             return stream_response(answer.watch, frames, streams, authenticate(system, given.token))
+        if isinstance(answer, LogStream):
+            frames = LogFrames(encodings, streams.limits.keep_alive_s)
+            return stream_response(answer.follow, frames, streams, authenticate(system, given.token))
         return _response(operation, answer)
 
     return view
@@ -117,7 +120,7 @@ async def _request(operation: Operation, route: dict[str, str]) -> Request:
     headers = request.headers
     query = single(request.args.items(multi=True))
     if operation.stream and "Last-Event-ID" in headers:
-        query["since_id"] = headers["Last-Event-ID"]
+        query[operation.resume_field] = headers["Last-Event-ID"]
     return Request(
         token=bearer(headers.get("Authorization")),
         tenant_id=headers.get("X-Tenant-ID"),

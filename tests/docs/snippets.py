@@ -149,7 +149,9 @@ class Terminal:
         """Run a command; `lasting`: it need not end, if only it prints what is expected."""
         assert self._shell.stdin is not None
         with self._said:
-            free = not self._running or self._said.wait_for(lambda: END in self._output, LONG_S)  # it may have been killed
+            free = not self._running or self._said.wait_for(
+                lambda: END in self._output, LONG_S
+            )  # it may have been killed
             assert free, f"something still runs in this terminal: {command} cannot"
             self._output, self._seen, self._running = "", 0, True
         self._shell.stdin.write(f"{{ {command}\n}} </dev/null; printf '%s %d\\n' '{END}' $?\n")

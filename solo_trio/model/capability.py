@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model.event import Decision, Event, Now, Proposed, event
+from solo_trio.model.evolving import evolve
 from solo_trio.model.record import KeyRow, StoredEvent
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ A stored payload is JSON of the event's fields. Reading an old schema runs its u
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import Any, Final
 
 import cattrs
@@ -23,6 +24,8 @@ _converter: Final = cattrs.Converter(forbid_extra_keys=True, detailed_validation
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, Any], lambda value, _: dict(value))
 for _cls in KINDS.values():
     _converter.register_structure_hook(_cls, make_dict_structure_fn(_cls, _converter))
+_hooks: Final[dict[type[Event], Callable[[Any, Any], Any]]] = {}
+"""What decodes each kind, found once: a long log is decoded event by event."""
 
 
 def encode(event: Event) -> bytes:
@@ -39,7 +42,10 @@ def decode(type_: str, schema: int, payload: bytes) -> Event:
         fields: dict[str, Any] = orjson.loads(payload)
         for version in range(schema, cls.SCHEMA):
             fields = UPCASTERS[type_, version](fields)
-        event: Event = _converter.structure(fields, cls)
+        hook = _hooks.get(cls)
+        if hook is None:
+            hook = _hooks[cls] = _converter.get_structure_hook(cls)
+        event: Event = hook(fields, cls)
     except Exception as error:  # whatever the payload is, it is not ours to crash on
         raise Faulted("data_damaged", f"an event of type {type_} cannot be decoded: {error}") from error
     return event

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from attrs import asdict, evolve, fields, frozen
+from attrs import asdict, fields, frozen
 
 from solo_trio.errors import Rejected
+from solo_trio.model.evolving import evolve
 
 
 @frozen

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model import service_events as ev
 from solo_trio.model.dependencies import check_dependencies, dependents
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Decision, Event, Now, Proposed
+from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import Artifact

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from solo_trio.model.event import UPCASTERS, Event, event
+from solo_trio.model.evolving import evolve
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import StoredEvent
 from solo_trio.model.service import (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, get_args
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from solo_trio.errors import Rejected
+from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits, is_number
 from solo_trio.policy.restart import RestartType

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 from rpds import HashTrieMap
 
 from solo_trio.errors import KernelBug
 from solo_trio.model.capability import Capability
 from solo_trio.model.event import Record
+from solo_trio.model.evolving import evolve
 from solo_trio.model.record import StoredEvent
 from solo_trio.model.service import ServiceState
 from solo_trio.model.system import SystemState

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from solo_trio.model.event import UPCASTERS, Decision, Event, Now, Proposed, event
+from solo_trio.model.evolving import evolve
 from solo_trio.model.record import StoredEvent
 from solo_trio.model.service import Status
 from solo_trio.model.service_events import held, released

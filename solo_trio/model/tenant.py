@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 from rpds import HashTrieMap
 
 from solo_trio.errors import Rejected
 from solo_trio.model.capability import CapabilityGranted
 from solo_trio.model.event import Decision, Event, Now, Proposed, event
+from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
 from solo_trio.model.record import KeyRow, StoredEvent
 from solo_trio.model.service import ServiceState

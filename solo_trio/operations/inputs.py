@@ -53,16 +53,25 @@ def get_origin(kind: Any) -> Any:
     return _get_origin(kind)
 
 
-def _object(value: Any, _: Any) -> dict[str, Any]:
+def _object(value: Any, kind: Any) -> dict[str, Any]:
     if type(value) is not dict:
         raise ValueError("must be an object")
-    return dict(value)
+    return {name: _member(f"member '{_shown(name)}'", each, get_args(kind)[1:]) for name, each in value.items()}
 
 
-def _array(value: Any, _: Any) -> list[Any]:
+def _array(value: Any, kind: Any) -> list[Any]:
     if type(value) is not list:
         raise ValueError("must be an array")
-    return list(value)
+    return [_member(f"item {number}", each, get_args(kind)) for number, each in enumerate(value)]
+
+
+def _member(what: str, value: Any, kinds: Any) -> Any:
+    if not kinds or kinds[0] is Any:
+        return value
+    try:
+        return _converter.structure(value, kinds[0])
+    except ValueError as error:
+        raise ValueError(f"{what} {error}") from None
 
 
 def _literal(value: Any, kind: Any) -> Any:

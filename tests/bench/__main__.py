@@ -1,4 +1,4 @@
-"""`python tests/bench [append] [deploy] [recover]`. Owns: which figures, where, the profile. Never: asserts a time.
+"""`python tests/bench [FIGURE ...]`. Owns: which figures, where, the profile. Never: asserts a time.
 
 No test: pytest does not collect it. It takes some minutes and wants an otherwise quiet machine; the ratios bear some noise.
 """
@@ -16,18 +16,26 @@ from pathlib import Path
 
 import deploys
 import durable
+import longlog
 import recovery
 import trio
+import watching
 
 from solo_trio.journal.library import driver
 
-FIGURES = {"append": durable.measure, "deploy": deploys.measure, "recover": recovery.measure}
+FIGURES = {
+    "append": durable.measure,
+    "deploy": deploys.measure,
+    "recover": recovery.measure,
+    "watch": watching.measure,
+    "longlog": longlog.measure,
+}
 PROFILE_LINES = 30
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description="Figures beside the machine's floor.")
-    parser.add_argument("figures", nargs="*", metavar="append|deploy|recover", help="which (all)")
+    parser.add_argument("figures", nargs="*", metavar="append|deploy|recover|watch|longlog", help="which (all)")
     parser.add_argument("--directory", type=Path, help="where to write: the disk that is measured (the temporary one)")
     parser.add_argument(
         "--profile",

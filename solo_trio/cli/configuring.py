@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import click
 from attrs import frozen
 
 from solo_trio.configuration import FILE_NAME, Configuration, Serving, configure, read_file, table, template
@@ -24,8 +25,11 @@ def configured(file: Path | None, flags: Mapping[str, Any]) -> Configuration:
     given: dict[str, tuple[str, Any]] = {}
     for name, value in flags.items():
         if value is not None and value is not False and value != ():
-            path = paths[FLAGS.get(name, name)]
-            given[path] = (f"--{name.replace('_', '-')}", str(value) if isinstance(value, Path) else value)
+            path, flag = paths[FLAGS.get(name, name)], f"--{name.replace('_', '-')}"
+            fault = None if isinstance(value, Path) else table()[path].fault(value)  # a path may be any: it is tried
+            if fault is not None:
+                raise click.BadParameter(f"it {fault}", param_hint=f"'{flag}'")
+            given[path] = (flag, str(value) if isinstance(value, Path) else value)
     return configure(flags=given, file=file)
 
 

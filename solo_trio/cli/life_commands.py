@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from solo_trio.cli.options import LIMIT, RESTART, SERVICE, for_tenant
+from solo_trio.cli.options import LIMIT, RESTART, SERVICE, WINDOW, Seconds, for_tenant
 from solo_trio.cli.showing import note, show_json, show_line, show_table, show_text
 from solo_trio.errors import Rejected
 
@@ -98,7 +98,7 @@ def _show_hold(place: Place, answer: dict[str, Any], text: str) -> None:
 @click.argument("service_id", metavar="ID", shell_complete=SERVICE)
 @click.option("--restart", type=RESTART, help="After which ends to restart.")
 @click.option("--max-restarts", type=click.IntRange(0), help="More restarts than this ...")
-@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="... within so many seconds give it up.")
+@click.option("--max-seconds", type=WINDOW, help="... within so many seconds give it up.")
 @click.option(
     "--limit", "limits", type=LIMIT, multiple=True, help="A limit, like --limit memory_mb=256; any number of times."
 )
@@ -174,9 +174,7 @@ def _show_source(place: Place, service_id: str, number: int, known: list[dict[st
 @click.command()
 @click.option("--all", "everything", is_flag=True, help="Of all tenants; needs the system's token.")
 @click.option("--once", is_flag=True, help="Show it once. [where standard output is no terminal]")
-@click.option(
-    "--interval", type=click.FloatRange(0.5, 60), default=2.0, show_default=True, help="Seconds between two looks."
-)
+@click.option("--interval", type=Seconds(0.5, 60), default=2.0, show_default=True, help="Seconds between two looks.")
 @for_tenant
 def top(place: Place, everything: bool, once: bool, interval: float) -> None:
     """Show what services do and use, again and again; q or Ctrl-C leaves."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +36,23 @@ class Typed(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+def _check_path(type_: click.ParamType[Any], value: Any, param: click.Parameter | None, ctx: Any) -> None:
+    """Refuse what no file can be called."""
+    try:
+        os.stat(value)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            why = "no file can be called so" if isinstance(error, ValueError) else error.strerror
+            type_.fail(f"{texts.printable(str(value))!r}: {why}", param, ctx)
+
+
 class Directory(click.Path):
     """A directory's path; none at all (an empty variable in a shell) is not the one where the command runs."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("name a directory: it is empty", param, ctx)
+        _check_path(self, value, param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -61,7 +75,18 @@ class File(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("name a file: it is empty", param, ctx)
+        _check_path(self, value, param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds; what is no number is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
 
 
 class LimitName(click.ParamType[Any]):
@@ -89,6 +114,8 @@ FILE = File(path_type=Path, dir_okay=False)
 SOURCE = File(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 HOST = Hosts()
 LIMIT = LimitName()
+TENANT = Typed("tenant", texts.named)
+WINDOW = Seconds(0, min_open=True)
 RESTART = click.Choice(["permanent", "transient", "temporary"])
 DURATION = Typed("duration", texts.duration_ms)
 JSON_OBJECT = Typed("json", texts.json_object)
@@ -112,7 +139,10 @@ _PLACE = (
     click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs."),
 )
 _TENANT = click.option(
-    "--tenant", envvar="SOLO_TENANT", help="The tenant, for a system token. [env: SOLO_TENANT; default: default]"
+    "--tenant",
+    type=TENANT,
+    envvar="SOLO_TENANT",
+    help="The tenant, for a system token. [env: SOLO_TENANT; default: default]",
 )
 
 

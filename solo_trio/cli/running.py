@@ -12,7 +12,7 @@ import click
 
 from solo_trio.cli.commands import INTERRUPTED, solo
 from solo_trio.cli.showing import ignore_output
-from solo_trio.cli.texts import printable
+from solo_trio.cli.texts import printable, shortened
 from solo_trio.errors import SoloError
 
 DONE: Final = 0
@@ -64,8 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     except SoloError as error:
         return _failed(error)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _misused(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
@@ -73,14 +72,25 @@ def run(arguments: Sequence[str]) -> int:
         return DONE
 
 
+def _misused(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        sys.stderr.write(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n\n")
+    sys.stderr.write(f"Error: {shortened(printable(error.format_message()))}\n")
+    return error.exit_code
+
+
 def _failed(error: SoloError) -> int:
-    sys.stderr.write(f"error: {error.code}: {printable(error.detail)}\n")
+    sys.stderr.write(f"error: {error.code}: {shortened(printable(error.detail))}\n")
     advice = NEXT.get(error.code)
     if error.code == "unauthenticated" and os.environ.get("SOLO_TOKEN"):
         advice = TOKEN_REFUSED
     if advice is not None:
         advice = advice.replace("{id}", str(error.extra.get("service_id", "ID")))
-        sys.stderr.write(f"  next: {printable(advice)}\n")
+        sys.stderr.write(f"  next: {shortened(printable(advice))}\n")
     traceback = error.extra.get("traceback")
     if isinstance(traceback, str) and traceback.strip():
         sys.stderr.write(printable(traceback.rstrip(), lines=True) + "\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, LIMIT, RESTART, SERVICE, SOURCE, for_tenant
+from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, LIMIT, RESTART, SERVICE, SOURCE, WINDOW, for_tenant
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table, show_text
 from solo_trio.cli.texts import argument
 from solo_trio.errors import Rejected
@@ -34,7 +34,7 @@ _HIDDEN: Final = "\0"
 @click.option("--restart", type=RESTART, help="After which ends to restart.")
 @click.option("--config", type=JSON_OBJECT, help="What the service finds as ctx.config.")
 @click.option("--max-restarts", type=click.IntRange(0), help="More restarts than this ...")
-@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="... within so many seconds give it up.")
+@click.option("--max-seconds", type=WINDOW, help="... within so many seconds give it up.")
 @click.option(
     "--limit", "limits", type=LIMIT, multiple=True, help="A limit, like --limit memory_mb=256; any number of times."
 )

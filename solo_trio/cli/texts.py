@@ -13,6 +13,7 @@ _UNPRINTABLE: Final = re.compile(
 )
 _UNPRINTABLE_IN_LINES: Final = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 """As above, but line breaks and tabulators stand."""
+SHOWN_CHARACTERS_MAX: Final = 1_000
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", re.ASCII)
 _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 
@@ -21,6 +22,13 @@ def printable(text: str, *, lines: bool = False) -> str:
     """`text` with what steers a terminal, or turns the direction of writing, shown as an escape; `lines` keeps \\n and \\t."""
     pattern = _UNPRINTABLE_IN_LINES if lines else _UNPRINTABLE
     return pattern.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def shortened(text: str, characters: int = SHOWN_CHARACTERS_MAX) -> str:
+    """`text`, or its beginning and its end where it is longer than a person reads."""
+    if len(text) <= characters:
+        return text
+    return f"{text[: characters // 2]} ... {text[-characters // 2 :]}"
 
 
 def duration_ms(text: str) -> int:
@@ -39,6 +47,13 @@ def argument(text: str) -> Any:
         return strict_value(text)
     except ValueError:
         return text
+
+
+def named(text: str) -> str:
+    """A name that is not empty: a variable of a shell that is, must not mean another tenant. Raises ValueError."""
+    if not text:
+        raise ValueError("name a tenant: it is empty")
+    return text
 
 
 def keyword(text: str) -> tuple[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,6 +19,9 @@ ANSWER_TIMEOUT_S: Final = 120.0
 STREAM_TIMEOUT_S: Final = 45.0
 """A stream that was silent for three keep-alives is dead."""
 CONNECTIONS_MAX: Final = 100
+TENANT_CHARACTERS_MAX: Final = 63
+QUERY_CHARACTERS_MAX: Final = 4_096
+"""Of one value; no operation takes a longer one."""
 
 
 @frozen
@@ -31,7 +35,7 @@ class Address:
     def of(cls, url: str, token: str | None) -> Address:
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise Rejected("invalid_field", f"the server's URL is malformed: {error}") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise Rejected("invalid_field", "the server's URL must be like http://127.0.0.1:8080")
@@ -68,8 +72,8 @@ def arguments(ask: Ask[Any], tenant: str | None, timeout_s: float) -> dict[str, 
     """Arguments of `httpx.Client.request` (and its async twin) for `ask`."""
     headers = {}
     if ask.tenant and tenant is not None:
-        if not tenant.isascii() or not tenant.isprintable():
-            raise Rejected("invalid_id", "the tenant's id must be ASCII")
+        if not tenant.isascii() or not tenant.isprintable() or len(tenant) > TENANT_CHARACTERS_MAX:
+            raise Rejected("invalid_id", "the tenant's id must be ASCII, and at most 63 characters")
         headers["X-Tenant-ID"] = tenant
     if ask.idempotency_key is not None:
         headers["Idempotency-Key"] = ask.idempotency_key
@@ -78,8 +82,33 @@ def arguments(ask: Ask[Any], tenant: str | None, timeout_s: float) -> dict[str, 
     return {
         "method": ask.method,
         "url": ask.path,
-        "params": dict(ask.query),
-        "json": None if ask.body is None else dict(ask.body),
-        "headers": headers,
+        "params": _query(ask.query),
+        "content": None if ask.body is None else _content(ask.body),
+        "headers": headers if ask.body is None else headers | {"Content-Type": "application/json"},
         "timeout": httpx.Timeout(timeout_s + ask.patience_s, connect=CONNECT_TIMEOUT_S),
     }
+
+
+def _query(given: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in given.items():
+        if isinstance(value, str) and (len(value) > QUERY_CHARACTERS_MAX or not _is_unicode(value)):
+            raise Rejected("invalid_field", f"{name} is too long, or is no text that can be sent: correct it")
+    return dict(given)
+
+
+def _content(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(dict(body), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        why = "it contains half a character (a lone surrogate)"
+        raise Rejected("invalid_json", f"JSON cannot say this: {why}") from None
+    except ValueError as error:
+        raise Rejected("invalid_json", f"JSON cannot say this: {error}") from None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

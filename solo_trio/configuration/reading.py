@@ -80,7 +80,7 @@ def configure(
     if file is None:
         data = given.get("solo.data_dir", Given(Serving().data_dir, "default")).value
         beside = Path(data) / FILE_NAME
-        if beside.is_file():
+        if _is_file(beside):
             given, faults = _with_file(beside, given, faults)
             if Path(given.get("solo.data_dir", Given(data, "")).value).resolve() != Path(data).resolve():
                 says = f"names another data directory than the one it is in: leave it out, or use --config {beside}"
@@ -156,6 +156,13 @@ def read_file(file: Path) -> tuple[dict[str, Given], list[Fault]]:
                 else:
                     given[path] = Given(value, f"file {source}")
     return given, faults
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # its directory cannot be looked into, or be called so: whoever opens it says so
+        return False
 
 
 def _text_of(file: Path) -> str:

@@ -180,16 +180,18 @@ async def test_every_field_with_what_is_no_json(judge: Judge) -> None:
 
 
 async def test_every_field_with_what_its_schema_refuses(judge: Judge) -> None:
+    kinds = set()
     for operation in OVER_HTTP:
         schema = body_schema(operation)
         if schema is None:
             continue
         tried = 0
-        kinds = set()
         for number, (where, inner) in enumerate(fields_of(schema)):
             accepts = Strict(inner).is_valid
-            kind = re.sub(r'"(min|max|exclusive)[a-zA-Z]+": [0-9.]+|"description": "[^"]*"', "", json.dumps(inner))
-            values = VALUES[number % 5 :: 5] if kind in kinds else VALUES  # the like of it had all of them
+            kind = re.sub(
+                r'"(min|max|exclusive)[a-zA-Z]+": [0-9.]+|"(description|default)": "?[^",}]*', "", json.dumps(inner)
+            )
+            values = VALUES[number % 8 :: 8] if kind in kinds else VALUES  # the like of it had all of them
             kinds.add(kind)
             for value in values:
                 if accepts(value):
@@ -199,7 +201,7 @@ async def test_every_field_with_what_its_schema_refuses(judge: Judge) -> None:
                 codes = ("invalid_field", "unknown_field", "invalid_id")
                 document = await judge.refused(operation, *codes, content=content, why=(where, value))
                 assert document["detail"].isprintable(), "nothing of it reaches a terminal as it came"
-        assert tried >= len(VALUES) / 2
+        assert tried
 
 
 CHECKER = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.kernel.staging import Repeated
@@ -13,10 +13,11 @@ from solo_trio.model import service_events as ev
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import Status
-from solo_trio.model.service_decisions import Accepted, Kill, Pause, Restart, Resume, Update, find_service
+from solo_trio.model.service_decisions import Accepted, Kill, Pause, Restart, Resume, Update
+from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.system import SystemPaused
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.outcomes import RESTART_OUTCOMES, STOP_OUTCOMES, event_of, outcome, version_view
+from solo_trio.operations.outcomes import RESTART_OUTCOMES, STOP_OUTCOMES, event_of, logged, outcome, version_view
 from solo_trio.operations.services import ServiceInput
 from solo_trio.operations.table import Answer, body, operation, path, query
 from solo_trio.operations.views import spec_view
@@ -74,6 +75,8 @@ async def _deployment_of(caller: Caller, reply: Accepted | Repeated) -> int:
     if isinstance(reply, Accepted):
         return reply.deployment
     event = await event_of(caller, reply.event_id)
+    if isinstance(event, ev.ServiceDeploymentStarted):  # it was as asked, since then
+        return reply.event_id
     deployment = getattr(event, "deployment", None)
     assert isinstance(deployment, int)
     return deployment
@@ -173,15 +176,30 @@ async def update_service(caller: Caller, given: UpdateInput) -> Answer:
         given.limits,
         caller.revision,
     )
-    await caller.submit(command)
-    service = find_service(caller.core.loop.state, tenant.tenant_id, given.service_id)
-    later = caller.core.adjust(tenant.tenant_id, service, given.limits)
+    reply = await caller.submit(command)
+    deployment = await _deployment_of(caller, reply)
+    service = caller.core.loop.state.service(tenant.tenant_id, given.service_id)
+    later: frozenset[str] = frozenset()
+    if service is not None and service.deployment == deployment:
+        later = caller.core.adjust(tenant.tenant_id, service, given.limits)
     view = {
         "tenant_id": tenant.tenant_id,
         "service_id": given.service_id,
-        "status": str(service.status),
-        "revision": service.revision,
-        "spec": spec_view(service),
+        "revision": reply.event_id,
+        "spec": spec_view(await _spec_at(caller, given.service_id, deployment, reply.event_id)),
         "applies_at_next_start": sorted(later),
     }
-    return Answer(view, revision=service.revision)
+    return Answer(view, revision=reply.event_id)
+
+
+async def _spec_at(caller: Caller, service_id: str, deployment: int, revision: int) -> ServiceSpec:
+    """What the service was to be from event `revision` on, read from the log: the same whenever it is asked for."""
+    intent = await event_of(caller, deployment)
+    assert isinstance(intent, ev.ServiceDeploymentStarted)
+    changes = await logged(caller, service_id, (ev.ServiceUpdated,), deployment)
+    spec = intent.spec
+    for record in changes:
+        changed = record.event
+        if record.stored.id <= revision and isinstance(changed, ev.ServiceUpdated):
+            spec = evolve(spec, restart=changed.restart, restart_limits=changed.restart_limits, limits=changed.limits)
+    return spec

@@ -13,7 +13,6 @@ from solo_trio.errors import Rejected
 from solo_trio.kernel.hub import Follow
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model import service_events as ev
-from solo_trio.model.event import Record
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
 from solo_trio.model.service import Status
@@ -121,7 +120,11 @@ async def deploy_spec(
         )
         if isinstance(record.event, ev.ServiceDeploymentFailed):
             await _wait_restored(caller, follow, service_id)
-    return _deploy_answer(caller, service_id, record, deployment)
+    if isinstance(record.event, ev.ServiceDeploymentFailed):
+        raise _start_failed(record.event, await _restored(caller, deployment))
+    if isinstance(record.event, ev.ServiceDeployed):
+        return Answer(version_view(caller, service_id, record.event, deployment), 201, revision=deployment)
+    raise Rejected("service_deleted", "it was deleted while it started; deploy it again if it is still wanted")
 
 
 async def _wait_restored(caller: Caller, follow: Follow, service_id: str) -> None:
@@ -152,15 +155,16 @@ def _check_sizes(spec: ServiceSpec, source: bytes) -> None:
         raise Rejected("too_large", f"config may have {CONFIG_BYTES_MAX} bytes as JSON; it has {config_bytes}")
 
 
-def _deploy_answer(caller: Caller, service_id: str, record: Record, deployment: int) -> Answer:
-    if isinstance(record.event, ev.ServiceDeployed):
-        return Answer(version_view(caller, service_id, record.event, deployment), 201, revision=deployment)
-    if isinstance(record.event, ev.ServiceDeploymentFailed):
-        failed = record.event
-        now = caller.core.loop.state.service(caller.tenant_id or "", service_id)
-        restored = None if now is None else {"version": now.version, "status": str(now.status)}
-        detail = f"mend the source and deploy again: {failed.reason}"
-        raise Rejected(
-            "service_start_failed", detail, reason=failed.reason, traceback=failed.traceback, restored=restored
-        )
-    raise Rejected("service_deleted", "it was deleted while it started; deploy it again if it is still wanted")
+async def _restored(caller: Caller, deployment: int) -> int | None:
+    """The version that a failed deployment was to replace, and that is there again."""
+    intent = await event_of(caller, deployment)
+    if not isinstance(intent, ev.ServiceDeploymentStarted) or intent.replaces is None:
+        return None
+    before = await event_of(caller, intent.replaces)
+    return before.version if isinstance(before, ev.ServiceDeploymentStarted) else None
+
+
+def _start_failed(failed: ev.ServiceDeploymentFailed, restored: int | None) -> Rejected:
+    more = {} if restored is None else {"restored": {"version": restored}}
+    detail = f"mend the source and deploy again: {failed.reason}"
+    return Rejected("service_start_failed", detail, reason=failed.reason, traceback=failed.traceback, **more)

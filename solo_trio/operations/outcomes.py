@@ -56,13 +56,14 @@ async def outcome(
         )
 
     if look_back:
-        for record in await _logged(caller, service_id, kinds, after):
+        for record in await logged(caller, service_id, kinds, after):
             if matches(record):
                 return record
     return await _next_match(caller, follow, matches)
 
 
-async def _logged(caller: Caller, service_id: str, kinds: tuple[type[Event], ...], after: int) -> list[Record]:
+async def logged(caller: Caller, service_id: str, kinds: tuple[type[Event], ...], after: int) -> list[Record]:
+    """What the log has of `kinds` about the service with an id after `after`, up to a page."""
     query = EventQuery(
         after=after,
         limit=PAGE_RECORDS_MAX,

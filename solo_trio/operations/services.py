@@ -68,7 +68,7 @@ async def service_status(caller: Caller, given: ServiceInput) -> Answer:
     running = core.running(tenant.tenant_id, service)
     uptime_us = 0 if service.ready_at_us is None else core.loop.now().at_us - service.ready_at_us
     view = service_view(tenant.tenant_id, service) | {
-        "spec": spec_view(service),
+        "spec": spec_view(service.spec),
         "generation": service.generation,
         "held": service.held,
         "waiting_for": list(waiting_for(tenant.services, service)) if service.wants_to_run else [],

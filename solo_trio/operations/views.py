@@ -8,6 +8,7 @@ from attrs import asdict
 
 from solo_trio.model.codec import rfc3339
 from solo_trio.model.service import Counts, ServiceState
+from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.tenant import TenantState
 
 
@@ -26,10 +27,8 @@ def service_view(tenant_id: str, service: ServiceState) -> dict[str, Any]:
     }
 
 
-def spec_view(service: ServiceState) -> dict[str, Any]:
-    spec = asdict(service.spec)
-    spec["limits"] = service.spec.limits.given()
-    return spec
+def spec_view(spec: ServiceSpec) -> dict[str, Any]:
+    return asdict(spec) | {"limits": spec.limits.given()}
 
 
 def crash_view(service: ServiceState) -> dict[str, Any] | None:

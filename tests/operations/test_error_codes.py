@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,3 +81,34 @@ def test_the_kinds_carry_what_the_table_says() -> None:
     assert (error.status, error.title, error.detail) == (503, CODES["overloaded"].title, "try again")
     assert error.extra == {"limit": 3} and error.retry_after_s == 1
     assert KernelBug("what").status == 500
+
+
+TESTS = Path(__file__).parents[1]
+RAISED_HERE = RAISING | {"KernelBug"}
+NOT_PROVOKED: dict[str, str] = {}
+"""Codes that no test expects, and why."""
+
+
+def expected_codes(tree: ast.Module) -> set[str]:
+    """Every code that a text of a test names, other than to raise it itself."""
+    own = {
+        id(node.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and node.args and getattr(node.func, "id", "") in RAISED_HERE
+    }
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in own
+    ]
+    return {code for text in texts for code in re.findall(r"[a-z_]+", text) if code in CODES}
+
+
+def test_every_code_is_expected_by_a_test_or_has_a_reason() -> None:
+    found: set[str] = set()
+    for path in TESTS.rglob("test_*.py"):
+        if path != Path(__file__):
+            found |= expected_codes(ast.parse(path.read_text(encoding="utf-8")))
+    for path in TESTS.rglob("*_contract.py"):
+        found |= expected_codes(ast.parse(path.read_text(encoding="utf-8")))
+    assert sorted(set(CODES) - found) == sorted(NOT_PROVOKED)

@@ -36,6 +36,7 @@ PROFILE_LINES = 30
 def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description="Figures beside the machine's floor.")
     parser.add_argument("figures", nargs="*", metavar="append|deploy|recover|watch|longlog", help="which (all)")
+    parser.add_argument("--events", type=int, default=longlog.EVENTS, help="of `longlog` (%(default)s: two minutes)")
     parser.add_argument("--directory", type=Path, help="where to write: the disk that is measured (the temporary one)")
     parser.add_argument(
         "--profile",
@@ -54,7 +55,8 @@ def main() -> None:
         try:
             if given.profile:
                 profile.enable()
-            trio.run(FIGURES[name], directory)
+            more = (given.events,) if name == "longlog" else ()
+            trio.run(FIGURES[name], directory, *more)
         finally:
             profile.disable()
             shutil.rmtree(directory)

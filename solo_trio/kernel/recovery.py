@@ -15,7 +15,7 @@ from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import codec
 from solo_trio.model.dependencies import waiting_for
-from solo_trio.model.record import EventQuery, IdempotencyRow
+from solo_trio.model.record import EventQuery, IdempotencyRow, StoredEvent
 from solo_trio.model.service import Status
 from solo_trio.model.state import KernelState, apply
 from solo_trio.model.system import StartSystem
@@ -112,7 +112,8 @@ class Recovery:
         with trio.move_on_after(self.timeout_s):
             while self._pending and (page := await watch.next_page()):
                 for stored in page:
-                    self._pending.discard((stored.tenant_id or "", stored.subject or ""))
+                    if not (stored.type == "service_deployment_failed" and _is_wanted(core, stored)):
+                        self._pending.discard((stored.tenant_id or "", stored.subject or ""))
                     if stored.type == "system_paused":
                         self._pending.clear()
                 self._give_up_dependents(core)
@@ -150,6 +151,12 @@ class Recovery:
                 if any((key[0], name) not in self._pending for name in missing):
                     self._pending.discard(key)
                     found = True
+
+
+def _is_wanted(core: Surroundings, stored: StoredEvent) -> bool:
+    """Whether the service that an event is about is to run: what a failed deployment replaced is put back, for one."""
+    service = core.loop.state.service(stored.tenant_id or "", stored.subject or "")
+    return service is not None and service.wants_to_run
 
 
 async def replay(

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from solo_trio.errors import CODES, Faulted, KernelBug, Rejected, SoloError
 from solo_trio.gateways.http.asgi import ASGIApp, Receive, Scope, Send
+from solo_trio.gateways.http.docs_page import HEADERS, docs_page
 from solo_trio.gateways.http.encoded import Encodings
 from solo_trio.gateways.http.limits import StreamLimits
 from solo_trio.gateways.http.problems import TYPE_PREFIX, error_page, problem_response
@@ -71,6 +72,7 @@ def _http_app(system: System, streams: OpenStreams, encodings: Encodings) -> Qua
             methods=[method],
             provide_automatic_options=False,
         )
+    app.add_url_rule("/docs", "docs_page", _docs_page, methods=["GET"], provide_automatic_options=False)
     app.add_url_rule(
         TYPE_PREFIX + "<string:code>", "error_page", _error_page, methods=["GET"], provide_automatic_options=False
     )
@@ -98,6 +100,10 @@ def _view(
         return _response(operation, answer)
 
     return view
+
+
+async def _docs_page() -> Response:
+    return Response(docs_page(), 200, headers=HEADERS, content_type="text/html; charset=utf-8")
 
 
 async def _error_page(code: str) -> Response:

@@ -42,6 +42,8 @@ def serve_until_told(configuration: Configuration) -> int:
         log.info("configured by %s", configuration.file)
     told = _Told()
     with told.listening():
+        import solo_trio.gateways.http.serving  # noqa: F401  (may take a second, in which nothing must run yet)
+
         try:
             trio.run(_serve, configuration.serving, configuration.settings, told)
         except BaseExceptionGroup as group:

@@ -33,6 +33,9 @@ WHO: Final = {
     "either": "A tenant's token, for that tenant; or a system token, for all tenants or the one that it names.",
 }
 
+GROUPS: Final = ("services", "events", "logs", "tenants", "system", "health")
+"""In which order the operations are shown, by the first part of their path."""
+
 
 def fill(page: str, text: str) -> str:
     """The text of a page with what it asks for."""
@@ -58,11 +61,17 @@ def meanings() -> dict[str, str]:
 
 
 def operations() -> str:
-    return "\n".join(_operation(each) for each in OPERATIONS.values())
+    def place(each: Operation) -> tuple[int, str, str]:
+        first = each.path.split("/")[1]
+        return (GROUPS.index(first) if first in GROUPS else len(GROUPS), each.path, each.method)
+
+    return "\n".join(_operation(each) for each in sorted(OPERATIONS.values(), key=place))
 
 
 def _operation(each: Operation) -> str:
-    accept = " with `Accept: text/event-stream`" if each.stream and each.method == "GET" else ""
+    accept = ""
+    if each.stream:
+        accept = " (WebSocket)" if each.transport == "websocket" else " with `Accept: text/event-stream`"
     lines = [
         f"## `{each.name}`\n",
         f"`{each.method} {each.path}`{accept}\n",

@@ -320,8 +320,8 @@ def _steps(text: str) -> Iterator[tuple[str | None, str]]:
             if begun:
                 yield command, "".join(output)
             command, output, begun = line.removeprefix("$ "), [], True
-        elif line.startswith("> ") and command is not None and not output:
-            command += "\n" + line.removeprefix("> ")
+        elif (line.startswith("> ") or line == ">") and command is not None and not output:
+            command += "\n" + line[2:]
         else:
             output.append(line + "\n")
             begun = True

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import attrs
+import click
 import pytest
 
 from solo_trio.errors import CODES
 from solo_trio.model import codec  # noqa: F401  (fills KINDS)
 from solo_trio.model.event import KINDS
+from solo_trio.model.limits import RANGES
 from solo_trio.operations.perform import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+sys.path.append(str(DOCS))
+import generated  # noqa: E402  (it lies in docs/)
+
 GUARANTEES_MIN = 20
 
 
@@ -42,15 +48,41 @@ def test_every_event_and_its_payload_is_documented() -> None:
         assert set(re.findall(r"`(\w+)`", payload[1])) == {field.name for field in attrs.fields(cls)}
 
 
-def test_every_operation_and_its_inputs_are_documented() -> None:
+def test_every_operation_is_documented() -> None:
     text = (DOCS / "http.md").read_text()
     for operation in OPERATIONS.values():
         assert f"| `{operation.method} {operation.path}`" in text
         assert operation.summary in text
+
+
+def test_every_input_says_what_it_means() -> None:
+    """One row in docs/reference/inputs.md for each name; `operation.name` where an operation means something of its own."""
+    known = generated.meanings()
+    names = set()
+    for operation in OPERATIONS.values():
         for field in attrs.fields(operation.input):
-            line = re.search(rf"^\*\*`{operation.name}`\*\*.*$", text, re.M)
-            assert line is not None
-            assert f"`{field.name}`" in line[0]
+            names |= {field.name, f"{operation.name}.{field.name}"}
+            assert known.get(f"{operation.name}.{field.name}", known.get(field.name)), f"{operation.name}: {field.name}"
+    assert set(known) <= names, "no operation takes these"
+
+
+def test_every_command_and_limit_says_what_it_is() -> None:
+    for path, command in generated.all_commands():
+        assert command.help, f"{path} has no help"
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help or option.hidden, f"{path}: {option.name} has no help"
+    assert generated.limits().count("\n") == len(RANGES) + 2
+
+
+def test_generated_parts_are_asked_for_where_they_belong() -> None:
+    """Each part is on exactly one page, and nothing that was generated is committed."""
+    pages = [path for path in DOCS.rglob("*.md") if "_build" not in path.parts]
+    asked = [name for path in pages for name in generated.ASKED.findall(path.read_text())]
+    assert sorted(asked) == sorted(generated.PARTS)
+    filled = generated.fill("reference/operations", (DOCS / "reference/operations.md").read_text())
+    for operation in OPERATIONS.values():
+        assert f"`{operation.method} {operation.path}`" in filled
 
 
 def test_every_guarantee_names_tests_that_exist() -> None:

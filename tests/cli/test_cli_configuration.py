@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve, fields
+from click import BadParameter
 
 from solo_trio.cli.commands import solo
+from solo_trio.cli.configuring import configured
 from solo_trio.configuration import (
     REPLACED,
     SECTIONS,
@@ -258,3 +260,15 @@ def test_every_key_is_documented_and_no_other() -> None:
     replaced = text.split("## Keys of other descriptions\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*) \|$", replaced, re.M)
     assert {f"{section}.{name}": says for section, name, says in rows} == REPLACED
+
+
+def test_a_flag_may_say_nought() -> None:
+    given = configured(None, {"port": 0, "host": None, "start_paused": False, "allow_host": ()})
+    assert {path: source for path, source in given.sources.items() if source.startswith("flag")} == {
+        "solo.http_port": "flag --port"
+    }
+    assert given.serving.http_port == 0
+    assert configured(None, {"start_paused": True}).settings.start_paused is True
+    for flags in ({"host": ""}, {"host": "a\x1b"}):
+        with pytest.raises(BadParameter, match="must be a text"):
+            configured(None, flags)

@@ -27,7 +27,7 @@ from attrs import frozen
 
 from solo_trio.ports import Launch, Telemetry
 
-PERIOD_S: Final = 0.2
+PERIOD_S: Final = 0.1
 """How often the thread looks."""
 STALL_S: Final = 0.5
 """No sign of life for so long is a stall."""

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import trio
 
@@ -30,6 +30,8 @@ from solo_trio.operations.settings import EMBEDDED, Settings
 from solo_trio.operations.tenants import create
 
 RestartType = Literal["permanent", "transient", "temporary"]
+_EPHEMERAL: Final = "ephemeral:"
+"""Names of callables that no later kernel finds again."""
 
 
 class Kernel:
@@ -158,7 +160,7 @@ class Tenant:
 
     def _name_of(self, target: object, service_id: str, *, ephemeral: bool) -> str:
         for name, known in self._callables.items():
-            if known is target:
+            if known is target and (ephemeral or not name.startswith(_EPHEMERAL)):
                 return name
         if not ephemeral:
             name = getattr(target, "__name__", type(target).__name__)
@@ -169,7 +171,7 @@ class Tenant:
             )
         if not callable(target) and not inspect.ismodule(target):
             raise Rejected("invalid_field", "deploy a function, or a module with `main` and exports")
-        name = f"ephemeral:{self.tenant_id}:{service_id}"
+        name = f"{_EPHEMERAL}{self.tenant_id}:{service_id}:{len(self._callables)}"
         self._callables[name] = target  # type: ignore[index]  # Kernel.open made it a dict
         return name
 

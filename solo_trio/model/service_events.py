@@ -141,13 +141,7 @@ class ServiceDeploymentFailed(_Outcome):
     traceback: str
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
-        previous = service.previous
-        if previous is None:
-            return None
-        restored = evolve(previous, versions_made=service.versions_made, revision=stamp.id)
-        if not previous.wants_to_run:
-            return restored
-        return evolve(_ended(restored), status=Status.RESTARTING, next_cause="manual", epoch=stamp.id, attempt=0)
+        return restored(service, stamp)
 
 
 @event("service_recovered")
@@ -282,6 +276,7 @@ class ServiceKilled(_Outcome):
         return evolve(
             service,
             status=Status.STOPPING,
+            held=False,
             stop=StopRequest(stamp.id, self.grace_ms, self.force),
             revision=stamp.id,
         )
@@ -300,6 +295,17 @@ class ServiceStopped(_Outcome):
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
         return None if service.stop is not None else evolve(_ended(service), status=Status.STOPPED)
+
+
+def restored(service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
+    """What a deployment that came to nothing was to replace, as it was wanted; None if there is no such thing."""
+    previous = service.previous
+    if previous is None:
+        return None
+    previous = evolve(previous, versions_made=service.versions_made, revision=stamp.id)
+    if not previous.wants_to_run:
+        return previous
+    return evolve(_ended(previous), status=Status.RESTARTING, next_cause="manual", epoch=stamp.id, attempt=0)
 
 
 def released(service: ServiceState, stamp: StoredEvent) -> ServiceState:

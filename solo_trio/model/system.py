@@ -9,8 +9,8 @@ from attrs import frozen
 from solo_trio.model.event import UPCASTERS, Decision, Event, Now, Proposed, event
 from solo_trio.model.evolving import evolve
 from solo_trio.model.record import StoredEvent
-from solo_trio.model.service import Status
-from solo_trio.model.service_events import held, released
+from solo_trio.model.service import ServiceState, Status
+from solo_trio.model.service_events import held, released, restored
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
@@ -60,11 +60,15 @@ class SystemStarted(Event):
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         started = state
-        for tenant, service in state.services():
-            if not (service.wants_to_run or service.held):
+        for tenant, found in state.services():
+            if not (found.wants_to_run or found.held):
                 continue
-            if service.spec.ephemeral:
-                started = started.drop(tenant.tenant_id, service.service_id)
+            service = _survivor(found, stamp)
+            if service is None:
+                started = started.drop(tenant.tenant_id, found.service_id)
+                continue
+            if not (service.wants_to_run or service.held):
+                started = started.put(tenant.tenant_id, service)
                 continue
             if self.hold is not None:
                 started = started.put(tenant.tenant_id, held(service))
@@ -88,6 +92,14 @@ class SystemStarted(Event):
             hold=self.hold,
         )
         return evolve(started, system=system)
+
+
+def _survivor(service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
+    """What a restart of the kernel leaves of a service: an ephemeral one cannot be found again, what it was to replace can."""
+    previous = service.previous
+    if previous is not None and previous.spec.ephemeral:
+        service = evolve(service, previous=None)
+    return restored(service, stamp) if service.spec.ephemeral else service
 
 
 def _held_nothing(fields: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import deploys
 import durable
 import longlog
-import recovery
+import many
 import trio
 import watching
 
@@ -26,7 +26,7 @@ from solo_trio.journal.library import driver
 FIGURES = {
     "append": durable.measure,
     "deploy": deploys.measure,
-    "recover": recovery.measure,
+    "many": many.measure,
     "watch": watching.measure,
     "longlog": longlog.measure,
 }
@@ -35,14 +35,14 @@ PROFILE_LINES = 30
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description="Figures beside the machine's floor.")
-    parser.add_argument("figures", nargs="*", metavar="append|deploy|recover|watch|longlog", help="which (all)")
+    parser.add_argument("figures", nargs="*", metavar="append|deploy|many|watch|longlog", help="which (all)")
     parser.add_argument("--events", type=int, default=longlog.EVENTS, help="of `longlog` (%(default)s: two minutes)")
     parser.add_argument("--directory", type=Path, help="where to write: the disk that is measured (the temporary one)")
     parser.add_argument(
         "--profile",
         action="store_true",
         help="show where the time of this process goes; slows it down, so believe no ratio. For the processes of "
-        "`recover`, and for threads: py-spy record --subprocesses -- python tests/bench recover",
+        "`many`, and for threads: py-spy record --subprocesses -- python tests/bench many",
     )
     given = parser.parse_args()
     chosen = given.figures or list(FIGURES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,7 +27,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from solo_trio import service
 from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.kernel.core import CALLS_HELD_MAX
+from solo_trio.kernel.staging import Submission
+from solo_trio.model.capability import EMBEDDER
 from solo_trio.model.service import VERSIONS_MAX
+from solo_trio.model.system import PauseSystem
 from solo_trio.operations.deploying import digest_of
 from solo_trio.operations.settings import Settings
 from solo_trio.testing import MemoryKernel
@@ -427,3 +431,53 @@ async def test_deleted_while_it_is_being_replaced_nothing_is_left(autojump_clock
         assert codes == ["service_deleted"]
         assert await tenant.services() == [] and await kept(memory, "old", "new") == set()
         assert all(running.ended.is_set() for running in runtime.alive)
+
+
+async def test_an_ephemeral_replacement_that_came_to_nothing_takes_nothing_with_it(autojump_clock: MockClock) -> None:
+    async def never(number: int) -> None:
+        await trio.sleep_forever()
+
+    old, slow = Actor(), SlowActor(never)
+    memory = MemoryKernel({"old": old})
+    async with crashing(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await tenant.deploy("web", old)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(tenant.deploy, "web", slow, ephemeral=True, replace=True))
+            await recorded(kernel, "web", "service_started", count=2)
+            nursery.cancel_scope.cancel()
+    async with opened(memory) as kernel:
+        await kernel.wait_recovered()
+        shown = await (await kernel.tenant("acme")).status("web")
+        assert (shown["status"], shown["version"], shown["spec"]["entry"]) == ("ready", 1, "callable:old")
+
+
+async def test_another_ephemeral_callable_is_another_specification(autojump_clock: MockClock) -> None:
+    one, two = Actor(), Actor()
+    memory = MemoryKernel()
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await tenant.deploy("web", one, ephemeral=True)
+        await tenant.deploy("web", one, ephemeral=True)
+        assert await refused(tenant.deploy("web", two, ephemeral=True)) == "service_exists"
+        await tenant.deploy("web", two, ephemeral=True, replace=True)
+        assert (one.alive, two.alive) == (0, 1)
+        assert await refused(tenant.deploy("other", two)) == "invalid_field", "nobody would find it again"
+
+
+async def test_deleting_what_is_held_is_finished_after_a_crash(autojump_clock: MockClock) -> None:
+    runtime = PlannedRuntime({"it": [Plan(dies_s=0.25)]})
+    memory = MemoryKernel(runtimes={"process": runtime})
+    async with crashing(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await tenant.deploy("web", source="it", limits={"stop_timeout_s": 50})
+        async with trio.open_nursery() as nursery:
+            core = kernel.system.core
+            await core.loop.submit(Submission(PauseSystem(), EMBEDDER))
+            nursery.start_soon(tenant.kill, "web")
+            await recorded(kernel, "web", "service_killed")
+            nursery.cancel_scope.cancel()
+    async with opened(memory) as kernel:
+        await kernel.wait_recovered()
+        assert await (await kernel.tenant("acme")).services() == []
+    assert (await story(memory, "web"))[-2:] == ["killed", "stopped not_running"]

@@ -152,33 +152,41 @@ class Watch:
         self._limit = self._limit_max = min(query.limit, PAGE_RECORDS_MAX)
         self.cursor = query.after
         """Everything up to this id was looked at."""
+        self.over = False
+        """The hub is closed, and nothing is left."""
 
     async def next_page(self) -> list[StoredEvent]:
-        """The next matches, at least one; an empty list once the hub is closed and nothing is left.
+        """The next matches, at least one; an empty list once it is over. Raises `Compacted` as `take` does."""
+        while True:
+            page = await self.take()
+            if page or self.over:
+                return page
+            await self.wait()
+
+    async def wait(self) -> None:
+        """Until there is something to look at."""
+        while self.cursor >= self._hub.last_id and not self._hub.closed:
+            await self._hub._published.wait()
+
+    async def take(self) -> list[StoredEvent]:
+        """The next matches of what is there, perhaps none; waits for the journal at most.
 
         Raises `Compacted`, once for each gap; what follows the gap is the next page.
         """
-        while True:
-            closed = self._hub.closed
-            published = self._hub._published
-            if self.cursor + 1 < self._hub.oldest_id:
-                self.cursor = self._hub.oldest_id - 1
-                raise Compacted(self._hub.oldest_id)
-            found = self._hub.newest(self._query, self.cursor, self._limit_max, self._bytes_max)
-            if found is None:
-                found = await self._hub.older(self._query, self.cursor, self._limit, self._bytes_max)
-                # Big records: not to read again and again what does not fit into a page.
-                cut = found[0] and found[0][-1].id == found[1] and len(found[0]) < self._limit
-                self._limit = len(found[0]) if cut else min(self._limit_max, 2 * self._limit)
-            page, seen = found
-            self.cursor = max(seen, self.cursor)
-            if page:
-                return page
-            if self.cursor < self._hub.last_id:
-                continue
-            if closed:
-                return []
-            await published.wait()
+        closed = self._hub.closed
+        if self.cursor + 1 < self._hub.oldest_id:
+            self.cursor = self._hub.oldest_id - 1
+            raise Compacted(self._hub.oldest_id)
+        found = self._hub.newest(self._query, self.cursor, self._limit_max, self._bytes_max)
+        if found is None:
+            found = await self._hub.older(self._query, self.cursor, self._limit, self._bytes_max)
+            # Big records: not to read again and again what does not fit into a page.
+            cut = found[0] and found[0][-1].id == found[1] and len(found[0]) < self._limit
+            self._limit = len(found[0]) if cut else min(self._limit_max, 2 * self._limit)
+        page, seen = found
+        self.cursor = max(seen, self.cursor)
+        self.over = closed and not page and self.cursor >= self._hub.last_id
+        return page
 
 
 def matches_query(stored: StoredEvent, query: EventQuery) -> bool:

@@ -79,23 +79,30 @@ class LogFollow:
         self._limit = query.limit
         self.cursor = query.after
         """Everything up to this id was looked at."""
+        self.over = False
+        """The kernel is closed, and nothing is left."""
+        self._changed: trio.Event | None = None
 
-    async def next_page(self) -> list[dict[str, Any]]:
-        """The next entries, at least one; an empty list once the kernel is closed and nothing is left."""
-        while True:
-            closed = self._core.closed.is_set()
-            changed = self._core.logs.changed(self._query.incarnation)
-            query = evolve(self._query, after=self.cursor, limit=self._limit)
-            found, seen = await self._core.logs.scan(query)
-            page = _cut(found)
-            if len(page) < len(found):  # big entries: not to read again and again what does not fit into a page
-                seen, self._limit = page[-1]["id"], len(page)
-            else:
-                self._limit = min(self._query.limit, 2 * self._limit)
-            self.cursor = max(self.cursor, seen)
-            if page or closed:
-                return page
-            await self._either(changed)
+    async def wait(self) -> None:
+        """Until there is something to look at."""
+        if self._changed is not None:
+            await self._either(self._changed)
+
+    async def take(self) -> list[dict[str, Any]]:
+        """The next entries of what is there, perhaps none."""
+        closed = self._core.closed.is_set()
+        changed = self._core.logs.changed(self._query.incarnation)
+        query = evolve(self._query, after=self.cursor, limit=self._limit)
+        found, seen = await self._core.logs.scan(query)
+        page = _cut(found)
+        if len(page) < len(found):  # big entries: not to read again and again what does not fit into a page
+            seen, self._limit = page[-1]["id"], len(page)
+        else:
+            self._limit = min(self._query.limit, 2 * self._limit)
+        self.cursor = max(self.cursor, seen)
+        self._changed = None if page else changed
+        self.over = closed and not page
+        return page
 
     async def _either(self, changed: trio.Event) -> None:
         async with trio.open_nursery() as nursery:

@@ -36,11 +36,20 @@ class EventStream:
 
 
 class Follow(Protocol):
-    """Something to follow: `next_page` answers with at least one item, or with none once it is over."""
+    """Something to follow."""
 
     cursor: int
+    """Everything up to this id was looked at."""
+    over: bool
+    """Nothing more will come."""
 
-    async def next_page(self) -> list[dict[str, Any]]: ...
+    async def wait(self) -> None:
+        """Until there is something to look at, or it may be over."""
+        ...
+
+    async def take(self) -> list[Any]:
+        """The next of what is there, perhaps nothing. May raise `hub.Compacted`."""
+        ...
 
 
 @frozen

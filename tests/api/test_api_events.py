@@ -201,7 +201,7 @@ async def test_streams_end_with_the_kernel(tmp_path: Path, readers: int) -> None
         *events, end = frames
         assert end.event == "end" and json.loads(end.data) == {"reason": "shutdown"} and end.id is None
         assert [frame.id for frame in events] == list(range(1, len(events) + 1))
-        assert events[-1].event == "system_shutdown_started"
+        assert "system_shutdown_started" in {frame.event for frame in events}, "and perhaps what came of it"
 
 
 async def test_streams_that_were_left_do_no_harm(busy: Client) -> None:

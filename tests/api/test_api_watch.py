@@ -393,7 +393,7 @@ async def test_wrong_frames_end_their_connection_only(api: Api, tenant: Client, 
                 if not early:
                     assert (await raw.head()).startswith("HTTP/1.1 101 ")
                     await raw.stream.send_all(wrong)
-                if wrong != b"x" or early:
+                if wrong != b"x":  # which is half a frame, unless it comes before the answer
                     with trio.fail_after(BOUND_S):
                         while await raw._more():
                             pass

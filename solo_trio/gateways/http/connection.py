@@ -8,6 +8,7 @@ end of stream, then what the peer still sends is read and dropped for a while); 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -116,6 +117,7 @@ class GuardedConnection(TCPServer):
                 self.protocol_send,
                 limits=self._limits,
                 new_request_id=self._new_request_id,
+                write_now=self._write_now,
             )
             await self._read_data()
             with trio.CancelScope(shield=True):  # waits for nothing: a disconnect never waits in an Inbox
@@ -149,6 +151,18 @@ class GuardedConnection(TCPServer):
                 if scope.cancelled_caught:
                     self._incidents.add("write_cut")
                     self.cut()
+
+    def _write_now(self, data: bytes) -> int:
+        """How much of `data` the socket took at once, without a task switch; the rest is for `_write`, before anything else."""
+        if self._ended or self.send_lock.locked():
+            return 0
+        try:
+            return os.write(self.stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.cut()
+            return 0
 
     async def _end(self) -> None:
         with trio.CancelScope(shield=True):  # bounded by the write that may hold the lock

@@ -79,10 +79,10 @@ class StreamLimits:
     """Between two signs of life on a quiet SSE stream."""
     bookmark_s: float = field(default=5.0, validator=_positive)
     """Between two bookmarks on a WebSocket."""
-    pace_s_per_stream: float = field(default=60e-6, validator=validators.ge(0))
-    """For each open stream, between two writes to the same one: what comes meanwhile is told together. About what one write
-    costs, so that a thousand watchers of a busy log do not take the kernel's whole processor."""
-    pace_s_max: float = field(default=0.25, validator=validators.ge(0))
+    pace_s: float = field(default=0.01, validator=_positive)
+    """Between two writes to the same stream, at least: what comes meanwhile is told together."""
+    share: float = field(default=0.5, validator=[_positive, validators.le(1)])
+    """Of the kernel's one processor, for all streams: a thousand watchers of a busy log must not hold up the log itself."""
 
     heard_bytes_max: int = field(default=4_096, validator=_positive)
     """One message from a watcher's client. It has nothing to say: what it says is dropped."""

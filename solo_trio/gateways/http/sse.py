@@ -11,9 +11,10 @@ import orjson
 from quart import Response
 
 from solo_trio.gateways.http.encoded import SSE_TAIL, Encodings
-from solo_trio.gateways.http.streams import Dialect, OpenStreams, Source, Telling
+from solo_trio.gateways.http.streams import Dialect, OpenStreams, Telling
 from solo_trio.model.capability import Authority
 from solo_trio.model.record import StoredEvent
+from solo_trio.operations.table import Follow
 
 
 class EventFrames:
@@ -51,7 +52,7 @@ class LogFrames(EventFrames):
         return b"".join(b"id: %d\nevent: log\ndata: %s\n\n" % (entry["id"], orjson.dumps(entry)) for entry in page)
 
 
-def stream_response(source: Source, dialect: Dialect, streams: OpenStreams, authority: Authority) -> Response:
+def stream_response(source: Follow, dialect: Dialect, streams: OpenStreams, authority: Authority) -> Response:
     """A response that goes on until the client leaves or the kernel closes; it counts from now on.
 
     Raises `Faulted("overloaded")`.

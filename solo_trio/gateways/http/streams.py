@@ -1,13 +1,15 @@
 """Answers that do not end. Owns: how many there are, their pace, when one is over. Never: a frame's form, a socket.
 
 A stream is a cursor and a loop: what is new is taken when the last write is done, so that a client that does not read holds
-one write and no more (`tests/e2e/test_e2e_watch_memory.py`). What comes within the pace is told in one write.
+one write and no more (`tests/e2e/test_e2e_watch_memory.py`). Streams that have something to tell take turns, so far apart that
+all of them together leave the kernel its share of the processor; what comes meanwhile is told in one write.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from time import thread_time
 from typing import Any, Final, Protocol
 
 import trio
@@ -16,18 +18,16 @@ from solo_trio.errors import Faulted
 from solo_trio.gateways.http.limits import StreamLimits
 from solo_trio.kernel.hub import Compacted
 from solo_trio.model.capability import Authority
+from solo_trio.operations.table import Follow
 
 RETRY_AFTER_S: Final = 5
+TURN_S: Final = 100e-6
+"""What one turn takes of the processor, about, until it was measured; then between these two:"""
+TURN_S_MIN: Final = 50e-6
+TURN_S_MAX: Final = 500e-6
+TURNS_MEASURED: Final = 256
 SYSTEM_SHARE: Final = 10
 """One in so many places is for system credentials only."""
-
-
-class Source(Protocol):
-    """Something to follow: `next_page` answers with at least one item, or with none once it is over."""
-
-    cursor: int
-
-    async def next_page(self) -> list[Any]: ...
 
 
 class Dialect(Protocol):
@@ -51,10 +51,15 @@ class Dialect(Protocol):
 class OpenStreams:
     """How many streams each tenant has open, and the system (None)."""
 
-    def __init__(self, limits: StreamLimits) -> None:
+    def __init__(self, limits: StreamLimits, thread_time: Callable[[], float] = thread_time) -> None:
         self.limits = limits
         self.count: Counter[str | None] = Counter()
         self.total = 0
+        self.turn_s = TURN_S
+        self._turns = 0
+        self._thread_time = thread_time
+        self._measured_s = thread_time()
+        self._next_turn_at = 0.0
 
     def check(self, authority: Authority) -> None:
         """Raises `Faulted("overloaded")` if whoever that is may open no more."""
@@ -76,16 +81,28 @@ class OpenStreams:
         if not self.count[authority.incarnation]:
             del self.count[authority.incarnation]
 
-    @property
-    def pace_s(self) -> float:
-        """Between two writes to one stream."""
-        return min(self.limits.pace_s_max, self.total * self.limits.pace_s_per_stream)
+    async def turn(self) -> None:
+        """Until it is this stream's turn to tell something.
+
+        Turns are so far apart that they take their share of the processor. What one takes is measured with all that the kernel
+        does meanwhile: the busier it is, the longer streams wait, and the more they tell in one write.
+        """
+        self._turns += 1
+        if self._turns == TURNS_MEASURED:
+            used_s = self._thread_time()
+            self.turn_s = min(TURN_S_MAX, max(TURN_S_MIN, (used_s - self._measured_s) / TURNS_MEASURED))
+            self._turns, self._measured_s = 0, used_s
+        now = trio.current_time()
+        at = self._next_turn_at
+        self._next_turn_at = max(at, now) + self.turn_s / self.limits.share
+        if at > now:
+            await trio.sleep_until(at)
 
 
 class Telling:
     """One stream. `reason`: why it ended, once it has."""
 
-    def __init__(self, source: Source, dialect: Dialect, streams: OpenStreams) -> None:
+    def __init__(self, source: Follow, dialect: Dialect, streams: OpenStreams) -> None:
         self._source = source
         self._dialect = dialect
         self._streams = streams
@@ -93,7 +110,8 @@ class Telling:
 
     async def writes(self) -> AsyncGenerator[bytes, None]:
         """What is to be written; taking the next means that the last one was."""
-        source, dialect, slow_s = self._source, self._dialect, self._streams.limits.slow_s
+        source, dialect, streams = self._source, self._dialect, self._streams
+        limits = streams.limits
         began = trio.current_time()
         quiet_at = began + dialect.quiet_s
         data = dialect.opening
@@ -101,32 +119,34 @@ class Telling:
             if data:
                 yield data
             now = trio.current_time()
-            if now - began > slow_s:
+            if now - began > limits.slow_s:
                 self.reason = "too_slow"
                 yield dialect.end(self.reason, source.cursor)
                 return
-            if data and (pace := began + self._streams.pace_s) > now:
-                await trio.sleep_until(pace)
-            if data and not dialect.marks:
+            if not dialect.marks:
                 quiet_at = now + dialect.quiet_s
             data = b""
-            with trio.CancelScope(deadline=quiet_at):
-                data = await self._next()
+            while not data and not self.reason:
+                with trio.CancelScope(deadline=quiet_at):
+                    data = await self._next(began + limits.pace_s)
+                if trio.current_time() >= quiet_at:
+                    data += dialect.quiet(source.cursor)
+                    quiet_at = trio.current_time() + dialect.quiet_s
             if self.reason:
                 yield dialect.end(self.reason, None)
                 return
             began = trio.current_time()
-            if began >= quiet_at:
-                data += dialect.quiet(source.cursor)
-                quiet_at = began + dialect.quiet_s
 
-    async def _next(self) -> bytes:
-        """Only bytes: while they are written no record is held."""
+    async def _next(self, not_before: float) -> bytes:
+        """What there is to tell; only as bytes: while they are written no record is held."""
+        await self._source.wait()
+        if trio.current_time() < not_before:
+            await trio.sleep_until(not_before)
+        await self._streams.turn()
         try:
-            page = await self._source.next_page()
+            page = await self._source.take()
         except Compacted as gap:
             return self._dialect.gap(gap.oldest_id)
-        if not page:
+        if self._source.over:
             self.reason = "shutdown"
-            return b""
-        return self._dialect.items(page)
+        return self._dialect.items(page) if page else b""

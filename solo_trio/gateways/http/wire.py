@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import h11
+import trio
 from h11._readers import ChunkedReader
 from hypercorn.events import Closed
 from hypercorn.protocol.events import Data, EndBody, Request, Response, StreamClosed
@@ -68,6 +69,9 @@ class _BoundedBuffer(WebsocketBuffer):
 class StrictWebSocket(WSStream):
     """Without compression (a bomb), and closed, not only told, when a message is too big."""
 
+    write_now: Callable[[bytes], int]
+    """What the socket takes at once of a write; the rest must follow before anything else is written."""
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.buffer = _BoundedBuffer(self.config.websocket_max_message_size)
@@ -82,7 +86,11 @@ class StrictWebSocket(WSStream):
         """Also takes `frames`: finished ones, which nothing needs to look at again (`encoded.py`)."""
         if message is not None and "frames" in message:
             if self.state is ASGIWebsocketState.CONNECTED and not self.closed:
-                await self.send(Data(stream_id=self.stream_id, data=message["frames"]))
+                frames = message["frames"]
+                sent = self.write_now(frames)
+                if sent < len(frames):
+                    with trio.CancelScope(shield=True):  # bounded by the write; half a frame is worse than late
+                        await self.send(Data(stream_id=self.stream_id, data=frames[sent:]))
             return
         await super().app_send(message)
 
@@ -95,8 +103,11 @@ class StrictWebSocket(WSStream):
 class StrictProtocol(H11Protocol):
     """Hypercorn's HTTP/1.1 with `StrictConnection`, the streams above, and answers that always carry X-Request-ID."""
 
-    def __init__(self, *args: Any, limits: ServerLimits, new_request_id: Callable[[], str]) -> None:
+    def __init__(
+        self, *args: Any, limits: ServerLimits, new_request_id: Callable[[], str], write_now: Callable[[bytes], int]
+    ) -> None:
         super().__init__(*args)
+        self._write_now = write_now
         self.connection = StrictConnection(limits.head_bytes_max)
         self._new_request_id = new_request_id
 
@@ -136,6 +147,8 @@ class StrictProtocol(H11Protocol):
             self.stream_send,
             STREAM_ID,
         )
+        if isinstance(self.stream, StrictWebSocket):
+            self.stream.write_now = self._write_now
         self.keep_alive_requests += 1
         await self.stream.handle(
             Request(

@@ -36,6 +36,9 @@ WHO: Final = {
 GROUPS: Final = ("services", "events", "logs", "tenants", "system", "health")
 """In which order the operations are shown, by the first part of their path."""
 
+COMMON_OPTIONS: Final = frozenset({"--data", "--url", "--json", "--tenant"})
+"""Of commands that ask a server; docs/reference/commands.md has them once."""
+
 
 def fill(page: str, text: str) -> str:
     """The text of a page with what it asks for."""
@@ -55,7 +58,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def meanings() -> dict[str, str]:
-    """What each input means: `field`, or `operation.field` where one operation means something of its own."""
+    """What each input means: `field`, or `operation.field` where one operation means something of its own; `limits.limit`."""
     text = (DOCS / "reference/inputs.md").read_text()
     return dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", text, re.M))
 
@@ -177,14 +180,19 @@ def _command(path: str, each: click.Command) -> str:
         return "\n".join(lines)
     context = click.Context(each, info_name=path)
     lines.append(f"```text\n{each.get_usage(context).removeprefix('Usage: ')}\n```\n")
+    options = [option for option in each.params if isinstance(option, click.Option) and not option.hidden]
+    asks_a_server = any("--url" in option.opts for option in options)
     rows = []
-    for option in each.params:
-        if isinstance(option, click.Option) and not option.hidden:
+    for option in options:
+        if not (asks_a_server and COMMON_OPTIONS.intersection(option.opts)):
             record = option.get_help_record(context)
             assert record is not None
             rows.append((f"`{record[0]}`", record[1]))
     if rows:
         lines.append(table(("option", ""), rows))
+    if asks_a_server:
+        tenant = " `--tenant`" if any("--tenant" in option.opts for option in options) else ""
+        lines.append(f"[Common options](#common-options): `--data` `--url` `--json`{tenant}\n")
     return "\n".join(lines)
 
 
@@ -197,14 +205,20 @@ def paragraphs(text: str) -> str:
 
 
 def limits() -> str:
-    text = (DOCS / "reference/limits.md").read_text()
-    said = dict(re.findall(r"^\*\*`(\w+)`\*\* (.+)$", text, re.M))
+    known = meanings()
     rows = []
     for field in attrs.fields(Limits):
         low, high = RANGES[field.name]
         default = getattr(DEFAULT_LIMITS, field.name)
         whole = " (whole)" if field.name in WHOLE else ""
-        rows.append((f"`{field.name}`", f"{number(low)} to {number(high)}{whole}", number(default), said[field.name]))
+        rows.append(
+            (
+                f"`{field.name}`",
+                f"{number(low)} to {number(high)}{whole}",
+                number(default),
+                known[f"limits.{field.name}"],
+            )
+        )
     return table(("limit", "range", "default", ""), rows)
 
 

@@ -149,4 +149,6 @@ class Telling:
             return self._dialect.gap(gap.oldest_id)
         if self._source.over:
             self.reason = "shutdown"
-        return self._dialect.items(page) if page else b""
+        data = self._dialect.items(page) if page else b""
+        del page  # this frame may live on (Trio looks at frames; Python 3.13 keeps what was looked at)
+        return data

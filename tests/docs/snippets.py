@@ -43,7 +43,7 @@ NOTES: Final = ("not run", "fragment", "file", "service", "terminal", "exit", "o
 _FENCE: Final = re.compile(r"^( *)(`{3,})([\w+{}-]*)(?: [^`]*)?$")
 _NOTE: Final = re.compile(rf"<!-- ({'|'.join(NOTES)})(?:: *(.*?))? *-->", re.S)
 _LOOSE: Final = {
-    r"^\d+(?= +\d{4}-\d\d-\d\dT)|(?<=revision )\d+": r"\d+",
+    r"^\d+(?= +\d{4}-\d\d-\d\dT)|(?<=revision )\d+|(?<=revision\":)\d+|(?<=etag: \")\d+": r"\d+",
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d+Z?": r"\d{4}-\d\d-\d\d[T ][0-9:.,]+Z?",
     r"\b[0-9a-f]{12,64}\b": r"[0-9a-f]{12,64}",
     r"\b\d+(?:\.\d+)? (?:ms|s)\b": r"[0-9.e-]+ m?s",

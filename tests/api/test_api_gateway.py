@@ -144,7 +144,7 @@ async def test_ids_of_events_have_64_bits(tenant: Client, headers: dict[str, str
             pass
     else:
         assert await tenant.ok("GET", f"/events?since_id={ID_MAX}") == {"events": [], "next": None}
-        assert await tenant.ok("GET", f"/logs?since={ID_MAX}") == {"logs": [], "next": None}
+        assert (await tenant.ok("GET", f"/logs?since={ID_MAX}"))["logs"] == []
 
 
 @pytest.mark.parametrize("type_", ["x_", "x_A", "x_a-b", "x_a b", "x_é", "x", "service_ready,x_"])

@@ -1,4 +1,4 @@
-"""A stream of events, or log entries, as a protocol. Owns: frames, the place to resume from, when to give up. Never: reads a socket."""
+"""A stream of events or log entries, as a protocol. Owns: frames, where to resume, when to give up. Never: reads a socket."""
 
 from __future__ import annotations
 

@@ -243,7 +243,8 @@ class ServiceUpdated(_Outcome):
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
         spec = evolve(service.spec, restart=self.restart, restart_limits=self.restart_limits, limits=self.limits)
-        return evolve(service, spec=spec, revision=stamp.id)
+        newest = service.window[-self.restart_limits.max_restarts :] if self.restart_limits.max_restarts else ()
+        return evolve(service, spec=spec, revision=stamp.id, window=newest)
 
 
 @event("service_paused")

@@ -17,8 +17,8 @@ from solo_trio.model.capability import EMBEDDER
 from solo_trio.model.service_events import ServiceDeployed
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.operations.caller import Caller, System
-from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, outcome
 from solo_trio.operations.deploying import deploy_spec, digest_of
+from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, outcome
 from solo_trio.operations.settings import Settings
 from solo_trio.service import Context
 

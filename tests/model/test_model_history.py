@@ -180,9 +180,13 @@ def test_a_service_is_never_in_two_minds(moves: list[Move]) -> None:
             assert len(service.window) <= limits.max_restarts + 1
             assert len(service.window) <= limits.max_restarts or service.status in ("given_up", "stopping")
             assert list(service.window) == sorted(service.window)
-            assert service.deployment <= service.epoch <= service.revision <= world.state.last_id
+            assert service.deployment <= service.epoch <= world.state.last_id
+            assert service.deployment <= service.revision <= world.state.last_id
             assert service.restarts <= service.generation
-            assert service.confirmed or service.status in ("starting", "restarting", "stopping")
+            assert service.confirmed or service.status in ("starting", "restarting", "stopping", "paused")
+            assert not service.held or service.status is Status.PAUSED
+            previous = service.previous
+            assert previous is None or (not service.confirmed and previous.confirmed and previous.previous is None)
 
 
 @SETTINGS
@@ -240,7 +244,10 @@ def test_the_sources_kept_are_those_of_the_services_there_are(moves: list[Move])
             elif isinstance(attachment, DropArtifact):
                 kept.remove(attachment.digest)
         done = len(world.draft.attachments)
-        used = Counter(service.spec.digest for _, service in world.state.services() if service.spec.digest)
+        used = Counter(digest for _, service in world.state.services() for digest in service.digests)
+        for _, service in world.state.services():
+            current = {service.spec.digest, service.previous.spec.digest if service.previous else ""}
+            assert service.digests >= current - {""}
         assert dict(world.state.sources.items()) == used
         assert kept == set(used)
 
@@ -253,10 +260,15 @@ def test_a_start_of_the_kernel_knows_only_what_is_wanted(moves: list[Move]) -> N
     world.start_system()
     for tenant, service in before.services():
         after = world.state.service(tenant.tenant_id, service.service_id)
-        if not service.wants_to_run:
-            assert after == service, "stopped, stopping and given up stay so"
-        elif service.spec.ephemeral:
+        previous = service.previous
+        if not (service.wants_to_run or service.held):
+            assert after == service, "stopped, stopping, paused and given up stay so"
+        elif service.spec.ephemeral and (previous is None or previous.spec.ephemeral):
             assert after is None
+        elif service.spec.ephemeral:
+            assert previous is not None and after is not None
+            assert (after.deployment, after.spec) == (previous.deployment, previous.spec), "what it was to replace"
+            assert after.wants_to_run == (previous.wants_to_run or previous.held)
         else:
             assert after is not None
             assert (after.status, after.begun, after.next_cause) == (Status.STARTING, False, "recovery")

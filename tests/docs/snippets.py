@@ -121,8 +121,11 @@ class Terminal:
     _running: bool = False
     _said: threading.Condition = field(factory=threading.Condition)
     _reader: threading.Thread = field(init=False)
+    _alive: int = field(init=False)
+    """Closed when this process ends, however it does: then what runs in the terminal is ended too."""
 
     def __attrs_post_init__(self) -> None:
+        watched, self._alive = os.pipe()
         self._shell = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
             stdin=subprocess.PIPE,
@@ -132,7 +135,11 @@ class Terminal:
             env=self.environment,
             text=True,
             start_new_session=True,
+            pass_fds=[watched],
         )
+        os.close(watched)
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(f"(read -r <&{watched}; kill -TERM 0) >/dev/null 2>&1 & exec {watched}<&-\n")
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -205,6 +212,7 @@ class Terminal:
                 _signal(child, signal.SIGKILL)
             self._shell.kill()
             self._shell.wait()
+        os.close(self._alive)
         self._reader.join(LEAVING_S)
         assert self._shell.stdout is not None
         self._shell.stdout.close()

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model import service_events as ev
-from solo_trio.model.dependencies import check_dependencies, dependents
+from solo_trio.model.dependencies import check_dependencies, dependents, hopeless
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Decision, Event, Now, Proposed
 from solo_trio.model.evolving import evolve
@@ -157,6 +157,7 @@ class Restart:
         service = _settled(state, self.tenant_id, self.service_id, self.revision)
         if service.status is Status.PAUSED:
             raise Rejected("wrong_status", f"'{self.service_id}' is paused: resume it")
+        _check_startable(state, self.tenant_id, service)
         requested = ev.ServiceRestartRequested(service.deployment, service.generation)
         return _about(state, self.tenant_id, service, requested, reply=Accepted(state.last_id + 1, service.deployment))
 
@@ -197,6 +198,7 @@ class Resume:
             raise Rejected("wrong_status", f"'{self.service_id}' is {service.status}: restart it")
         if service.status is not Status.PAUSED:
             return Decision(reply=Accepted(service.epoch, service.deployment, changed=False))
+        _check_startable(state, self.tenant_id, service)
         resumed = ev.ServiceResumed(service.deployment, service.generation)
         return _about(state, self.tenant_id, service, resumed, reply=Accepted(state.last_id + 1, service.deployment))
 
@@ -417,6 +419,13 @@ def _settled(state: KernelState, tenant_id: str, service_id: str, revision: int 
     if not service.confirmed and service.status is not Status.PAUSED:
         raise Rejected("service_not_running", "its first start is still under way; wait for it")
     return service
+
+
+def _check_startable(state: KernelState, tenant_id: str, service: ServiceState) -> None:
+    """Raise `Rejected("dependency_not_running")` if it would wait for something that nobody is about to start."""
+    lost = hopeless(state.tenants[tenant_id].services, service)
+    if lost:
+        raise Rejected("dependency_not_running", f"see that {', '.join(lost)} runs first, which it depends on")
 
 
 def _mismatch(service: ServiceState | None) -> Rejected:

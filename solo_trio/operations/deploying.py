@@ -167,4 +167,6 @@ async def _restored(caller: Caller, deployment: int) -> int | None:
 def _start_failed(failed: ev.ServiceDeploymentFailed, restored: int | None) -> Rejected:
     more = {} if restored is None else {"restored": {"version": restored}}
     detail = f"mend the source and deploy again: {failed.reason}"
+    if restored is not None:
+        detail += f" (version {restored} is back as it was)"
     return Rejected("service_start_failed", detail, reason=failed.reason, traceback=failed.traceback, **more)

@@ -63,11 +63,11 @@ _OF_START: Final = frozenset(
 )
 _OWN_CODES: Final[dict[str, frozenset[str]]] = {
     "deploy": _OF_START | {"service_exists", "dependency_not_found", "dependency_cycle"},
-    "restart_service": _OF_START,
-    "resume_service": _OF_START,
+    "restart_service": _OF_START | {"wrong_status", "service_not_running"},
+    "resume_service": _OF_START | {"wrong_status", "service_not_running"},
     "delete_service": frozenset(("service_required", "service_stopping")),
-    "pause_service": frozenset(("service_required", "service_stopping")),
-    "update_service": frozenset(("service_stopping",)),
+    "pause_service": frozenset(("wrong_status", "service_not_running", "service_stopping")),
+    "update_service": frozenset(("service_not_running", "service_stopping")),
     "create_tenant": frozenset(("tenant_exists", "quota_exceeded")),
     "call": frozenset(
         (

@@ -154,6 +154,9 @@ async def test_row_12_recovery_does_not_wait_for_what_cannot_start(autojump_cloc
         tenant = await kernel.tenant("acme")
         shown = await tenant.status("b")
         assert (shown["status"], shown["waiting_for"]) == ("starting", ["a"])
+        with pytest.raises(Rejected) as caught:
+            await tenant.restart("b")
+        assert caught.value.code == "dependency_not_running", "it would wait for ever"
         await tenant.resume("a")
         await recorded(kernel, "c", "service_recovered")
 

@@ -5,18 +5,17 @@ Everything that lives hangs in the nursery that `run` opens: leaving it is a shu
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import trio
 from attrs import field, frozen
 
-from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.errors import SoloError
+from solo_trio.kernel.calls import Calls
 from solo_trio.kernel.checkpoints import CheckpointRules, Checkpoints, reducer_version
-from solo_trio.kernel.hub import Follow, Hub
-from solo_trio.kernel.loop import Loop, shutting_down
+from solo_trio.kernel.hub import Hub
+from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.recovery import Recovery, RecoveryReport
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import START_LIMIT_ALL
@@ -25,7 +24,6 @@ from solo_trio.kernel.verification import Leftovers, Verification
 from solo_trio.model.event import Record
 from solo_trio.model.limits import CEILING, Limits, effective
 from solo_trio.model.service import ServiceState, Status
-from solo_trio.model.service_decisions import find_service
 from solo_trio.model.service_events import ServiceDeployed, ServiceStopped
 from solo_trio.model.system import (
     BOOT_LOOP_S,
@@ -41,8 +39,6 @@ CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
 SUPERVISED_LIMITS: Final = frozenset({"start_timeout_s", "stop_timeout_s"})
 """What the supervising task looks up whenever it needs it."""
-CALLS_HELD_MAX: Final = 64
-"""So many calls may wait for one paused service; they are not durable."""
 CRASH_CLOSE_S: Final = 5.0
 """How long a cancelled kernel waits, shielded, for the processes it leaves to be gone."""
 
@@ -74,7 +70,7 @@ class Core:
         self.recovery = recovery
         self._settled_after_s = settled_after_s
         self._useful = trio.Event()
-        self._calls_held: Counter[tuple[str, str]] = Counter()
+        self.calls = Calls(self)
         self.hub = Hub(parts.journal, recovery.state.last_id)
         self.loop = Loop(parts.journal, parts.clock, self.hub, parts.telemetry, recovery.state)
         self.loop.remember(recovery.idempotency)
@@ -192,77 +188,7 @@ class Core:
         except SoloError as error:
             self.telemetry.note("the end of the shutdown could not be recorded", error=str(error))
 
-    # -- calls
-
-    async def call(
-        self,
-        tenant_id: str,
-        service_id: str,
-        function: str,
-        args: Sequence[Any],
-        kwargs: dict[str, Any],
-        timeout_s: float,
-    ) -> Any:
-        """Call an exported function of a service, waiting for one that starts or restarts, or is paused.
-
-        Raises `SoloError`.
-        """
-        with trio.move_on_after(timeout_s):
-            running = await self._wait_callable(tenant_id, service_id)
-            return await running.call(function, args, kwargs)
-        service = self.loop.state.service(tenant_id, service_id)
-        if service is not None and service.status is Status.PAUSED:
-            raise _paused(service_id)
-        raise Faulted(
-            "call_timeout", f"{service_id}.{function} took longer than {timeout_s:g} s; allow it more, or call less"
-        )
-
-    async def _wait_callable(self, tenant_id: str, service_id: str) -> Running:
-        with self.hub.follow(tenant_id, service_id) as follow:
-            while True:
-                service = find_service(self.loop.state, tenant_id, service_id)
-                running = self.running(tenant_id, service)
-                if running is not None and service.status is Status.READY and not running.ended.is_set():
-                    return running
-                if self.closing:
-                    raise shutting_down()
-                if service.status is Status.PAUSED:
-                    with self._held_call(tenant_id, service_id):
-                        await self._next_change(follow)
-                    continue
-                if not service.wants_to_run:
-                    raise Faulted(
-                        "service_not_running",
-                        f"'{service_id}' is {service.status}; restart it, or deploy it again",
-                        retry_after_s=None,
-                    )
-                await self._next_change(follow)
-
-    @contextmanager
-    def _held_call(self, tenant_id: str, service_id: str) -> Iterator[None]:
-        """One of the calls that wait for a paused service; refused where too many do."""
-        key = (tenant_id, service_id)
-        if self._calls_held[key] >= CALLS_HELD_MAX:
-            raise _paused(service_id)
-        self._calls_held[key] += 1
-        try:
-            yield
-        finally:
-            self._calls_held[key] -= 1
-            if not self._calls_held[key]:
-                del self._calls_held[key]
-
-    async def _next_change(self, follow: Follow) -> None:
-        """Until something is recorded about the service, or the kernel closes."""
-        async with trio.open_nursery() as nursery:
-
-            async def until_closed() -> None:
-                await self.closed.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(until_closed)
-            await follow.next()
-            nursery.cancel_scope.cancel()
+    # -- what runs
 
     async def wait_paused(self, tenant_id: str, service_id: str, deployment: int) -> None:
         """Until nothing of a paused service runs any more, or it is no longer paused."""
@@ -302,17 +228,4 @@ class Core:
 
     def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
         """What a service of this tenant calls its siblings with."""
-
-        async def call(
-            service_id: str, function: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float
-        ) -> Any:
-            tenant = self.loop.state.tenants.get(tenant_id)
-            if tenant is None or tenant.incarnation != incarnation:
-                raise Rejected("tenant_not_found", "the tenant of this service is gone")
-            return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s)
-
-        return call
-
-
-def _paused(service_id: str) -> Faulted:
-    return Faulted("service_not_running", f"'{service_id}' is paused: resume it, then call again")
+        return self.calls.outgoing(tenant_id, incarnation)

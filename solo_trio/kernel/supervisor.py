@@ -15,6 +15,7 @@ from attrs import evolve
 
 from solo_trio.errors import Faulted, Rejected, SoloError, StorageFull
 from solo_trio.kernel.loop import submission_error
+from solo_trio.kernel.places import Place
 from solo_trio.kernel.siblings import Siblings
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
@@ -124,7 +125,7 @@ class ServiceSupervisor:
     async def _start(self, service: ServiceState, nursery: trio.Nursery) -> None:
         if not await self._wait_for_delay(service) or not await self._wait_for_dependencies(service):
             return
-        async with _Place(self, (self._siblings.starts, self._core.starts)) as place:
+        async with Place((self._siblings.starts, self._core.starts), self._wait_any) as place:
             if not place.taken:
                 return
             begin = decisions.BeginStart(
@@ -380,42 +381,6 @@ class ServiceSupervisor:
 
             for wait in (self._changed.wait, *waits):
                 nursery.start_soon(one, wait)
-
-
-class _Place:
-    """A place in each of the start limiters, given up if the service changes while it waits for one."""
-
-    def __init__(self, supervisor: ServiceSupervisor, limiters: tuple[trio.CapacityLimiter, ...]) -> None:
-        self._supervisor = supervisor
-        self._limiters = limiters
-        self._held: list[trio.CapacityLimiter] = []
-        self.taken = False
-
-    async def __aenter__(self) -> _Place:
-        for limiter in self._limiters:
-            try:
-                limiter.acquire_on_behalf_of_nowait(self)
-            except trio.WouldBlock:
-                await self._supervisor._wait_any(lambda each=limiter: self._take(each))  # type: ignore[misc]
-                if limiter not in self._held:
-                    self._give_back()
-                    return self
-            else:
-                self._held.append(limiter)
-        self.taken = True
-        return self
-
-    async def _take(self, limiter: trio.CapacityLimiter) -> None:
-        await limiter.acquire_on_behalf_of(self)
-        self._held.append(limiter)
-
-    def _give_back(self) -> None:
-        for limiter in self._held:
-            limiter.release_on_behalf_of(self)
-        self._held.clear()
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._give_back()
 
 
 def _no_ending() -> Ending:

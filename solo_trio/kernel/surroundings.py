@@ -10,7 +10,8 @@ import trio
 from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop
 from solo_trio.model.limits import Limits
-from solo_trio.ports import CallOut, Entropy, Journal, Runtime, ServiceLogs, Telemetry
+from solo_trio.model.service import ServiceState
+from solo_trio.ports import CallOut, Entropy, Journal, Running, Runtime, ServiceLogs, Telemetry
 
 
 class Surroundings(Protocol):
@@ -34,4 +35,8 @@ class Surroundings(Protocol):
 
     def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
         """What a service of this tenant calls its siblings with."""
+        ...
+
+    def running(self, tenant_id: str, service: ServiceState) -> Running | None:
+        """What runs of this deployment now, ready or not."""
         ...

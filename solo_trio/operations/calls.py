@@ -30,7 +30,7 @@ async def call(caller: Caller, given: CallInput) -> Answer:
     check_id("service_id", given.service_id)
     if len(orjson.dumps([given.args, given.kwargs])) > CALL_BYTES_MAX:
         raise Rejected("too_large", f"the arguments of a call may have {CALL_BYTES_MAX} bytes as JSON")
-    result = await caller.core.call(
+    result = await caller.core.calls.call(
         tenant.tenant_id,
         given.service_id,
         check_function(given.function),

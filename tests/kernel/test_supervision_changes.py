@@ -26,7 +26,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from solo_trio import service
 from solo_trio.errors import Faulted, Rejected, SoloError
-from solo_trio.kernel.core import CALLS_HELD_MAX
+from solo_trio.kernel.calls import CALLS_HELD_MAX
 from solo_trio.kernel.staging import Submission
 from solo_trio.model.capability import EMBEDDER
 from solo_trio.model.service import VERSIONS_MAX

@@ -1,0 +1,114 @@
+"""Calls of services. Owns: finding who can be called, waiting for it within bounds. Never: how a call reaches a process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import trio
+
+from solo_trio.errors import Faulted, Rejected
+from solo_trio.kernel.hub import Follow
+from solo_trio.kernel.loop import shutting_down
+from solo_trio.kernel.surroundings import Surroundings
+from solo_trio.model.service import Status
+from solo_trio.model.service_decisions import find_service
+from solo_trio.ports import CallOut, Running
+
+CALLS_HELD_MAX: Final = 64
+"""So many calls may wait for one paused service; they are not durable."""
+
+
+class Calls:
+    def __init__(self, core: Surroundings) -> None:
+        self._core = core
+        self._held: Counter[tuple[str, str]] = Counter()
+
+    async def call(
+        self,
+        tenant_id: str,
+        service_id: str,
+        function: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        timeout_s: float,
+    ) -> Any:
+        """Call an exported function of a service, waiting for one that starts or restarts, or is paused.
+
+        Raises `SoloError`.
+        """
+        with trio.move_on_after(timeout_s):
+            running = await self._wait_callable(tenant_id, service_id)
+            return await running.call(function, args, kwargs)
+        service = self._core.loop.state.service(tenant_id, service_id)
+        if service is not None and service.status is Status.PAUSED:
+            raise _paused(service_id)
+        raise Faulted(
+            "call_timeout", f"{service_id}.{function} took longer than {timeout_s:g} s; allow it more, or call less"
+        )
+
+    async def _wait_callable(self, tenant_id: str, service_id: str) -> Running:
+        with self._core.hub.follow(tenant_id, service_id) as follow:
+            while True:
+                service = find_service(self._core.loop.state, tenant_id, service_id)
+                running = self._core.running(tenant_id, service)
+                if running is not None and service.status is Status.READY and not running.ended.is_set():
+                    return running
+                if self._core.closing:
+                    raise shutting_down()
+                if service.status is Status.PAUSED:
+                    with self._held_call(tenant_id, service_id):
+                        await self._next_change(follow)
+                    continue
+                if not service.wants_to_run:
+                    raise Faulted(
+                        "service_not_running",
+                        f"'{service_id}' is {service.status}; restart it, or deploy it again",
+                        retry_after_s=None,
+                    )
+                await self._next_change(follow)
+
+    @contextmanager
+    def _held_call(self, tenant_id: str, service_id: str) -> Iterator[None]:
+        """One of the calls that wait for a paused service; refused where too many do."""
+        key = (tenant_id, service_id)
+        if self._held[key] >= CALLS_HELD_MAX:
+            raise _paused(service_id)
+        self._held[key] += 1
+        try:
+            yield
+        finally:
+            self._held[key] -= 1
+            if not self._held[key]:
+                del self._held[key]
+
+    async def _next_change(self, follow: Follow) -> None:
+        """Until something is recorded about the service, or the kernel closes."""
+        async with trio.open_nursery() as nursery:
+
+            async def until_closed() -> None:
+                await self._core.closed.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_closed)
+            await follow.next()
+            nursery.cancel_scope.cancel()
+
+    def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
+        """What a service of this tenant calls its siblings with."""
+
+        async def call(
+            service_id: str, function: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float
+        ) -> Any:
+            tenant = self._core.loop.state.tenants.get(tenant_id)
+            if tenant is None or tenant.incarnation != incarnation:
+                raise Rejected("tenant_not_found", "the tenant of this service is gone")
+            return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s)
+
+        return call
+
+
+def _paused(service_id: str) -> Faulted:
+    return Faulted("service_not_running", f"'{service_id}' is paused: resume it, then call again")

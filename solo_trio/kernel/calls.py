@@ -14,7 +14,7 @@ from solo_trio.kernel.hub import Follow
 from solo_trio.kernel.loop import shutting_down
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model.service import Status
-from solo_trio.model.service_decisions import find_service
+from solo_trio.model.service_lookup import find_service
 from solo_trio.ports import CallOut, Running
 
 CALLS_HELD_MAX: Final = 64

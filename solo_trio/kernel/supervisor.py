@@ -19,7 +19,7 @@ from solo_trio.kernel.places import Place
 from solo_trio.kernel.siblings import Siblings
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
-from solo_trio.model import service_decisions as decisions
+from solo_trio.model import service_reports as reports
 from solo_trio.model.dependencies import hopeless, waiting_for
 from solo_trio.model.ending import Ending, EndKind
 from solo_trio.model.limits import Limits, effective
@@ -128,7 +128,7 @@ class ServiceSupervisor:
         async with Place((self._siblings.starts, self._core.starts), self._wait_any) as place:
             if not place.taken:
                 return
-            begin = decisions.BeginStart(
+            begin = reports.BeginStart(
                 self._tenant_id, self._incarnation, self._service_id, self.deployment, service.epoch
             )
             generation = await self._report(begin)
@@ -184,9 +184,7 @@ class ServiceSupervisor:
         if lost and not service.confirmed:
             reason = f"it depends on {', '.join(lost)}, which does not run"
             await self._report(
-                decisions.GiveUpDeployment(
-                    self._tenant_id, self._incarnation, self._service_id, self.deployment, reason
-                )
+                reports.GiveUpDeployment(self._tenant_id, self._incarnation, self._service_id, self.deployment, reason)
             )
             return False
         with self._siblings.waiting(missing, self.notify):
@@ -259,9 +257,7 @@ class ServiceSupervisor:
 
     async def _report_ready(self) -> None:
         await self._report(
-            decisions.ReportReady(
-                self._tenant_id, self._incarnation, self._service_id, self.deployment, self._generation
-            )
+            reports.ReportReady(self._tenant_id, self._incarnation, self._service_id, self.deployment, self._generation)
         )
 
     # -- ending
@@ -275,7 +271,7 @@ class ServiceSupervisor:
         if self.running is None:
             reason = "kernel_restarted" if self._generation == 0 and service.begun else "not_running"
             await self._report(
-                decisions.ReportStopped(self._tenant_id, self._incarnation, self._service_id, self.deployment, reason)
+                reports.ReportStopped(self._tenant_id, self._incarnation, self._service_id, self.deployment, reason)
             )
             return
         ending = await self._end(service.stop.grace_ms / 1_000, force=service.stop.force)
@@ -285,7 +281,7 @@ class ServiceSupervisor:
             await self._report_end(ending, timed_out=False)
         else:  # a restart by hand was on its way, so no outcome is expected of what just ended
             await self._report(
-                decisions.ReportStopped(
+                reports.ReportStopped(
                     self._tenant_id, self._incarnation, self._service_id, self.deployment, ending.kind
                 )
             )
@@ -347,7 +343,7 @@ class ServiceSupervisor:
 
     async def _report_end(self, ending: Ending, *, timed_out: bool) -> None:
         await self._report(
-            decisions.ReportEnded(
+            reports.ReportEnded(
                 self._tenant_id,
                 self._incarnation,
                 self._service_id,

@@ -1,4 +1,4 @@
-"""How a service ended, as a value. Owns: the kinds. Never: what follows from one (`service_decisions`)."""
+"""How a service ended, as a value. Owns: the kinds. Never: what follows from one (`service_requests`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tenant. Owns: its slice, its events, its decisions. Never: its services' rules (`service_decisions`)."""
+"""A tenant. Owns: its slice, its events, its requests. Never: its services' rules (`service_requests`)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from solo_trio.model import service_events as ev
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import Status
-from solo_trio.model.service_decisions import Accepted, Kill, Pause, Restart, Resume, Update
+from solo_trio.model.service_requests import Accepted, Kill, Pause, Restart, Resume, Update
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.system import SystemPaused
 from solo_trio.operations.caller import Caller

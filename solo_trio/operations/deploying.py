@@ -16,7 +16,8 @@ from solo_trio.model import service_events as ev
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
 from solo_trio.model.service import Status
-from solo_trio.model.service_decisions import Accepted, Deploy, find_service
+from solo_trio.model.service_lookup import find_service
+from solo_trio.model.service_requests import Accepted, Deploy
 from solo_trio.model.spec import SOURCE_BYTES_MAX, RestartLimits, ServiceSpec
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, event_of, outcome, version_view

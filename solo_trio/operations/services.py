@@ -11,7 +11,7 @@ from solo_trio.model.codec import rfc3339
 from solo_trio.model.dependencies import waiting_for
 from solo_trio.model.limits import effective
 from solo_trio.model.record import EventQuery
-from solo_trio.model.service_decisions import find_service
+from solo_trio.model.service_lookup import find_service
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.paging import PAGE_DEFAULT, check_cursor, check_page
 from solo_trio.operations.table import Answer, operation, path, query

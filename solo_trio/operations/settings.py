@@ -18,7 +18,7 @@ from attrs import NOTHING, Attribute, field, fields, frozen
 
 from solo_trio.kernel.checkpoints import CHECKPOINT_INTERVAL_EVENTS, CHECKPOINT_INTERVAL_S
 from solo_trio.model.limits import CEILING, Limits, is_number
-from solo_trio.model.service_decisions import SERVICES_MAX
+from solo_trio.model.service_requests import SERVICES_MAX
 from solo_trio.model.system import BOOT_LOOP_S, BOOT_LOOP_STARTS
 from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TENANTS_MAX
 

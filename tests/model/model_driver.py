@@ -9,7 +9,8 @@ from attrs import define, evolve, field, frozen
 
 from solo_trio.kernel.staging import Command, Draft, Submission, stage
 from solo_trio.model import codec
-from solo_trio.model import service_decisions as decisions
+from solo_trio.model import service_reports as reports
+from solo_trio.model import service_requests as requests
 from solo_trio.model.ending import Ending, EndKind
 from solo_trio.model.event import Event, Now, Record
 from solo_trio.model.record import KeyRow, StoredEvent
@@ -36,21 +37,19 @@ class Identity:
     generation: int
     epoch: int
 
-    def begin(self) -> decisions.BeginStart:
-        return decisions.BeginStart(self.tenant_id, self.incarnation, self.service_id, self.deployment, self.epoch)
+    def begin(self) -> reports.BeginStart:
+        return reports.BeginStart(self.tenant_id, self.incarnation, self.service_id, self.deployment, self.epoch)
 
-    def ready(self) -> decisions.ReportReady:
-        return decisions.ReportReady(
-            self.tenant_id, self.incarnation, self.service_id, self.deployment, self.generation
-        )
+    def ready(self) -> reports.ReportReady:
+        return reports.ReportReady(self.tenant_id, self.incarnation, self.service_id, self.deployment, self.generation)
 
-    def ended(self, ending: Ending, *, timed_out: bool = False) -> decisions.ReportEnded:
-        return decisions.ReportEnded(
+    def ended(self, ending: Ending, *, timed_out: bool = False) -> reports.ReportEnded:
+        return reports.ReportEnded(
             self.tenant_id, self.incarnation, self.service_id, self.deployment, self.generation, ending, timed_out
         )
 
-    def stopped(self, reason: str = "not_running") -> decisions.ReportStopped:
-        return decisions.ReportStopped(self.tenant_id, self.incarnation, self.service_id, self.deployment, reason)
+    def stopped(self, reason: str = "not_running") -> reports.ReportStopped:
+        return reports.ReportStopped(self.tenant_id, self.incarnation, self.service_id, self.deployment, reason)
 
 
 def identities(state: KernelState) -> list[Identity]:
@@ -127,7 +126,7 @@ class Driver:
         return self.do(StartSystem("0.1.0", "3.11.0", boot_loop_starts=0))
 
     def deploy(self, spec: ServiceSpec | None = None, service_id: str = SERVICE) -> tuple[Event, ...]:
-        return self.do(decisions.Deploy(TENANT, service_id, ServiceSpec() if spec is None else spec))
+        return self.do(requests.Deploy(TENANT, service_id, ServiceSpec() if spec is None else spec))
 
     def begin(self, service_id: str = SERVICE) -> tuple[Event, ...]:
         return self.do(self.identity(service_id).begin())
@@ -142,10 +141,10 @@ class Driver:
         return self.do(self.identity(service_id).stopped())
 
     def kill(self, service_id: str = SERVICE) -> tuple[Event, ...]:
-        return self.do(decisions.Kill(TENANT, service_id, grace_ms=5_000))
+        return self.do(requests.Kill(TENANT, service_id, grace_ms=5_000))
 
     def restart(self, service_id: str = SERVICE) -> tuple[Event, ...]:
-        return self.do(decisions.Restart(TENANT, service_id))
+        return self.do(requests.Restart(TENANT, service_id))
 
     def crash_loop(self, *, becomes_ready: bool, at_most: int) -> int:
         """Start and crash at once, again and again, until it is no longer wanted; how many crashes that took."""

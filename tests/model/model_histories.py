@@ -16,7 +16,7 @@ from solo_trio.journal.memory import MemoryJournal
 from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.staging import Command
-from solo_trio.model import service_decisions as decisions
+from solo_trio.model import service_requests as requests
 from solo_trio.model.capability import GrantSystem
 from solo_trio.model.checkpoint import RecordCheckpoint
 from solo_trio.model.ending import Ending
@@ -116,7 +116,7 @@ class AddService(Move):
     replace: bool = False
 
     def command(self, world: World) -> Command:
-        return decisions.Deploy(
+        return requests.Deploy(
             self.tenant_id, self.service_id, self.spec, b"source", self.idempotent, replace=self.replace
         )
 
@@ -136,8 +136,8 @@ class Ask(Move):
         service = world.state.service(self.tenant_id, self.service_id)
         revision = None if self.revision is None or service is None else service.revision + self.revision
         if self.verb == "kill":
-            return decisions.Kill(self.tenant_id, self.service_id, self.grace_ms, self.force, revision)
-        verbs = {"restart": decisions.Restart, "pause": decisions.Pause, "resume": decisions.Resume}
+            return requests.Kill(self.tenant_id, self.service_id, self.grace_ms, self.force, revision)
+        verbs = {"restart": requests.Restart, "pause": requests.Pause, "resume": requests.Resume}
         return verbs[self.verb](self.tenant_id, self.service_id, revision)
 
 
@@ -152,7 +152,7 @@ class Change(Move):
     limits: Limits | None
 
     def command(self, world: World) -> Command:
-        return decisions.Update(self.tenant_id, self.service_id, self.restart, self.max_restarts, limits=self.limits)
+        return requests.Update(self.tenant_id, self.service_id, self.restart, self.max_restarts, limits=self.limits)
 
 
 @frozen

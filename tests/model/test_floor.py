@@ -65,7 +65,7 @@ def test_a_pure_room_imports_no_effects(file: Path) -> None:
 
 def test_there_is_something_to_look_at() -> None:
     seen = {file.relative_to(PACKAGE).as_posix() for file in FILES}
-    assert {"model/state.py", "model/service_decisions.py", "policy/restart.py", "policy/bucket.py"} <= seen
+    assert {"model/state.py", "model/service_requests.py", "policy/restart.py", "policy/bucket.py"} <= seen
 
 
 @pytest.mark.parametrize(

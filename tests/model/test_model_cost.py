@@ -10,7 +10,7 @@ from typing import Any, Final
 from model_driver import TENANT, Driver, with_tenant
 
 from solo_trio.kernel.staging import Draft, Submission, stage
-from solo_trio.model import service_decisions as decisions
+from solo_trio.model import service_requests as requests
 from solo_trio.model.spec import ServiceSpec
 
 SERVICES: Final = 1_000
@@ -62,7 +62,7 @@ def test_row_22_a_thousand_services_cost_the_same_each() -> None:
         measure(
             "deploy",
             nth,
-            lambda nth=nth: decisions.Deploy(  # type: ignore[misc]
+            lambda nth=nth: requests.Deploy(  # type: ignore[misc]
                 TENANT, name(nth), ServiceSpec(), services_max=SERVICES, services_per_tenant_max=SERVICES
             ),
         )
@@ -71,9 +71,9 @@ def test_row_22_a_thousand_services_cost_the_same_each() -> None:
         measure("ready", nth, lambda nth=nth: driver.identity(name(nth)).ready())  # type: ignore[misc]
     assert len(driver.state.tenants[TENANT].services) == SERVICES
     for nth in range(SERVICES):
-        measure("restart", nth, lambda nth=nth: decisions.Restart(TENANT, name(nth)))  # type: ignore[misc]
+        measure("restart", nth, lambda nth=nth: requests.Restart(TENANT, name(nth)))  # type: ignore[misc]
     for nth in range(SERVICES):
-        measure("kill", nth, lambda nth=nth: decisions.Kill(TENANT, name(nth), 0))  # type: ignore[misc]
+        measure("kill", nth, lambda nth=nth: requests.Kill(TENANT, name(nth), 0))  # type: ignore[misc]
     for verb, counted in costs.items():
         first, last = counted[:FEW], counted[FEW:]
         assert len(last) == FEW and min(first) > 100, "it was measured"

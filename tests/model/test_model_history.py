@@ -15,7 +15,7 @@ from model_histories import JumpWall, Move, Pass, World, histories
 
 from solo_trio.errors import Rejected
 from solo_trio.model import codec
-from solo_trio.model import service_decisions as decisions
+from solo_trio.model import service_reports as reports
 from solo_trio.model.record import Artifact, DropArtifact
 from solo_trio.model.service import ServiceState, Status, count_services
 from solo_trio.model.state import KernelState, apply, fold
@@ -26,7 +26,7 @@ SETTINGS = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
-OBSERVATIONS = (decisions.BeginStart, decisions.ReportReady, decisions.ReportEnded, decisions.ReportStopped)
+OBSERVATIONS = (reports.BeginStart, reports.ReportReady, reports.ReportEnded, reports.ReportStopped)
 
 
 def played(moves: list[Move]) -> World:
@@ -47,11 +47,11 @@ def observed(state: KernelState, command: Any) -> ServiceState | None:
         alive = service.begun and service.generation == getattr(command, "generation", service.generation)
         wanted = service.status in ("starting", "ready", "restarting")
         match command:
-            case decisions.BeginStart():
+            case reports.BeginStart():
                 matters = same and wanted and not service.begun and service.epoch == command.epoch
-            case decisions.ReportReady():
+            case reports.ReportReady():
                 matters = same and alive and wanted and service.status is not Status.READY
-            case decisions.ReportEnded():
+            case reports.ReportEnded():
                 matters = same and alive
             case _:
                 matters = same and service.status is Status.STOPPING

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model_driver import TENANT, Driver, with_tenant
 
 from solo_trio.errors import Rejected
-from solo_trio.model import service_decisions as decisions
+from solo_trio.model import service_requests as requests
 from solo_trio.model.ids import check_function, check_id
 from solo_trio.model.spec import ServiceSpec
 
@@ -157,8 +157,8 @@ def test_a_function_is_an_ascii_identifier(text: str) -> None:
 def test_no_command_takes_a_bad_id(bad: str) -> None:
     driver = with_tenant()
     before = driver.draft
-    deploy = decisions.Deploy(TENANT, bad, ServiceSpec())
-    for command in (deploy, decisions.Kill(TENANT, bad, 0), decisions.Restart(TENANT, bad)):
+    deploy = requests.Deploy(TENANT, bad, ServiceSpec())
+    for command in (deploy, requests.Kill(TENANT, bad, 0), requests.Restart(TENANT, bad)):
         assert refused(driver.do, command) == "invalid_id"
     assert refused(driver.do, driver.create_tenant(bad)) == "invalid_id"
     assert driver.draft is before
@@ -169,7 +169,7 @@ def test_ids_that_look_alike_when_joined_are_apart() -> None:
     for tenant_id, service_id in (("a", "b_c"), ("a_b", "c"), ("a", "b-c"), ("a-b", "c")):
         if tenant_id not in driver.state.tenants:
             driver.do(driver.create_tenant(tenant_id))
-        driver.do(decisions.Deploy(tenant_id, service_id, ServiceSpec(config={"of": f"{tenant_id}/{service_id}"})))
+        driver.do(requests.Deploy(tenant_id, service_id, ServiceSpec(config={"of": f"{tenant_id}/{service_id}"})))
     assert {
         (tenant.tenant_id, service.service_id): service.spec.config["of"] for tenant, service in driver.state.services()
     } == {("a", "b_c"): "a/b_c", ("a_b", "c"): "a_b/c", ("a", "b-c"): "a/b-c", ("a-b", "c"): "a-b/c"}

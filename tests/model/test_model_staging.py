@@ -13,8 +13,8 @@ from model_driver import SERVICE, TENANT, Driver, identity_in, type_names, with_
 from solo_trio.errors import KernelBug, Rejected
 from solo_trio.kernel.staging import Idempotency, Repeated, Submission
 from solo_trio.model import codec
-from solo_trio.model import service_decisions as decisions
 from solo_trio.model import service_events as ev
+from solo_trio.model import service_requests as requests
 from solo_trio.model.capability import EMBEDDER, Authority, GrantSystem, system_capability
 from solo_trio.model.event import Decision, Now, Proposed, Record
 from solo_trio.model.record import IdempotencyRow, KeyRow
@@ -26,8 +26,8 @@ from solo_trio.model.tenant import CreateTenant, TenantLimits, tenant_of
 SCOPE = "inc_1"
 
 
-def deploy(service_id: str = SERVICE, **spec: Any) -> decisions.Deploy:
-    return decisions.Deploy(TENANT, service_id, ServiceSpec(**spec))
+def deploy(service_id: str = SERVICE, **spec: Any) -> requests.Deploy:
+    return requests.Deploy(TENANT, service_id, ServiceSpec(**spec))
 
 
 def keyed(command: Any, key: str = "k1", fingerprint: str = "f1", scope: str = SCOPE) -> Submission:
@@ -56,7 +56,7 @@ class TestIdempotency:
     def test_of_several_events_it_is_the_first(self) -> None:
         driver = with_service(max_restarts=0)
         driver.ended("crashed")
-        kill = decisions.Kill(TENANT, SERVICE, grace_ms=0)
+        kill = requests.Kill(TENANT, SERVICE, grace_ms=0)
         assert type_names(driver.submit(keyed(kill))) == ["service_killed", "service_stopped"]
         driver.submit(keyed(kill))
         assert driver.reply == Repeated(driver.records[-2].stored.id)
@@ -94,7 +94,7 @@ class TestIdempotency:
         driver = with_service()
         driver.kill()
         killed = driver.state.last_id
-        patient = keyed(decisions.Kill(TENANT, SERVICE, grace_ms=10**6))
+        patient = keyed(requests.Kill(TENANT, SERVICE, grace_ms=10**6))
         assert driver.submit(patient) == ()
         driver.stopped()
         assert driver.submit(patient) == ()
@@ -208,12 +208,12 @@ class TestTenants:
     def test_another_tenants_services_do_not_exist(self) -> None:
         driver = with_service()
         driver.do(driver.create_tenant("blau"))
-        for command in (decisions.Kill("blau", SERVICE, 0), decisions.Restart("blau", SERVICE)):
+        for command in (requests.Kill("blau", SERVICE, 0), requests.Restart("blau", SERVICE)):
             assert refusal(driver, Submission(command)) == "service_not_found"
-        for command in (decisions.Kill("nobody", SERVICE, 0), decisions.Deploy("nobody", SERVICE, ServiceSpec())):
+        for command in (requests.Kill("nobody", SERVICE, 0), requests.Deploy("nobody", SERVICE, ServiceSpec())):
             assert refusal(driver, Submission(command)) == "tenant_not_found"
         assert driver.service().status is Status.READY
-        assert type_names(driver.do(decisions.Deploy("blau", SERVICE, ServiceSpec()))) == ["service_deployment_started"]
+        assert type_names(driver.do(requests.Deploy("blau", SERVICE, ServiceSpec()))) == ["service_deployment_started"]
         assert driver.service().status is Status.READY
 
 
@@ -343,7 +343,7 @@ def test_services_are_listed_in_order() -> None:
     for tenant_id in ("c", "a", "b"):
         driver.do(driver.create_tenant(tenant_id))
         for service_id in ("z", "x", "y", "10", "9"):
-            driver.do(decisions.Deploy(tenant_id, service_id, ServiceSpec()))
+            driver.do(requests.Deploy(tenant_id, service_id, ServiceSpec()))
     listed = [(tenant.tenant_id, service.service_id) for tenant, service in driver.state.services()]
     assert listed == [(t, s) for t in "abc" for s in ("10", "9", "x", "y", "z")]
     assert identity_in(driver.state, "a", "x").incarnation == "inc_2"

@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 from model_driver import ENDINGS, SERVICE, TENANT, Driver, Identity, with_service, with_tenant
 
-from solo_trio.model import service_decisions as decisions
+from solo_trio.model import service_reports as reports
 from solo_trio.model.ending import Ending, EndKind
 from solo_trio.model.service import Status
 from solo_trio.model.state import KernelState
@@ -232,4 +232,4 @@ def test_the_observations_are_all_tried_here() -> None:
     """A new kind of ending has to be thought about in this file."""
     kinds = EndKind.__args__  # type: ignore[attr-defined]
     assert set(ENDINGS) == set(kinds)
-    assert isinstance(OUTCOMES["ready"](Identity("", "", "", 0, 0, 0)), decisions.ReportReady)
+    assert isinstance(OUTCOMES["ready"](Identity("", "", "", 0, 0, 0)), reports.ReportReady)

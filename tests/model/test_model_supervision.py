@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from model_driver import ENDINGS, SERVICE, TENANT, Driver, replay, type_names, with_service, with_tenant
 
 from solo_trio.errors import Rejected
-from solo_trio.model import service_decisions as decisions
+from solo_trio.model import service_reports as reports
+from solo_trio.model import service_requests as requests
 from solo_trio.model.ending import Ending, EndKind
 from solo_trio.model.limits import RANGES, Limits
 from solo_trio.model.record import DropArtifact
@@ -162,7 +163,7 @@ def test_row_7_the_first_start_failing_keeps_nothing(restart: RestartType, kind:
 @every_restart
 def test_row_7_a_first_start_that_is_lost_is_tried_again_a_bounded_number_of_times(restart: RestartType) -> None:
     driver = with_service(restart, ready=False, max_restarts=0)
-    for _ in range(decisions.LOST_STARTS_MAX - 1):
+    for _ in range(reports.LOST_STARTS_MAX - 1):
         crashed = crash_only(driver.ended("lost"))
         assert (crashed.counted, crashed.restart) == (False, True)
         assert driver.service().next_cause == "deploy"
@@ -297,7 +298,7 @@ def test_a_second_kill_joins_the_first() -> None:
     driver.kill()
     first = driver.reply
     assert driver.kill() == ()
-    assert driver.reply == decisions.Accepted(first.event_id, first.deployment, changed=False)
+    assert driver.reply == requests.Accepted(first.event_id, first.deployment, changed=False)
     assert first.changed
 
 
@@ -316,7 +317,7 @@ def test_row_13_a_second_kill_with_less_patience_shortens_the_stop(
     driver = with_service()
     driver.kill()
     first = driver.reply
-    assert driver.types(decisions.Kill(TENANT, SERVICE, grace_ms, force)) == ["service_killed"]
+    assert driver.types(requests.Kill(TENANT, SERVICE, grace_ms, force)) == ["service_killed"]
     stop = driver.service().stop
     assert stop is not None and (stop.grace_ms, stop.force) == agreed
     assert stop.event_id == driver.reply.event_id > first.event_id
@@ -327,10 +328,10 @@ def test_row_13_a_second_kill_with_less_patience_shortens_the_stop(
 
 def test_row_13_no_kill_gives_a_stop_more_time() -> None:
     driver = with_service()
-    driver.do(decisions.Kill(TENANT, SERVICE, grace_ms=100, force=True))
+    driver.do(requests.Kill(TENANT, SERVICE, grace_ms=100, force=True))
     before = driver.draft
     for grace_ms, force in ((100, True), (100, False), (5_000, False), (5_000, True)):
-        assert driver.types(decisions.Kill(TENANT, SERVICE, grace_ms, force)) == []
+        assert driver.types(requests.Kill(TENANT, SERVICE, grace_ms, force)) == []
     assert driver.draft.state is before.state
 
 
@@ -364,11 +365,11 @@ def test_while_it_stops_the_id_is_taken_and_nothing_restarts_it() -> None:
     assert driver.draft is before
 
 
-@pytest.mark.parametrize("verb", [decisions.Kill, decisions.Restart])
+@pytest.mark.parametrize("verb", [requests.Kill, requests.Restart])
 def test_a_revision_that_is_not_the_current_one_is_refused(verb: Any) -> None:
     driver = with_service()
     wrong, right = driver.service().revision + 1, driver.service().revision
-    arguments = {"grace_ms": 0} if verb is decisions.Kill else {}
+    arguments = {"grace_ms": 0} if verb is requests.Kill else {}
     before = driver.draft
     with pytest.raises(Rejected) as refusal:
         driver.do(verb(TENANT, SERVICE, revision=wrong, **arguments))
@@ -688,16 +689,16 @@ def test_row_20_a_taken_id_is_refused() -> None:
     assert driver.draft is before
 
 
-def deploy_of(driver: Driver, **changes: Any) -> decisions.Deploy:
-    return decisions.Deploy(TENANT, SERVICE, driver.service().spec, **changes)
+def deploy_of(driver: Driver, **changes: Any) -> requests.Deploy:
+    return requests.Deploy(TENANT, SERVICE, driver.service().spec, **changes)
 
 
 def test_an_equal_specification_is_a_no_op_where_that_is_asked_for() -> None:
     driver = with_service()
     deployment = driver.service().deployment
     assert driver.do(deploy_of(driver, idempotent=True)) == ()
-    assert driver.reply == decisions.Accepted(deployment, deployment, changed=False)
-    other = decisions.Deploy(TENANT, SERVICE, ServiceSpec(config={"a": 1}), idempotent=True)
+    assert driver.reply == requests.Accepted(deployment, deployment, changed=False)
+    other = requests.Deploy(TENANT, SERVICE, ServiceSpec(config={"a": 1}), idempotent=True)
     with pytest.raises(Rejected) as refusal:
         driver.do(other)
     assert refusal.value.code == "service_exists"
@@ -705,10 +706,10 @@ def test_an_equal_specification_is_a_no_op_where_that_is_asked_for() -> None:
 
 def test_a_deployment_brings_its_source_along_in_the_same_transaction() -> None:
     driver = with_tenant()
-    driver.do(decisions.Deploy(TENANT, "calc", ServiceSpec(digest="d" * 64), b"source"))
+    driver.do(requests.Deploy(TENANT, "calc", ServiceSpec(digest="d" * 64), b"source"))
     assert [getattr(each, "content", None) for each in driver.draft.attachments[-1:]] == [b"source"]
     known = len(driver.draft.attachments)
-    driver.do(decisions.Deploy(TENANT, "tick", ServiceSpec(entry="callable:ticker")))
+    driver.do(requests.Deploy(TENANT, "tick", ServiceSpec(entry="callable:ticker")))
     assert len(driver.draft.attachments) == known, "a callable has none"
 
 
@@ -717,7 +718,7 @@ def test_a_quota_is_checked_against_the_draft(limit: dict[str, int], code: str) 
     driver = with_service()
     before = driver.draft
     with pytest.raises(Rejected) as refusal:
-        driver.do(decisions.Deploy(TENANT, "tick", ServiceSpec(), **limit))
+        driver.do(requests.Deploy(TENANT, "tick", ServiceSpec(), **limit))
     assert refusal.value.code == "quota_exceeded" and code in refusal.value.detail
     assert driver.draft is before
 
@@ -727,9 +728,9 @@ def test_the_lower_of_the_quotas_counts(own: int | None, system: int, allowed: i
     driver = Driver()
     driver.do(driver.create_tenant(max_services=own))
     for nth in range(allowed):
-        driver.do(decisions.Deploy(TENANT, f"s{nth}", ServiceSpec(), services_per_tenant_max=system))
+        driver.do(requests.Deploy(TENANT, f"s{nth}", ServiceSpec(), services_per_tenant_max=system))
     with pytest.raises(Rejected) as refusal:
-        driver.do(decisions.Deploy(TENANT, "more", ServiceSpec(), services_per_tenant_max=system))
+        driver.do(requests.Deploy(TENANT, "more", ServiceSpec(), services_per_tenant_max=system))
     assert refusal.value.code == "quota_exceeded"
 
 

@@ -1,7 +1,6 @@
-"""Decisions about services. Owns: command + state -> events. Never: performs anything.
+"""What somebody asks of services. Owns: command + state -> events, or a refusal. Never: performs anything.
 
-Commands of two kinds: what somebody asks for (deploy, restart, kill), and what was observed (ready, ended), which names the
-generation it is about; an observation of an older one is dropped.
+What supervisors observe comes in by `service_reports`.
 """
 
 from __future__ import annotations
@@ -13,23 +12,21 @@ from attrs import frozen
 from solo_trio.errors import Rejected
 from solo_trio.model import service_events as ev
 from solo_trio.model.dependencies import check_dependencies, dependents, hopeless
-from solo_trio.model.ending import Ending
 from solo_trio.model.event import Decision, Event, Now, Proposed
 from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import Artifact
 from solo_trio.model.service import ServiceState, Status
+from solo_trio.model.service_lookup import about, find_service
 from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TenantState, tenant_of
-from solo_trio.policy.restart import RestartType, count_crash, wants_restart
+from solo_trio.policy.restart import RestartType
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
 
 SERVICES_MAX: Final = 1_000
-LOST_STARTS_MAX: Final = 3
-"""A first start whose sandbox was lost is tried again this often before the deployment fails."""
 
 
 @frozen
@@ -40,9 +37,6 @@ class Accepted:
     deployment: int
     changed: bool = True
     """False: nothing was written, because it already is as asked."""
-
-
-# -- what somebody asks for
 
 
 @frozen
@@ -128,7 +122,7 @@ class Kill:
             grace_ms, force = min(self.grace_ms, stop.grace_ms), self.force or stop.force
             sooner = ev.ServiceKilled(service.deployment, service.generation, grace_ms, force)
             accepted = Accepted(state.last_id + 1, service.deployment)
-            return _about(state, self.tenant_id, service, sooner, reply=accepted)
+            return about(state, self.tenant_id, service, sooner, reply=accepted)
         tenant = tenant_of(state, self.tenant_id)
         needed_by = dependents(tenant.services, self.service_id) if self.service_id in tenant.needed else ()
         if needed_by and not self.force:
@@ -140,7 +134,7 @@ class Kill:
         events: tuple[Event, ...] = (killed,)
         if service.status in (Status.STOPPED, Status.GIVEN_UP):  # nothing runs: both facts at once
             events = (killed, ev.ServiceStopped(service.deployment, service.generation, "not_running"))
-        return _about(state, self.tenant_id, service, *events, reply=Accepted(state.last_id + 1, service.deployment))
+        return about(state, self.tenant_id, service, *events, reply=Accepted(state.last_id + 1, service.deployment))
 
 
 @frozen
@@ -159,7 +153,7 @@ class Restart:
             raise Rejected("wrong_status", f"'{self.service_id}' is paused: resume it")
         _check_startable(state, self.tenant_id, service)
         requested = ev.ServiceRestartRequested(service.deployment, service.generation)
-        return _about(state, self.tenant_id, service, requested, reply=Accepted(state.last_id + 1, service.deployment))
+        return about(state, self.tenant_id, service, requested, reply=Accepted(state.last_id + 1, service.deployment))
 
 
 @frozen
@@ -179,7 +173,7 @@ class Pause:
         if service.status in (Status.STOPPED, Status.GIVEN_UP):
             raise Rejected("wrong_status", f"'{self.service_id}' is {service.status}: there is nothing to pause")
         paused = ev.ServicePaused(service.deployment, service.generation)
-        return _about(state, self.tenant_id, service, paused, reply=Accepted(state.last_id + 1, service.deployment))
+        return about(state, self.tenant_id, service, paused, reply=Accepted(state.last_id + 1, service.deployment))
 
 
 @frozen
@@ -200,7 +194,7 @@ class Resume:
             return Decision(reply=Accepted(service.epoch, service.deployment, changed=False))
         _check_startable(state, self.tenant_id, service)
         resumed = ev.ServiceResumed(service.deployment, service.generation)
-        return _about(state, self.tenant_id, service, resumed, reply=Accepted(state.last_id + 1, service.deployment))
+        return about(state, self.tenant_id, service, resumed, reply=Accepted(state.last_id + 1, service.deployment))
 
 
 @frozen
@@ -235,173 +229,7 @@ class Update:
         updated = ev.ServiceUpdated(
             service.deployment, service.generation, spec.restart, spec.restart_limits, spec.limits
         )
-        return _about(state, self.tenant_id, service, updated, reply=Accepted(state.last_id + 1, service.deployment))
-
-
-# -- what the supervisor reports
-
-
-@frozen
-class BeginStart:
-    """A supervisor is about to start the service; the reply is the new generation, or None if it is no longer wanted."""
-
-    RESERVED: ClassVar[bool] = False
-
-    tenant_id: str
-    incarnation: str
-    service_id: str
-    deployment: int
-    epoch: int
-
-    def decide(self, state: KernelState, now: Now) -> Decision:
-        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
-        if service is None or not service.wants_to_run or service.begun or service.epoch != self.epoch:
-            return Decision()
-        generation = service.generation + 1
-        started = ev.ServiceStarted(service.deployment, generation, service.next_cause)
-        return _about(state, self.tenant_id, service, started, reply=generation)
-
-
-@frozen
-class ReportReady:
-    """The generation is ready. The reply is False if that came too late to matter."""
-
-    RESERVED: ClassVar[bool] = False
-
-    tenant_id: str
-    incarnation: str
-    service_id: str
-    deployment: int
-    generation: int
-
-    def decide(self, state: KernelState, now: Now) -> Decision:
-        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
-        if service is None or not _is_running(service, self.generation) or not service.wants_to_run:
-            return Decision(reply=False)
-        if service.ready_at_us is not None:  # said before: the uptime counts from the first time
-            return Decision(reply=True)
-        which = (service.deployment, service.generation)
-        events: list[Event] = [ev.ServiceReady(*which)]
-        if not service.confirmed:
-            events.append(ev.ServiceDeployed(*which, version=service.version, digest=service.spec.digest))
-        if service.next_cause == "recovery":
-            events.append(ev.ServiceRecovered(*which))
-        return _about(state, self.tenant_id, service, *events, reply=True)
-
-
-@frozen
-class ReportEnded:
-    """The generation ended. `timed_out`: the kernel killed it because it did not become ready in time."""
-
-    RESERVED: ClassVar[bool] = False
-    """Unless it ends a stop that was asked for: the supervisor says so in its submission."""
-
-    tenant_id: str
-    incarnation: str
-    service_id: str
-    deployment: int
-    generation: int
-    ending: Ending
-    timed_out: bool = False
-
-    def decide(self, state: KernelState, now: Now) -> Decision:
-        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
-        if service is None or not _is_running(service, self.generation):
-            return Decision()
-        return _about(state, self.tenant_id, service, *self._consequences(service, now))
-
-    def _consequences(self, service: ServiceState, now: Now) -> tuple[Event, ...]:
-        ending, which = self.ending, (service.deployment, service.generation)
-        if service.stop is not None:
-            if ending.kind in ("crashed", "load_failed"):
-                return self._crash(service, counted=False, restart=False), ev.ServiceStopped(*which, reason="crashed")
-            return (ev.ServiceStopped(*which, reason=ending.kind),)
-        if ending.kind == "lost":  # the world's fault: counted in no window
-            again = service.attempt + 1 < LOST_STARTS_MAX
-            if service.confirmed:
-                again = wants_restart(service.spec.restart, abnormal=True)
-            if service.confirmed or again:
-                return (self._crash(service, counted=False, restart=again),)
-        if not service.confirmed:
-            return (ev.ServiceDeploymentFailed(*which, reason=ending.reason, traceback=ending.traceback),)
-        recovering = service.next_cause == "recovery" and service.ready_at_us is None
-        if recovering and ending.kind == "load_failed":
-            return (ev.ServiceRecoveryFailed(*which, reason=ending.reason, traceback=ending.traceback),)
-        abnormal = ending.kind != "completed"
-        if not wants_restart(service.spec.restart, abnormal=abnormal):
-            if abnormal:
-                return (self._crash(service, counted=False, restart=False),)
-            return (ev.ServiceStopped(*which, reason="completed"),)
-        if recovering and self.timed_out:
-            return (self._crash(service, counted=False, restart=True),)
-        limits = service.spec.restart_limits
-        window, give_up = count_crash(
-            service.window, now.kernel_time, max_restarts=limits.max_restarts, max_seconds=limits.max_seconds
-        )
-        crashed = self._crash(service, counted=True, restart=not give_up)
-        if not give_up:
-            return (crashed,)
-        given_up = ev.ServiceGivenUp(
-            *which,
-            reason=ending.reason,
-            crashes=len(window),
-            max_restarts=limits.max_restarts,
-            max_seconds=limits.max_seconds,
-        )
-        return crashed, given_up
-
-    def _crash(self, service: ServiceState, *, counted: bool, restart: bool) -> ev.ServiceCrashed:
-        ending = self.ending
-        return ev.ServiceCrashed(
-            service.deployment,
-            service.generation,
-            reason=ending.reason,
-            traceback=ending.traceback,
-            exit_code=ending.exit_code,
-            signal=ending.signal,
-            counted=counted,
-            restart=restart,
-        )
-
-
-@frozen
-class GiveUpDeployment:
-    """A first start cannot even begin: what it depends on will not be ready."""
-
-    RESERVED: ClassVar[bool] = False
-
-    tenant_id: str
-    incarnation: str
-    service_id: str
-    deployment: int
-    reason: str
-
-    def decide(self, state: KernelState, now: Now) -> Decision:
-        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
-        if service is None or service.confirmed or service.begun or not service.wants_to_run:
-            return Decision()
-        failed = ev.ServiceDeploymentFailed(service.deployment, service.generation, self.reason, traceback="")
-        return _about(state, self.tenant_id, service, failed)
-
-
-@frozen
-class ReportStopped:
-    """A service that was asked to stop had nothing running (any more), so there is no ending to report."""
-
-    RESERVED: ClassVar[bool] = True
-
-    tenant_id: str
-    incarnation: str
-    service_id: str
-    deployment: int
-    reason: str
-
-    def decide(self, state: KernelState, now: Now) -> Decision:
-        service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
-        if service is None or service.stop is None:
-            return Decision()
-        stopped = ev.ServiceStopped(service.deployment, service.generation, self.reason)
-        return _about(state, self.tenant_id, service, stopped)
+        return about(state, self.tenant_id, service, updated, reply=Accepted(state.last_id + 1, service.deployment))
 
 
 def _wanted(state: KernelState, tenant_id: str, service_id: str, revision: int | None) -> ServiceState:
@@ -432,31 +260,3 @@ def _mismatch(service: ServiceState | None) -> Rejected:
     if service is None:
         return Rejected("revision_mismatch", "there is no such service: send the request without If-Match")
     return Rejected("revision_mismatch", f"read the service again; its revision is {service.revision}")
-
-
-def find_service(state: KernelState, tenant_id: str, service_id: str) -> ServiceState:
-    """The service, or `Rejected`: tenant_not_found, invalid_id, service_not_found."""
-    service = tenant_of(state, tenant_id).services.get(check_id("service_id", service_id))
-    if service is None:
-        raise Rejected("service_not_found", f"deploy '{service_id}' first, or list the services to see their ids")
-    return service
-
-
-def _current(
-    state: KernelState, tenant_id: str, incarnation: str, service_id: str, deployment: int
-) -> ServiceState | None:
-    """The service if incarnation and deployment are still the current ones, else None: the observation is stale."""
-    tenant = state.tenants.get(tenant_id)
-    if tenant is None or tenant.incarnation != incarnation:
-        return None
-    service = tenant.services.get(service_id)
-    return service if service is not None and service.deployment == deployment else None
-
-
-def _is_running(service: ServiceState, generation: int) -> bool:
-    return service.begun and service.generation == generation
-
-
-def _about(state: KernelState, tenant_id: str, service: ServiceState, *events: Event, reply: object = None) -> Decision:
-    incarnation = state.tenants[tenant_id].incarnation
-    return Decision(tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events), reply=reply)

@@ -1,0 +1,27 @@
+"""Finding a service, and saying something about it. Owns: those two. Never: decides what is said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from solo_trio.errors import Rejected
+from solo_trio.model.event import Decision, Event, Proposed
+from solo_trio.model.ids import check_id
+from solo_trio.model.service import ServiceState
+from solo_trio.model.tenant import tenant_of
+
+if TYPE_CHECKING:
+    from solo_trio.model.state import KernelState
+
+
+def find_service(state: KernelState, tenant_id: str, service_id: str) -> ServiceState:
+    """The service, or `Rejected`: tenant_not_found, invalid_id, service_not_found."""
+    service = tenant_of(state, tenant_id).services.get(check_id("service_id", service_id))
+    if service is None:
+        raise Rejected("service_not_found", f"deploy '{service_id}' first, or list the services to see their ids")
+    return service
+
+
+def about(state: KernelState, tenant_id: str, service: ServiceState, *events: Event, reply: object = None) -> Decision:
+    incarnation = state.tenants[tenant_id].incarnation
+    return Decision(tuple(Proposed(each, tenant_id, incarnation, service.service_id) for each in events), reply=reply)

@@ -15,6 +15,7 @@ from functools import partial
 from importlib.resources.abc import Traversable
 from typing import Final, TypeVar
 
+import orjson
 import trio
 from attrs import frozen
 
@@ -34,8 +35,10 @@ CHECKPOINT_INTERVAL_EVENTS: Final = 10_000
 CHECKPOINT_INTERVAL_S: Final = 900.0
 CHECKPOINT_RETRY_S: Final = 60.0
 INLINE_SERVICES_MAX: Final = 64
-"""So few are encoded in some milliseconds: a thread would cost more than it spares."""
 INLINE_BYTES_MAX: Final = 65_536
+"""A state that is small by both is encoded in some milliseconds: a thread would cost more than it spares."""
+INLINE_NUMBERS_BYTES: Final = 20
+"""About what one number of a list takes in a body."""
 SHUTDOWN_MARGIN_S: Final = 0.1
 """Of the time of a shutdown, what is left for recording its end."""
 
@@ -87,7 +90,7 @@ async def newest_usable(journal: Journal, telemetry: Telemetry, reducer: str) ->
             if (kept.reducer, kept.format) != (reducer, snapshot.FORMAT):
                 telemetry.note("a checkpoint of another version of this program is not used", event=event_id)
                 continue
-            state = await _maybe_in_thread(partial(snapshot.decode, kept.body), len(kept.body) > INLINE_BYTES_MAX)
+            state = await maybe_in_thread(partial(snapshot.decode, kept.body), len(kept.body) > INLINE_BYTES_MAX)
             if state.last_id != event_id:
                 raise Faulted("data_damaged", f"it holds the state after event {state.last_id}")
         except Faulted as fault:
@@ -99,7 +102,28 @@ async def newest_usable(journal: Journal, telemetry: Telemetry, reducer: str) ->
     return None
 
 
-async def _maybe_in_thread(work: Callable[[], T], large: bool) -> T:
+def is_small(state: KernelState) -> bool:
+    """Whether it is encoded in no time. What a tenant says the size of is looked at only until that is known."""
+    services = sum(len(tenant.services) for tenant in state.tenants.values())
+    if services + len(state.tenants) + len(state.capabilities) > INLINE_SERVICES_MAX:
+        return False
+    room = INLINE_BYTES_MAX
+    for _, service in state.services():
+        for each in filter(None, (service, service.previous)):
+            room -= len(orjson.dumps(each.spec.config)) + INLINE_NUMBERS_BYTES * len(each.window)
+            room -= 0 if each.last_crash is None else len(each.last_crash.traceback)
+            if room < 0:
+                return False
+    return True
+
+
+async def encoded(state: KernelState) -> bytes:
+    """The body of a checkpoint of `state`, made without holding up the kernel."""
+    return await maybe_in_thread(partial(snapshot.encode, state), not is_small(state))
+
+
+async def maybe_in_thread(work: Callable[[], T], large: bool) -> T:
+    """Do what only reads, in a thread if there is much of it."""
     if not large:
         await trio.lowlevel.checkpoint()
         return work()
@@ -161,8 +185,7 @@ class Checkpoints:
         async with self._turn:
             began = trio.current_time()
             state, covered = self._core.loop.state, self._uncovered
-            large = sum(len(tenant.services) for tenant in state.tenants.values()) > INLINE_SERVICES_MAX
-            body = await _maybe_in_thread(partial(snapshot.encode, state), large)
+            body = await encoded(state)
             at_us = self._core.loop.now().at_us
             await self._core.journal.write_checkpoint(
                 Checkpoint(state.last_id, at_us, self._reducer, snapshot.FORMAT, body)

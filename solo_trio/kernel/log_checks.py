@@ -13,6 +13,7 @@ import trio
 from attrs import frozen
 
 from solo_trio.errors import SoloError
+from solo_trio.kernel.checkpoints import INLINE_BYTES_MAX, encoded, is_small, maybe_in_thread
 from solo_trio.model import codec, snapshot
 from solo_trio.model.record import Artifact, Checkpoint, StoredEvent
 from solo_trio.model.state import KernelState, apply
@@ -82,15 +83,15 @@ async def check_log(
         chain = Check(
             "chain", "ok", f"all {events} events follow from each other, each with the payload it was written with"
         )
-    fold = _fold_check(fault, state, believed, found)
-    return [chain, fold, *_compared(kept, found, fault), *checks], state
+    fold = await _fold_check(fault, state, believed, found)
+    return [chain, fold, *await _compared(kept, found, fault), *checks], state
 
 
 async def _folded(
     state: KernelState, page: Sequence[StoredEvent], marks: frozenset[int], found: dict[int, KernelState]
 ) -> KernelState:
     work = partial(_fold_page, state, page, marks, found)
-    if len(page) <= INLINE_RECORDS_MAX:
+    if len(page) <= INLINE_RECORDS_MAX and sum(len(stored.payload or b"") for stored in page) <= INLINE_BYTES_MAX:
         return work()
     return await trio.to_thread.run_sync(work)
 
@@ -123,8 +124,10 @@ async def _kept(log: Log, reducer: str) -> tuple[dict[int, Checkpoint], list[Che
     return kept, checks
 
 
-def _fold_check(fault: str, state: KernelState, believed: KernelState | None, found: dict[int, KernelState]) -> Check:
-    if believed is not None and not fault and found.get(believed.last_id) != believed:
+async def _fold_check(
+    fault: str, state: KernelState, believed: KernelState | None, found: dict[int, KernelState]
+) -> Check:
+    if believed is not None and not fault and not await _are_equal(found.get(believed.last_id), believed):
         fault = f"the state that the kernel holds is not what the events up to {believed.last_id} come to"
     if fault:
         return Check("fold", "failed", fault)
@@ -132,13 +135,17 @@ def _fold_check(fault: str, state: KernelState, believed: KernelState | None, fo
     return Check("fold", "ok", f"the events come to {len(state.tenants)} tenants and {services} services")
 
 
-def _compared(kept: dict[int, Checkpoint], found: dict[int, KernelState], fault: str) -> list[Check]:
+async def _are_equal(found: KernelState | None, believed: KernelState) -> bool:
+    return await maybe_in_thread(lambda: found == believed, not is_small(believed))
+
+
+async def _compared(kept: dict[int, Checkpoint], found: dict[int, KernelState], fault: str) -> list[Check]:
     checks = []
     for event_id, each in kept.items():
         if event_id not in found:
             status: Status = "warning" if fault else "failed"
             checks.append(Check("checkpoints", status, f"the checkpoint after event {event_id} could not be compared"))
-        elif snapshot.encode(found[event_id]) != each.body:
+        elif await encoded(found[event_id]) != each.body:
             what = f"the checkpoint after event {event_id} is not what the events up to it come to"
             checks.append(Check("checkpoints", "failed", what))
         else:

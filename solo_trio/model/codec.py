@@ -22,6 +22,8 @@ _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 _converter: Final = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, Any], lambda value, _: dict(value))
+# A tenant's own JSON, of any shape: it is written as it is, for a walk through its values takes long.
+_converter.register_unstructure_hook_func(lambda kind: kind == dict[str, Any], lambda value: value)
 for _cls in KINDS.values():
     _converter.register_structure_hook(_cls, make_dict_structure_fn(_cls, _converter))
 _hooks: Final[dict[type[Event], Callable[[Any, Any], Any]]] = {}

@@ -75,6 +75,8 @@ def _map_in(kind: Any) -> Callable[[Any, Any], HashTrieMap[Any, Any]]:
 
 _converter: Final = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, Any], lambda value, _: dict(value))
+# A tenant's own JSON, of any shape: it is written as it is, for a walk through its values takes long.
+_converter.register_unstructure_hook_func(lambda kind: kind == dict[str, Any], lambda value: value)
 _converter.register_unstructure_hook_factory(_is_map, _map_out)
 _converter.register_structure_hook_factory(_is_map, _map_in)
 _resolve(KernelState, set())

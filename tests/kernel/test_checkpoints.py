@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -312,6 +313,35 @@ async def test_a_large_state_is_encoded_in_a_thread_while_the_kernel_goes_on() -
         assert kernel.system.core.recovery.checkpoint is not None
         assert len(await (await kernel.tenant("acme")).services()) == many
     await check_log(memory)
+
+
+@pytest.mark.parametrize(
+    ("config", "inline"),
+    [({}, True), ({"a": [[]] * 1_000}, True), ({"a": [[]] * 20_000}, False), ({"a": "x" * 40_000}, False)],
+)
+async def test_few_services_with_much_configuration_do_not_hold_up_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], inline: bool
+) -> None:
+    """Neither a checkpoint nor a verification encodes what is large, by whichever measure, in the kernel's own thread."""
+    memory = memory_kernel(rules())
+    encode, threads = snapshot.encode, set()
+
+    def watched(state: KernelState) -> bytes:
+        threads.add(threading.get_ident())
+        return encode(state)
+
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        for name in ("one", "two"):
+            await tenant.deploy(name, memory.callables["actor"], config=config)
+        monkeypatch.setattr(checkpoints.snapshot, "encode", watched)
+        await kernel.system.core.checkpoints.write()
+        assert threads, "it was watched"
+        assert (threading.get_ident() in threads) == inline
+        threads.clear()
+        assert (await kernel.system.core.verification.verify(full=True)).status == "ok"
+        assert threads, "it was watched"
+        assert (threading.get_ident() in threads) == inline
 
 
 async def test_the_operation_answers_with_what_it_wrote(autojump_clock: MockClock) -> None:

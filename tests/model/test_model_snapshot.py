@@ -21,6 +21,7 @@ from rpds import HashTrieMap
 import solo_trio
 from solo_trio.errors import Faulted, Rejected
 from solo_trio.model import codec, snapshot
+from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.state import KernelState, apply, fold
 
 SETTINGS = settings(
@@ -138,3 +139,31 @@ def test_one_step_from_a_read_state_is_one_step() -> None:
     records = [codec.to_record(record.stored) for record in driver.records]
     read = snapshot.decode(snapshot.encode(fold(records[:-1])))
     assert apply(read, records[-1]) == driver.state
+
+
+def test_the_time_does_not_depend_on_what_a_tenant_puts_into_a_configuration() -> None:
+    """It is JSON already: no code of ours runs for each value in it, in a checkpoint or in an event."""
+
+    def calls(config: dict[str, Any]) -> tuple[int, int]:
+        driver = with_service()
+        deployed, *_ = driver.deploy(ServiceSpec(digest="f" * 64, config=config), "other")
+        count = 0
+
+        def called(frame: Any, what: str, argument: Any) -> None:
+            nonlocal count
+            count += 1
+
+        found = []
+        for encode in (lambda: snapshot.encode(driver.state), lambda: codec.encode(deployed)):
+            encode()  # what is made once for each class is there
+            count = 0
+            sys.setprofile(called)
+            try:
+                encode()
+            finally:
+                sys.setprofile(None)
+            found.append(count)
+        assert snapshot.decode(snapshot.encode(driver.state)) == driver.state
+        return found[0], found[1]
+
+    assert calls({"a": [{} for _ in range(10_000)]}) == calls({})

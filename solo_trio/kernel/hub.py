@@ -155,6 +155,11 @@ class Watch:
         self.over = False
         """The hub is closed, and nothing is left."""
 
+    @property
+    def closing(self) -> bool:
+        """The hub is closed."""
+        return self._hub.closed
+
     async def next_page(self) -> list[StoredEvent]:
         """The next matches, at least one; an empty list once it is over. Raises `Compacted` as `take` does."""
         while True:

@@ -83,6 +83,11 @@ class LogFollow:
         """The kernel is closed, and nothing is left."""
         self._changed: trio.Event | None = None
 
+    @property
+    def closing(self) -> bool:
+        """The kernel is closed."""
+        return self._core.closed.is_set()
+
     async def wait(self) -> None:
         """Until there is something to look at."""
         if self._changed is not None:

@@ -43,6 +43,11 @@ class Follow(Protocol):
     over: bool
     """Nothing more will come."""
 
+    @property
+    def closing(self) -> bool:
+        """Nothing more is recorded: what is left is to be told without delay."""
+        ...
+
     async def wait(self) -> None:
         """Until there is something to look at, or it may be over."""
         ...

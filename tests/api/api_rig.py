@@ -360,8 +360,9 @@ async def running(
             http = await clients.enter_async_context(httpx.AsyncClient(base_url=url, timeout=None, trust_env=False))
             token = (data / "admin.token").read_text().strip()
             yield Api(kernel, url, data, Client(http, token), clients, incidents)
-        assert not core.telemetry.bugs, core.telemetry.bugs
-        nursery.cancel_scope.cancel()
+        nursery.cancel_scope.deadline = trio.current_time() + BOUND_S  # open streams are told that it is over
+    assert not nursery.cancel_scope.cancelled_caught, "serving did not end with the kernel"
+    assert not core.telemetry.bugs, core.telemetry.bugs
 
 
 def alive(pid: int) -> bool:

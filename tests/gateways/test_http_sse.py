@@ -50,6 +50,10 @@ class Pages:
         self.ends = trio.Event()
         self.over = False
 
+    @property
+    def closing(self) -> bool:
+        return self.ends.is_set()
+
     async def wait(self) -> None:
         if not self.pages:
             await self.ends.wait()
@@ -217,7 +221,7 @@ async def test_streams_take_turns_as_far_apart_as_their_share_allows(autojump_cl
 
     async def follow(mine: list[float]) -> None:
         while True:
-            await streams.turn()
+            await trio.sleep_until(streams.turn_at())
             mine.append(trio.current_time())
 
     began = trio.current_time()
@@ -231,7 +235,7 @@ async def test_streams_take_turns_as_far_apart_as_their_share_allows(autojump_cl
     assert all(later - sooner == pytest.approx(0.0004, rel=0.1) for sooner, later in itertools.pairwise(turns))
     busy = OpenStreams(StreamLimits(), lambda: next(used) * 1e6)
     for _ in range(TURNS_MEASURED):
-        await busy.turn()
+        await trio.sleep_until(busy.turn_at())
     assert busy.turn_s == TURN_S_MAX, "however busy the kernel is, streams go on"
 
 
@@ -256,3 +260,26 @@ async def test_a_record_is_encoded_once_for_all(autojump_clock: MockClock, monke
     for id_ in range(9_000, 10_001):
         dialects[0].items([stored(id_)])
     assert len(shared._kept) <= 10
+
+
+@pytest.mark.parametrize("when", ["before", "in its turn", "in its pace"])
+async def test_who_ends_waits_neither_for_pace_nor_for_a_turn(autojump_clock: MockClock, when: str) -> None:
+    limits = StreamLimits(pace_s=100.0 if when == "in its pace" else 0.01, share=1.0 if when == "in its pace" else 1e-6)
+    source = Pages([stored(1)])
+    streams = OpenStreams(limits)
+    streams.turn_at()  # somebody else's: the next one is far away
+    written: list[bytes] = []
+
+    async def tell() -> None:
+        async for data in Telling(source, EventFrames(encodings(), 1_000.0), streams).writes():
+            written.append(data)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            if when == "before":
+                source.ends.set()
+            nursery.start_soon(tell)
+            await trio.sleep(1)
+            assert when == "before" or len(written) == 1
+            source.ends.set()
+    assert [data[:4] for data in written] == [b": so", b"id: ", b"even"]

@@ -26,6 +26,8 @@ TURN_S: Final = 100e-6
 TURN_S_MIN: Final = 50e-6
 TURN_S_MAX: Final = 500e-6
 TURNS_MEASURED: Final = 256
+CLOSING_CHECK_S: Final = 0.05
+"""A stream that waits to tell something looks so often whether its source has closed."""
 SYSTEM_SHARE: Final = 10
 """One in so many places is for system credentials only."""
 
@@ -81,8 +83,8 @@ class OpenStreams:
         if not self.count[authority.incarnation]:
             del self.count[authority.incarnation]
 
-    async def turn(self) -> None:
-        """Until it is this stream's turn to tell something.
+    def turn_at(self) -> float:
+        """When it is this stream's turn to tell something.
 
         Turns are so far apart that they take their share of the processor. What one takes is measured with all that the kernel
         does meanwhile: the busier it is, the longer streams wait, and the more they tell in one write.
@@ -93,10 +95,9 @@ class OpenStreams:
             self.turn_s = min(TURN_S_MAX, max(TURN_S_MIN, (used_s - self._measured_s) / TURNS_MEASURED))
             self._turns, self._measured_s = 0, used_s
         now = trio.current_time()
-        at = self._next_turn_at
-        self._next_turn_at = max(at, now) + self.turn_s / self.limits.share
-        if at > now:
-            await trio.sleep_until(at)
+        at = max(self._next_turn_at, now)
+        self._next_turn_at = at + self.turn_s / self.limits.share
+        return at
 
 
 class Telling:
@@ -137,12 +138,19 @@ class Telling:
                 return
             began = trio.current_time()
 
+    async def _until(self, at: float) -> None:
+        """Until then, or until the source closes: a kernel that ends has no time for pace and turns."""
+        while (now := trio.current_time()) < at and not self._source.closing:  # noqa: ASYNC110 - a time is waited for
+            await trio.sleep_until(min(at, now + CLOSING_CHECK_S))
+
     async def _next(self, not_before: float) -> bytes:
         """What there is to tell; only as bytes: while they are written no record is held."""
         await self._source.wait()
-        if trio.current_time() < not_before:
-            await trio.sleep_until(not_before)
-        await self._streams.turn()
+        await self._until(not_before)
+        if self._source.closing:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._until(self._streams.turn_at())
         try:
             page = await self._source.take()
         except Compacted as gap:

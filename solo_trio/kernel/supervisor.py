@@ -29,6 +29,8 @@ from solo_trio.ports import Launch, Running
 
 STORAGE_RETRY_S: Final = 1.0
 START_LIMIT_ALL: Final = 64
+SUPERVISED_LIMITS: Final = frozenset({"start_timeout_s", "stop_timeout_s"})
+"""What the supervising task looks up whenever it needs it."""
 
 
 class ServiceSupervisor:
@@ -52,9 +54,13 @@ class ServiceSupervisor:
         self._changed = trio.Event()
         self.running: Running | None = None
         """What runs now, ready or not."""
+        self.ending_until: float | None = None
+        """While what runs is being ended: when the patience for that is over."""
         self._generation = 0
         self._epoch = 0
         self._delayed_until: tuple[int, float] | None = None
+        self._limits = Limits()
+        """What counts for `running`."""
 
     @property
     def generation(self) -> int:
@@ -117,8 +123,23 @@ class ServiceSupervisor:
         elif self.running.ended.is_set():
             await self._report_ended(self.running.ending or _no_ending(), timed_out=False)
         else:
+            self.apply_limits()
             await self._wait_any(self.running.ended.wait)
         return True
+
+    def apply_limits(self) -> frozenset[str]:
+        """Make the limits that are wanted now count for what runs; the names of those that only the next start can bring."""
+        service = self._state()
+        if service is None or not service.begun:
+            return frozenset()
+        wanted = effective(service.spec.limits, self._core.ceiling).given()
+        before = self._limits.given()
+        changed = {name for name, value in wanted.items() if before.get(name) != value} - SUPERVISED_LIMITS
+        if self.running is None:  # it is being started with what was wanted before; looked at again right after
+            return frozenset(changed)
+        done = self.running.adjust({name: wanted[name] for name in changed}) if changed else frozenset()
+        self._limits = evolve(self._limits, **{name: wanted[name] for name in done})
+        return frozenset(changed - done)
 
     # -- starting
 
@@ -135,7 +156,7 @@ class ServiceSupervisor:
             if generation is None:
                 return
             self._generation, self._epoch = generation, service.epoch
-            limits = effective(service.spec.limits, self._core.ceiling)
+            self._limits = limits = effective(service.spec.limits, self._core.ceiling)
             failure = await self._run_unless_unwanted(service, limits, nursery)
             if failure is not None:
                 await self._report_end(failure, timed_out=False)
@@ -234,6 +255,7 @@ class ServiceSupervisor:
         """Until it is ready (reported), ended, or no longer wanted (left to the next step); False if that took too long."""
         deadline = trio.current_time() + timeout_s
         while True:
+            self.apply_limits()
             if running.ready.is_set():  # asked first: it was ready, even if it has ended since
                 await self._report_ready()
                 return True
@@ -293,6 +315,7 @@ class ServiceSupervisor:
         """
         assert self.running is not None
         running = self.running
+        self.ending_until = trio.current_time() + (0 if force else grace_s)
         if not force:
             running.request_stop()
             await self._wait_ended(running, trio.current_time() + grace_s, killed=False)
@@ -300,7 +323,7 @@ class ServiceSupervisor:
             self._core.killed_at_close += self._core.closing
             running.kill()
             await self._wait_ended(running, math.inf, killed=True)
-        self.running = None
+        self.running = self.ending_until = None
         return (running.ending or _no_ending()) if running.ended.is_set() else None
 
     async def _wait_ended(self, running: Running, until: float, *, killed: bool) -> None:

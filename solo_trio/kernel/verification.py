@@ -28,6 +28,7 @@ from solo_trio.kernel.log_checks import (
 )
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.recovery import Recovery
+from solo_trio.kernel.supervisor import ServiceSupervisor
 from solo_trio.kernel.tenant import TenantSupervisor
 from solo_trio.model.codec import rfc3339
 from solo_trio.model.service import Status as ServiceStatus
@@ -37,6 +38,8 @@ from solo_trio.ports import Journal, Telemetry
 
 LOOKS: Final = 5
 LOOK_EVERY_S: Final = 0.3
+ENDING_MARGIN_S: Final = 5.0
+"""What is being ended may take so much longer than its patience, to be killed and collected; then it counts as a difference."""
 INCONSISTENCIES_MAX: Final = 1_000
 """So many are reported one by one; beyond it they are counted only."""
 
@@ -181,6 +184,12 @@ class Verification:
         return leftover_check(self._leftovers(known))
 
 
+def _is_ending(supervising: ServiceSupervisor) -> bool:
+    """Whether it is busy with ending what it runs, as a pause or a replacement asks for: that may take a whole patience."""
+    until = supervising.ending_until
+    return until is not None and trio.current_time() < until + ENDING_MARGIN_S
+
+
 def compare(core: Verifiable) -> list[Inconsistency]:
     """What differs at this moment; a step that is under way shows as a difference too."""
     state, found = core.loop.state, []
@@ -193,6 +202,8 @@ def compare(core: Verifiable) -> list[Inconsistency]:
         if supervising is None:
             found.append(Inconsistency("not_supervised", *about, f"it is {service.status}, and nobody sees to it"))
         elif supervising.deployment != service.deployment:
+            if _is_ending(supervising):
+                continue
             what = f"deployment {supervising.deployment} is supervised, {service.deployment} is wanted"
             found.append(Inconsistency("wrong_deployment", *about, what))
         elif service.status is ServiceStatus.READY and (
@@ -209,7 +220,7 @@ def compare(core: Verifiable) -> list[Inconsistency]:
             wanted = None
             if now is not None and now.incarnation == supervisor.incarnation:
                 wanted = now.services.get(service_id)
-            if supervising.running is None or supervising.running.ended.is_set():
+            if supervising.running is None or supervising.running.ended.is_set() or _is_ending(supervising):
                 continue
             if wanted is None or not (wanted.wants_to_run or wanted.stop is not None):
                 found.append(Inconsistency("not_wanted", tenant_id, service_id, "it runs and is not wanted"))

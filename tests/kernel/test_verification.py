@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from attrs import evolve
-from kernel_rig import Actor, GatedJournal, crash_after, opened
+from kernel_rig import Actor, GatedJournal, Plan, PlannedRuntime, crash_after, opened
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from solo_trio.bootstrap import verify_data
@@ -16,7 +18,7 @@ from solo_trio.embedding import Kernel
 from solo_trio.errors import Faulted
 from solo_trio.journal.library import driver
 from solo_trio.kernel.log_checks import check_log
-from solo_trio.kernel.verification import VerificationReport, compare
+from solo_trio.kernel.verification import ENDING_MARGIN_S, VerificationReport, compare
 from solo_trio.model.record import Artifact
 from solo_trio.model.state import KernelState
 from solo_trio.operations.settings import Settings
@@ -82,6 +84,35 @@ async def test_what_changes_while_it_looks_is_no_inconsistency(autojump_clock: M
             report = await verified(kernel)
             assert report.inconsistencies == (), report.inconsistencies
             await trio.sleep(0.07)
+
+
+async def test_what_is_being_ended_is_no_inconsistency_until_that_takes_too_long(autojump_clock: MockClock) -> None:
+    """A pause and a replacement leave what runs its patience, which is longer than the looks; then it has to be killed."""
+    patience = 30.0
+    slow, stuck = Plan(stops_s=patience - 1), Plan(stops_s=math.inf, dies_s=1_000)
+    memory = MemoryKernel(runtimes={"process": PlannedRuntime({"slow": [slow], "stuck": [stuck], "new": [Plan()]})})
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        for name in ("slow", "stuck"):
+            for change in ("paused", "replaced"):
+                await tenant.deploy(f"{name}-{change}", source=name, limits={"stop_timeout_s": patience})
+        async with trio.open_nursery() as nursery:
+            for name in ("slow", "stuck"):
+                nursery.start_soon(tenant.pause, f"{name}-paused")
+                nursery.start_soon(partial(tenant.deploy, f"{name}-replaced", source="new", replace=True))
+            await trio.sleep(patience / 2)
+            assert (await verified(kernel)).inconsistencies == ()
+            await trio.sleep(patience / 2 - 1)
+            report = await verified(kernel)
+            assert report.inconsistencies == (), "a kill takes its time too"
+            assert report.status == "ok"
+            await trio.sleep(1 + ENDING_MARGIN_S)
+            report = await verified(kernel)
+            assert {(each.kind, each.service_id) for each in report.inconsistencies} == {
+                ("not_wanted", "stuck-paused"),
+                ("wrong_deployment", "stuck-replaced"),
+            }
+        assert (await verified(kernel)).status == "ok"
 
 
 async def running_kernel(kernel: Kernel, memory: MemoryKernel) -> Any:

@@ -26,14 +26,15 @@ NEXT: Final = {
     "function_not_found": "look for @service.export in its source",
     "call_failed": "look at its log with: solo logs {id}",
     "service_start_failed": "correct the source, then deploy it again",
-    "service_not_running": "see why with: solo status {id}; to start it again: solo restart {id}, with another source: "
-    "solo deploy FILE --id {id} --replace",
+    "service_not_running": "see why with: solo status {id}; then solo resume {id} if it is paused, else solo restart {id}; "
+    "with another source: solo deploy FILE --id {id} --replace",
     "service_exists": "put this in its place with: solo deploy FILE --id {id} --replace, or take another id",
     "service_required": "see which with: solo list; stop those first",
     "service_stopping": "look again with: solo status {id}",
     "dependency_not_found": "deploy what it depends on first; there are: solo list",
     "dependency_not_running": "see how they are with: solo list",
-    "wrong_status": "see how it is with: solo status {id}",
+    "wrong_status": "see how it is with: solo status {id}; then solo resume {id} if it is paused, solo restart {id} if "
+    "it was given up",
     "revision_mismatch": "somebody changed it meanwhile: look at it with: solo status {id}, then decide again",
     "quota_exceeded": "stop what is not needed: solo kill ID, or ask the operator for more",
     "permission_denied": "use a token that allows it: the system's own is found with --data DIRECTORY",
@@ -88,7 +89,8 @@ def _failed(error: SoloError) -> int:
     advice = NEXT.get(error.code)
     if error.code == "unauthenticated" and os.environ.get("SOLO_TOKEN"):
         advice = TOKEN_REFUSED
-    if advice is not None:
+    advice = error.extra.get("next", advice)
+    if isinstance(advice, str):
         advice = advice.replace("{id}", str(error.extra.get("service_id", "ID")))
         sys.stderr.write(f"  next: {shortened(printable(advice))}\n")
     traceback = error.extra.get("traceback")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from solo_trio.cli.following import Told, following
 from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, LIMIT, RESTART, SERVICE, SOURCE, WINDOW, for_tenant
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table, show_text
 from solo_trio.cli.texts import argument
@@ -239,7 +240,10 @@ def logs(place: Place, service_id: str, tail: int, level: str | None, follow: bo
             _log_line(place, entry)
         if follow:
             last_id = answer["logs"][-1]["id"] if answer["logs"] else 0
-            with client.follow_logs(service_id, since=last_id, level=level) as entries:
+            with (
+                following(f"look again with: solo logs {service_id} --follow; the last entry shown has the id {{id}}"),
+                client.follow_logs(service_id, since=last_id, level=level, onlooker=Told(place)) as entries,
+            ):
                 for entry in entries:
                     _log_line(place, entry)
 

@@ -67,6 +67,10 @@ class Place:
         """The data directory on this machine that is meant where no server is named."""
         return self.data or self._configured() or Path(os.environ.get("SOLO_DATA") or "./data")
 
+    def address(self) -> str:
+        """The server's URL as it is now: one on this machine may have come back on another port. Raises `not_reachable`."""
+        return self._found().url
+
     def _found(self) -> Found:
         from solo_trio.client import find_server
 

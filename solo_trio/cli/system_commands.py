@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from solo_trio.cli.following import Told, following
 from solo_trio.cli.options import for_system, for_tenant
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table
 
@@ -44,7 +45,10 @@ def events(
         raise click.UsageError("give either --tenant or --all")
     with place.connected(everything=everything) as client:
         if follow:
-            with client.watch(since_id=since, type=type_, service_id=service_id) as stream:
+            with (
+                following("go on where this ended with: solo events --follow --since {id}, and the same options"),
+                client.watch(since_id=since, type=type_, service_id=service_id, onlooker=Told(place)) as stream,
+            ):
                 for event in islice(stream, limit):
                     _follow_with(place, event)
             return

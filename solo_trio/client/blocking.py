@@ -15,8 +15,8 @@ from solo_trio.client import asks
 from solo_trio.client.answers import read_answer, unreachable
 from solo_trio.client.asks import Ask
 from solo_trio.client.connecting import ANSWER_TIMEOUT_S, Address, arguments
-from solo_trio.client.watching import STREAM_HEADERS, STREAM_TIMEOUT_S, EventStream, LogStream
-from solo_trio.errors import Faulted, Rejected
+from solo_trio.client.watching import PATIENCE_S, STREAM_HEADERS, STREAM_TIMEOUT_S, EventStream, LogStream, Onlooker
+from solo_trio.errors import Rejected, SoloError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,25 +94,40 @@ class SoloClient:
 
     @contextmanager
     def watch(
-        self, *, since_id: int | None = None, service_id: str | None = None, type: str | None = None
+        self,
+        *,
+        since_id: int | None = None,
+        service_id: str | None = None,
+        type: str | None = None,
+        patience_s: float = PATIENCE_S,
+        onlooker: Onlooker | None = None,
     ) -> Iterator[Iterator[dict[str, Any]]]:
         """Events as they are recorded, after `since_id` or from now on: `with client.watch() as events: for event in events:`.
 
-        A connection that breaks is made again, a bounded number of times in a row, from where it was: nothing is missed.
+        A connection that breaks is made again from where it was, so that nothing is missed, until the server is away for
+        longer than `patience_s` or refuses; the error's `extra["last_id"]` is then where to go on. `onlooker` is told.
         """
         last_id = self.last_event_id() if since_id is None else since_id
-        with closing(self._follow(EventStream(last_id, service_id, type))) as events:
+        stream = EventStream(last_id, service_id, type, patience_s, onlooker)
+        with closing(self._follow(stream)) as events:
             yield events
 
     @contextmanager
     def follow_logs(
-        self, service_id: str | None = None, *, since: int = 0, level: str | None = None
+        self,
+        service_id: str | None = None,
+        *,
+        since: int = 0,
+        level: str | None = None,
+        patience_s: float = PATIENCE_S,
+        onlooker: Onlooker | None = None,
     ) -> Iterator[Iterator[dict[str, Any]]]:
         """Log entries as they are written, after the entry `since`: `with client.follow_logs("calc") as entries:`.
 
         As `watch` does, it makes a broken connection again from where it was. For the newest first: `logs(tail=...)`.
         """
-        with closing(self._follow(LogStream(since, service_id, level=level))) as entries:
+        stream = LogStream(since, service_id, None, patience_s, onlooker, level=level)
+        with closing(self._follow(stream)) as entries:
             yield entries
 
     def last_event_id(self) -> int:
@@ -128,14 +143,21 @@ class SoloClient:
         if self._reached:  # it is there, and is waited for from the first connection on
             stream.connected()
         while True:
-            failure: Faulted | None = None
+            failure: SoloError | None = None
             try:
+                self._go_to(stream.place())
                 yield from self._connection(stream)
             except httpx.HTTPError as error:
                 failure = unreachable(self.url, error)
-            except Faulted as error:
+            except SoloError as error:
                 failure = error
             time.sleep(stream.broken(failure))
+
+    def _go_to(self, url: str | None) -> None:
+        """The server may have come back on another port."""
+        if url is not None and url != self.url:
+            self.url = url
+            self._http.base_url = httpx.URL(Address.of(url, None).url)
 
     def _connection(self, stream: EventStream) -> Iterator[dict[str, Any]]:
         request = arguments(stream.ask(), self.tenant, STREAM_TIMEOUT_S)
@@ -144,7 +166,7 @@ class SoloClient:
             if response.status_code != 200:
                 read_answer(stream.ask(), response.status_code, response.headers, response.read())
                 return
-            stream.connected()
+            stream.accepted(response.headers.get("Content-Type", ""))
             for data in response.iter_bytes():
                 yield from stream.received(data)
 

@@ -15,8 +15,8 @@ from solo_trio.client import asks
 from solo_trio.client.answers import read_answer, unreachable
 from solo_trio.client.asks import Ask
 from solo_trio.client.connecting import ANSWER_TIMEOUT_S, Address, arguments
-from solo_trio.client.watching import STREAM_HEADERS, STREAM_TIMEOUT_S, EventStream, LogStream
-from solo_trio.errors import Faulted, Rejected
+from solo_trio.client.watching import PATIENCE_S, STREAM_HEADERS, STREAM_TIMEOUT_S, EventStream, LogStream, Onlooker
+from solo_trio.errors import Rejected, SoloError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,25 +94,40 @@ class AsyncSoloClient:
 
     @asynccontextmanager
     async def watch(
-        self, *, since_id: int | None = None, service_id: str | None = None, type: str | None = None
+        self,
+        *,
+        since_id: int | None = None,
+        service_id: str | None = None,
+        type: str | None = None,
+        patience_s: float = PATIENCE_S,
+        onlooker: Onlooker | None = None,
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """Events as they are recorded, after `since_id` or from now on: `async with client.watch() as events:`.
 
-        A connection that breaks is made again, a bounded number of times in a row, from where it was: nothing is missed.
+        A connection that breaks is made again from where it was, so that nothing is missed, until the server is away for
+        longer than `patience_s` or refuses; the error's `extra["last_id"]` is then where to go on. `onlooker` is told.
         """
         last_id = await self.last_event_id() if since_id is None else since_id
-        async with aclosing(self._follow(EventStream(last_id, service_id, type))) as events:
+        stream = EventStream(last_id, service_id, type, patience_s, onlooker, clock=trio.current_time)
+        async with aclosing(self._follow(stream)) as events:
             yield events
 
     @asynccontextmanager
     async def follow_logs(
-        self, service_id: str | None = None, *, since: int = 0, level: str | None = None
+        self,
+        service_id: str | None = None,
+        *,
+        since: int = 0,
+        level: str | None = None,
+        patience_s: float = PATIENCE_S,
+        onlooker: Onlooker | None = None,
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """Log entries as they are written, after the entry `since`: `async with client.follow_logs("calc") as entries:`.
 
         As `watch` does, it makes a broken connection again from where it was. For the newest first: `logs(tail=...)`.
         """
-        async with aclosing(self._follow(LogStream(since, service_id, level=level))) as entries:
+        stream = LogStream(since, service_id, None, patience_s, onlooker, clock=trio.current_time, level=level)
+        async with aclosing(self._follow(stream)) as entries:
             yield entries
 
     async def last_event_id(self) -> int:
@@ -128,16 +143,23 @@ class AsyncSoloClient:
         if self._reached:  # it is there, and is waited for from the first connection on
             stream.connected()
         while True:
-            failure: Faulted | None = None
+            failure: SoloError | None = None
             try:
+                self._go_to(stream.place())
                 async with aclosing(self._connection(stream)) as events:
                     async for event in events:
                         yield event
             except httpx.HTTPError as error:
                 failure = unreachable(self.url, error)
-            except Faulted as error:
+            except SoloError as error:
                 failure = error
             await trio.sleep(stream.broken(failure))
+
+    def _go_to(self, url: str | None) -> None:
+        """The server may have come back on another port."""
+        if url is not None and url != self.url:
+            self.url = url
+            self._http.base_url = httpx.URL(Address.of(url, None).url)
 
     async def _connection(self, stream: EventStream) -> AsyncGenerator[dict[str, Any], None]:
         request = arguments(stream.ask(), self.tenant, STREAM_TIMEOUT_S)
@@ -146,7 +168,7 @@ class AsyncSoloClient:
             if response.status_code != 200:
                 read_answer(stream.ask(), response.status_code, response.headers, await response.aread())
                 return
-            stream.connected()
+            stream.accepted(response.headers.get("Content-Type", ""))
             chunks = response.aiter_bytes()
             try:
                 async for data in chunks:

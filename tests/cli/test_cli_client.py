@@ -22,7 +22,7 @@ from solo_trio.client import AsyncSoloClient, SoloClient, asks, find_server
 from solo_trio.client.answers import read_answer
 from solo_trio.client.asks import Ask
 from solo_trio.client.connecting import Address
-from solo_trio.client.watching import RECONNECTS_MAX, EventStream
+from solo_trio.client.watching import RECONNECT_S_MAX, EventStream
 from solo_trio.errors import CODES, Faulted, KernelBug, Rejected, SoloError
 from solo_trio.gateways.http.problems import problem_response
 from solo_trio.operations.perform import OPERATIONS
@@ -177,26 +177,78 @@ def test_a_half_frame_of_a_broken_connection_is_forgotten() -> None:
     assert [each["id"] for each in stream.received(frame(5) + frame(6))] == [6]
 
 
-def test_a_stream_gives_up_after_so_many_failures_in_a_row() -> None:
-    stream = EventStream(0)
+def test_what_was_never_there_is_not_waited_for() -> None:
     with pytest.raises(Faulted, match="first"):
-        stream.broken(Faulted("not_reachable", "first"))
-    stream = EventStream(0)
+        EventStream(0).broken(Faulted("not_reachable", "first"))
+
+
+class Heard:
+    """An onlooker."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.url: str | None = None
+
+    def gone(self, error: SoloError | None) -> None:
+        self.told.append("gone")
+
+    def back(self) -> None:
+        self.told.append("back")
+
+    def place(self) -> str | None:
+        return self.url
+
+
+def test_a_stream_waits_as_long_as_it_is_patient_and_says_where_to_go_on() -> None:
+    now, heard = 0.0, Heard()
+    stream = EventStream(0, patience_s=600, onlooker=heard, clock=lambda: now)
     stream.connected()
-    for _ in range(2):
-        waits = [stream.broken(Faulted("not_reachable", "again")) for _ in range(RECONNECTS_MAX)]
-        assert waits == sorted(waits)
-        stream.received(frame(stream.last_id + 1))
-    for _ in range(RECONNECTS_MAX):
-        stream.broken(None)
-    with pytest.raises(Faulted, match="last"):
+    stream.received(frame(7))
+    waits = []
+    while now < 599:
+        waits.append(stream.broken(Faulted("not_reachable", "away")))
+        now += waits[-1] + 1
+    assert waits == sorted(waits) and waits[0] < 0.2 and waits[-1] == RECONNECT_S_MAX
+    assert heard.told == ["gone"]
+    stream.received(b": solo\n\n")  # no event, and yet it is back
+    assert heard.told == ["gone", "back"]
+    assert stream.broken(None) == waits[0]
+    assert heard.told == ["gone", "back"], "one that ends and is taken up at once is nothing to speak of"
+    now += 601
+    with pytest.raises(Faulted, match="last") as raised:
         stream.broken(Faulted("not_reachable", "last"))
+    assert raised.value.extra["last_id"] == 7
+
+
+def test_ten_restarts_without_an_event_are_no_reason_to_give_up() -> None:
+    stream = EventStream(0, type="service_given_up", patience_s=5.0, clock=lambda: 0.0)
+    stream.connected()
+    for _ in range(10):
+        stream.received(b": solo\n\n")
+        waits = [stream.broken(each) for each in (None, Faulted("not_reachable", "x"), Faulted("shutting_down", "x"))]
+        assert waits[0] < waits[1] < waits[2] < 1
+
+
+@pytest.mark.parametrize("code", ["unauthenticated", "permission_denied", "tenant_not_found", "invalid_field"])
+def test_a_refusal_ends_a_stream(code: str) -> None:
+    stream = EventStream(3)
+    stream.connected()
+    stream.received(frame(5))
+    with pytest.raises(Rejected, match=code) as raised:
+        stream.broken(Rejected(code, "no"))
+    assert raised.value.extra["last_id"] == 5
 
 
 @pytest.mark.parametrize("data", [b"data: {\n\n", b"data: {}\n\n", b'data: {"id": "x"}\n\n', b"data: 5\n\n"])
 def test_a_malformed_event_is_not_skipped(data: bytes) -> None:
     with pytest.raises(Faulted, match="malformed"):
         EventStream(0).received(data)
+    stream = EventStream(0)
+    stream.connected()
+    with pytest.raises(Faulted, match="malformed") as raised:
+        stream.received(data)
+    with pytest.raises(Faulted, match="malformed"):  # it would come again and again
+        stream.broken(raised.value)
 
 
 # -- on real servers
@@ -265,6 +317,34 @@ async def test_a_watcher_misses_nothing_when_the_kernel_is_killed_and_started_ag
                     assert (await client.events(since_id=0))["events"][: len(seen)] == seen
 
 
+async def test_a_server_may_be_away_for_most_of_an_hour(autojump_clock: trio.testing.MockClock) -> None:
+    """What is between the client and a server that is there again after half an hour is played here."""
+    tries = 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal tries
+        tries += 1
+        if tries > 1 and trio.current_time() - began < 1_800:
+            raise httpx.ConnectError("nothing listens")
+        kind = {"Content-Type": "text/event-stream"}
+        return httpx.Response(200, headers=kind, content=b": solo\n\n" + frame(1 if tries == 1 else 2))
+
+    began = trio.current_time()
+    transport = httpx.MockTransport(answer)
+    async with AsyncSoloClient("http://127.0.0.1:1", transport=transport) as client:
+        async with client.watch(since_id=0) as events:
+            assert [(await anext(events))["id"] for _ in range(2)] == [1, 2]
+        assert 1_800 <= trio.current_time() - began < 1_810
+        assert tries < 700
+        tries, began = 0, trio.current_time()
+        async with client.watch(since_id=0, patience_s=20) as events:
+            assert (await anext(events))["id"] == 1
+            with pytest.raises(Faulted, match="nothing listens there") as raised:
+                await anext(events)
+        assert raised.value.extra["last_id"] == 1
+        assert trio.current_time() - began < 30
+
+
 class _Odd(BaseHTTPRequestHandler):
     """Something that is no Solo server."""
 
@@ -294,6 +374,12 @@ async def test_something_else_on_the_port(odd_url: str) -> None:
     ask: Ask[Any] = asks.services()
     with SoloClient(odd_url) as client, pytest.raises(Faulted, match="not a Solo server"):
         client.send(ask)
+    with (
+        SoloClient(odd_url) as client,
+        pytest.raises(Faulted, match="it sends no events"),
+        client.watch(since_id=0) as events,
+    ):
+        next(events)
     async with AsyncSoloClient(odd_url) as other:
         with pytest.raises(Faulted, match="not a Solo server"):
             await other.send(ask)

@@ -41,7 +41,6 @@ def test_followed_across_a_kill_with_levels_and_hostile_text(tmp_path: Path) -> 
     data, source = tmp_path / "data", tmp_path / "speaker.py"
     source.write_text(SPEAKER)
     with Server(data) as server:
-        port = server.port
         said("deploy", source, "--id", "talk", "--config", '{"n": 1}', data=data)
         said("call", "talk", "say", json.dumps("quiet"), "--kw", 'level="debug"', data=data)
         said("call", "talk", "say", json.dumps(NASTY), "--kw", 'level="error"', data=data)
@@ -62,7 +61,8 @@ def test_followed_across_a_kill_with_levels_and_hostile_text(tmp_path: Path) -> 
                 assert json.loads(follower.line())["message"] == NASTY
             server.process.kill()
             server.wait()
-            with Server(data, port=port):
+            followers[0].wait_error("server gone, trying again")
+            with Server(data):  # on another port: they find it by the data directory
                 said("call", "talk", "say", json.dumps("after the kill"), data=data)
                 said("call", "talk", "say", json.dumps(NASTY), "--kw", 'level="error"', data=data)
                 everything, errors = (json.loads(follower.line()) for follower in followers)
@@ -74,7 +74,9 @@ def test_followed_across_a_kill_with_levels_and_hostile_text(tmp_path: Path) -> 
                 assert errors["generation"] == 2
                 for follower in followers:
                     follower.send(signal.SIGINT)
-                    assert follower.wait() == 130 and follower.errors == ""
+                    assert follower.wait() == 130
+                    said_of_it = [line.partition(" (")[0].strip() for line in follower.errors.splitlines()]
+                    assert said_of_it == ["server gone, trying again", "server back"]
         finally:
             for follower in followers:
                 follower.close()

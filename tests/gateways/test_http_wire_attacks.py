@@ -401,6 +401,56 @@ async def test_wrong_frames_end_their_connection_only(wrong: bytes) -> None:
         assert (await server.get()).status == 200
 
 
+EMPTY = [
+    pytest.param(frame(10, b""), id="pongs"),
+    pytest.param(frame(9, b""), id="pings"),
+    pytest.param(frame(0, b"", final=False), id="continuations"),
+    pytest.param(frame(1, b""), id="messages"),
+]
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+async def test_a_flood_of_empty_frames_is_closed_and_others_are_served_meanwhile(empty: bytes) -> None:
+    """Also of those that no application sees."""
+    limits = ServerLimits(frames_per_s=0.001)
+    async with running(PlainApp(), limits) as server, upgraded(server) as (peer, _), trio.open_nursery() as nursery:
+        begin = b"" if empty[0] else frame(1, b"", final=False)
+        nursery.start_soon(peer.send, begin + empty * 20_000)  # less than what is read and dropped after a close
+        while await peer._more():
+            assert (await server.get()).status == 200
+        answer = await peer.rest()
+        assert answer.endswith(b"\x88\x0e" + (1008).to_bytes(2, "big") + b"rate_limited") and not peer.was_reset
+        assert len(answer) <= 16 + 2 * limits.frames_burst, "nothing was answered after that"
+        assert server.incidents.count.total() == 0
+
+
+async def test_a_flood_without_end_is_cut() -> None:
+    async with running(PlainApp()) as server, upgraded(server) as (peer, _), trio.open_nursery() as nursery:
+        nursery.start_soon(peer.rest)
+        with trio.fail_after(PATIENCE_S):
+            while not peer.was_reset:
+                await peer.send(frame(10, b"") * 10_000)
+        assert (await server.get()).status == 200
+
+
+async def test_what_one_read_holds_is_looked_at_in_slices() -> None:
+    limits = ServerLimits(frames_per_s=1e9, frames_burst=1e9)
+    async with running(PlainApp(), limits) as server, upgraded(server) as (peer, _):
+        turns: list[int] = []
+
+        class Turns(trio.abc.Instrument):
+            def before_io_wait(self, timeout: float) -> None:
+                turns.append(1)
+
+        instrument = Turns()
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(instrument)
+        await peer.send(frame(10, b"") * 8_000 + frame(9, b"done"))
+        assert await peer.take(6) == b"\x8a\x04done"
+        trio.lowlevel.remove_instrument(instrument)
+    assert len(turns) > 48_000 / 512
+
+
 async def test_websocket_that_is_not_read_holds_its_client_back() -> None:
     """Bounded: the application's queue, then the socket's buffers, then the client waits."""
     app = PlainApp()

@@ -39,6 +39,9 @@ class ServerLimits:
 
     message_bytes_max: int = field(default=64 * 1024, validator=_positive)
     """One WebSocket message from a client (characters, if it is text)."""
+    frames_per_s: float = field(default=16.0, validator=_positive)
+    frames_burst: float = field(default=256.0, validator=_positive)
+    """WebSocket frames from a client, pings and pongs too; one too many closes with 1008."""
     inbox_messages: int = field(default=16, validator=_positive)
     """Received pieces that wait for the application; a piece is at most `read_bytes` (or one WebSocket message)."""
 

@@ -19,7 +19,8 @@ from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WebsocketBuffer, WSStream
-from wsproto.events import CloseConnection, Message
+from wsproto.connection import ConnectionState
+from wsproto.events import CloseConnection, Message, Ping
 from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 
@@ -27,11 +28,16 @@ from solo_trio.errors import Rejected
 from solo_trio.gateways.http.chunks import LOOSE, StrictChunks
 from solo_trio.gateways.http.limits import ServerLimits
 from solo_trio.gateways.http.problems import problem_response
+from solo_trio.policy.bucket import Bucket
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTHS: Final = re.compile(rb"\ncontent-length:(?:[^\r]*,|.*\ncontent-length:)", re.IGNORECASE | re.DOTALL)
 """More than one length, even the same twice: another server may take the other, or none."""
 _TOO_LARGE: Final = frozenset({413, 414, 431})
+_CLOSED_AT_ONCE: Final = frozenset({CloseReason.MESSAGE_TOO_BIG, CloseReason.POLICY_VIOLATION})
+SLICE_BYTES: Final = 512
+"""What a client says on a WebSocket is looked at in pieces of this size, and others have their turn after each: a read
+holds ten thousand empty frames."""
 
 
 class StrictConnection(h11.Connection):
@@ -67,10 +73,12 @@ class _BoundedBuffer(WebsocketBuffer):
 
 
 class StrictWebSocket(WSStream):
-    """Without compression (a bomb), and closed, not only told, when a message is too big."""
+    """Without compression (a bomb), and closed, not only told, when a message is too big or frames are too many."""
 
     write_now: Callable[[bytes], int]
     """What the socket takes at once of a write; the rest must follow before anything else is written."""
+    heard: Bucket
+    """A token for each frame of the client. Those that carry nothing, and control frames, no application ever sees."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -80,7 +88,41 @@ class StrictWebSocket(WSStream):
         if isinstance(event, Request):
             kept = [each for each in event.headers if each[0].lower() != b"sec-websocket-extensions"]
             event = replace(event, headers=kept)
-        await super().handle(event)
+        if isinstance(event, Data) and self.handshake.accepted:
+            for start in range(0, len(event.data), SLICE_BYTES):
+                if self.closed:
+                    return
+                await trio.lowlevel.checkpoint()
+                await super().handle(replace(event, data=event.data[start : start + SLICE_BYTES]))
+        else:
+            await super().handle(event)
+
+    async def _handle_events(self) -> None:
+        """Hypercorn's, and each frame costs a token."""
+        for event in self.connection.events():
+            if self.closed:
+                return
+            if getattr(event, "frame_finished", True):
+                self.heard, allowed = self.heard.take(1.0, trio.current_time())
+                if not allowed:
+                    await self._send_wsproto_event(CloseConnection(CloseReason.POLICY_VIOLATION, "rate_limited"))
+                    return
+            if isinstance(event, Message):
+                try:
+                    self.buffer.extend(event)
+                except FrameTooLargeError:
+                    await self._send_wsproto_event(CloseConnection(CloseReason.MESSAGE_TOO_BIG))
+                    return
+                if event.message_finished:
+                    assert self.app_put is not None
+                    await self.app_put(self.buffer.to_message())
+                    self.buffer.clear()
+            elif isinstance(event, Ping):
+                await self._send_wsproto_event(event.response())
+            elif isinstance(event, CloseConnection):
+                if self.connection.state is ConnectionState.REMOTE_CLOSING:
+                    await self._send_wsproto_event(event.response())
+                await self.send(StreamClosed(stream_id=self.stream_id))
 
     async def app_send(self, message: Any) -> None:
         """Also takes `frames`: finished ones, which nothing needs to look at again (`encoded.py`)."""
@@ -96,7 +138,7 @@ class StrictWebSocket(WSStream):
 
     async def _send_wsproto_event(self, event: FrameEvent) -> None:
         await super()._send_wsproto_event(event)
-        if isinstance(event, CloseConnection) and event.code == CloseReason.MESSAGE_TOO_BIG:
+        if isinstance(event, CloseConnection) and event.code in _CLOSED_AT_ONCE:
             await self.send(StreamClosed(stream_id=self.stream_id))
 
 
@@ -107,6 +149,7 @@ class StrictProtocol(H11Protocol):
         self, *args: Any, limits: ServerLimits, new_request_id: Callable[[], str], write_now: Callable[[bytes], int]
     ) -> None:
         super().__init__(*args)
+        self._limits = limits
         self._write_now = write_now
         self.connection = StrictConnection(limits.head_bytes_max)
         self._new_request_id = new_request_id
@@ -149,6 +192,8 @@ class StrictProtocol(H11Protocol):
         )
         if isinstance(self.stream, StrictWebSocket):
             self.stream.write_now = self._write_now
+            burst = self._limits.frames_burst
+            self.stream.heard = Bucket(self._limits.frames_per_s, burst, burst, trio.current_time())
         self.keep_alive_requests += 1
         await self.stream.handle(
             Request(

@@ -66,12 +66,18 @@ def config_show(file: Path | None, data: Path | None, as_json: bool) -> None:
 
 
 @config.command("check")
-@click.argument("file", type=FILE)
+@click.argument("file", metavar="[FILE]", type=FILE, required=False)
+@click.option("--data", type=DATA, help="Instead of FILE: the solo.toml in this data directory.")
 @JSON
-def config_check(file: Path, as_json: bool) -> int:
+def config_check(file: Path | None, data: Path | None, as_json: bool) -> int:
     """Say all that is wrong with a configuration; exit 1 if anything is."""
     from solo_trio.cli.configuring import faults_of
+    from solo_trio.configuration import FILE_NAME
 
+    if (file is None) == (data is None):
+        raise click.UsageError("give either a FILE or --data DIRECTORY")
+    file = data / FILE_NAME if data is not None else file
+    assert file is not None
     faults = faults_of(file)
     if as_json:
         show_json({"file": str(file), "ok": not faults, "faults": faults})

@@ -13,6 +13,7 @@ import click
 
 from solo_trio.cli.options import for_system
 from solo_trio.cli.showing import note, show_json, show_line, show_table
+from solo_trio.cli.system_commands import held_back
 from solo_trio.errors import Faulted
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SOUND: Final = 0
 WRONG: Final = 1
 DATABASE_FILE: Final = "kernel.db"
 COUNTS_SHOWN: Final = ("events", "tenants", "total", "wanted", "running", "given_up")
+WHY_HELD: Final = {"asked": "it was asked for", "boot_loop": "the kernel ended again and again after its start"}
 
 
 @click.command()
@@ -32,25 +34,26 @@ def verify(place: Place) -> int:
     With a server: what is wanted is compared with what runs, and the whole log and every source are read. Without one the
     data directory itself is checked: its files, the whole log, the checkpoints and every source. Nothing is changed.
     """
-    report = _verified(place)
+    report, system = _verified(place)
     if place.json:
         show_json(report)
     else:
-        _show(report)
+        _show(report, system)
     return WRONG if report["status"] == "failed" else SOUND
 
 
-def _verified(place: Place) -> dict[str, Any]:
+def _verified(place: Place) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The report, and what a server says of held services; None: there is no server."""
     try:
         with place.system() as client, place.waiting("reading the whole log"):
-            return client.verify()
+            return client.verify(), held_back(client)
     except Faulted as error:
         if error.code != "not_reachable" or place.url or (place.data is None and os.environ.get("SOLO_URL")):
             raise
         data = place.directory()
         if not (data / DATABASE_FILE).exists():
             raise
-    return _verified_offline(data, quiet=place.json)
+    return _verified_offline(data, quiet=place.json), None
 
 
 def _verified_offline(data: Path, *, quiet: bool) -> dict[str, Any]:
@@ -77,11 +80,15 @@ def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
-def _show(report: dict[str, Any]) -> None:
+def _show(report: dict[str, Any], system: dict[str, Any] | None) -> None:
     show_table(
         ("CHECK", "STATUS", "DETAIL"), [(each["name"], each["status"], each["detail"]) for each in report["checks"]]
     )
-    counts = ", ".join(f"{name} {report['counts'][name]}" for name in COUNTS_SHOWN if name in report["counts"])
+    known = {name: count for name, count in report["counts"].items() if system is not None or name != "running"}
+    counts = ", ".join(f"{name} {known[name]}" for name in COUNTS_SHOWN if name in known)
+    if system is not None and system.get("held"):
+        why = WHY_HELD.get(str(system["paused_because"]), "each by itself")
+        show_line(f"{system['held']} services are held back ({why}): start them with solo resume --all")
     show_line(f"{report['status']}: {counts}; {report['duration_s']:.3g} s")
     for each in report["recommendations"]:
         note(f"  next: {each}")

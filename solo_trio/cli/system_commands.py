@@ -12,9 +12,11 @@ import click
 from solo_trio.cli.following import Told, following
 from solo_trio.cli.options import for_system, for_tenant
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table
+from solo_trio.errors import SoloError
 
 if TYPE_CHECKING:
     from solo_trio.cli.session import Place
+    from solo_trio.client import SoloClient
 
 PAGE: Final = 1_000
 
@@ -158,6 +160,15 @@ def show_tenant(place: Place, tenant_id: str) -> None:
     )
 
 
+def held_back(client: SoloClient) -> dict[str, Any]:
+    """Why services are held back, and how many; nothing if the token is not the system's."""
+    try:
+        system = client.system()
+    except SoloError:  # whatever it is, the answer itself is more important
+        return {}
+    return {name: system[name] for name in ("paused_because", "held") if name in system}
+
+
 @click.command()
 @for_system
 def health(place: Place) -> int:
@@ -166,11 +177,17 @@ def health(place: Place) -> int:
         answer = client.health()
         answer["ready"] = client.ready()
         answer["url"] = client.url
+        answer |= held_back(client)
+    held, why = answer.get("held"), answer.get("paused_because")
     if place.json:
         show_json(answer)
     else:
         state = "ready" if answer["ready"] else "recovering"
         facts: list[tuple[str, object]] = [("url", answer["url"]), ("status", answer["status"]), ("recovery", state)]
+        facts += [
+            ("paused because", why),
+            ("held", f"{held} services: they start with solo resume --all" if held else None),
+        ]
         show_facts([*facts, *answer["components"].items()])
     return 0 if answer["status"] == "ok" else 1
 

@@ -141,6 +141,8 @@ def read_file(file: Path) -> tuple[dict[str, Given], list[Fault]]:
     faults: list[Fault] = []
     for section, content in document.items():
         where = f"{file}:{_line(text, section, None)}: [{section[:60]}]"
+        if not isinstance(content, dict) and section not in SECTIONS:
+            where = f"{file}:{_line(text, section, None)}: {section[:60]}"
         if section not in SECTIONS and not any(old.startswith(f"{section}.") for old in REPLACED):
             faults.append(Fault(where, _unknown(section, section, content)))
         elif not isinstance(content, dict):

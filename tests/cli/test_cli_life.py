@@ -93,6 +93,9 @@ def test_pause_and_resume(command: Run, source: Path) -> None:
     with deployed(command, source, "p"):
         assert done(command("pause", "p")).startswith("p paused: revision ")
         assert parsed(command("status", "p", "--json"))["status"] == "paused"
+        assert "then solo resume p if it is paused, else" in refused(command("restart", "p"), "wrong_status").replace(
+            "solo restart p if it was given up", "else"
+        )
         assert parsed(command("list", "--status", "paused", "--json"))["services"][0]["service_id"] == "p"
         assert done(command("resume", "p")).startswith("p ready: revision ")
         assert parsed(command("call", "p", "echo", "--json"))["result"] == [[], {}]
@@ -200,6 +203,14 @@ def test_pause_all_and_start_paused(tmp_path: Path, source: Path) -> None:
         assert "solo resume --all" in server.wait_error("services are held back")
         listed = json.loads(solo("list", "--json", "--data", data).stdout)["services"]
         assert {each["status"] for each in listed} != {"ready"}
+        shown = solo("health", "--data", data).stdout
+        assert "paused because  asked\n" in shown and "2 services: they start with solo resume --all" in shown
+        health = json.loads(solo("health", "--json", "--data", data).stdout)
+        assert (health["paused_because"], health["held"]) == ("asked", 2)
+        verified = solo("verify", "--data", data)
+        assert verified.returncode == 0
+        assert "2 services are held back (it was asked for): start them with solo resume --all\n" in verified.stdout
+        assert solo("health", "--url", server.url, SOLO_TOKEN="nobody's").returncode == 0
         resumed = solo("resume", "one", "--data", data)
         assert (resumed.returncode, resumed.stdout.startswith("one ready")) == (0, True), resumed.stderr
         assert json.loads(solo("status", "two", "--json", "--data", data).stdout)["status"] != "ready"

@@ -150,6 +150,13 @@ def test_config_check(command: Run, tmp_path: Path) -> None:
     assert "\x1b" not in err
     assert len(json.loads(command("config", "check", bad, "--json")[1])["faults"]) == 3
     assert "cannot be read" in command("config", "check", tmp_path / "none")[2]
+    directory = tmp_path / "some"
+    directory.mkdir()
+    (directory / "solo.toml").write_bytes(bad.read_bytes())
+    assert command("config", "check", "--data", directory)[0] == 1
+    (directory / "solo.toml").write_bytes(good.read_bytes())
+    assert command("config", "check", "--data", directory) == (0, f"{directory / 'solo.toml'} is right\n", "")
+    assert command("config", "check", good, "--data", directory)[0] == 2
     assert command("config", "check")[0] == 2
     assert command("config", "check", "")[0] == 2
 

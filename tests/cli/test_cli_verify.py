@@ -45,6 +45,7 @@ def test_through_a_server(server: Server) -> None:
         assert kept["at"] == report["at"], "the newest report is shown until there is another"
     done = solo("verify", "--data", server.data)
     assert done.returncode == 0 and "wanted_run" in done.stdout
+    assert "running 1" in done.stdout and "held back" not in done.stdout
 
 
 def test_a_tenants_token_may_not(server: Server) -> None:
@@ -75,6 +76,7 @@ def test_without_a_server_and_nothing_is_changed(used: Path) -> None:
     assert {check["name"] for check in report["checks"]} >= {"files", "keys", "chain", "fold", "checkpoints"}
     done = solo("verify", SOLO_DATA=str(used))
     assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("ok: events ")
+    assert "wanted 1" in done.stdout and "running" not in done.stdout.splitlines()[-1], "nothing runs"
     after = contents(used)
     assert {name: data for name, data in after.items() if name != "lock"} == {
         name: data for name, data in before.items() if name != "lock"

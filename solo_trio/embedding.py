@@ -7,6 +7,7 @@ handle does nothing.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal
 import trio
 
 from solo_trio.bootstrap import running_system
-from solo_trio.errors import Rejected
+from solo_trio.errors import Rejected, SoloError
 from solo_trio.model.capability import EMBEDDER
 from solo_trio.model.ids import check_id
 from solo_trio.model.spec import ServiceSpec
@@ -32,6 +33,7 @@ from solo_trio.operations.tenants import create
 RestartType = Literal["permanent", "transient", "temporary"]
 _EPHEMERAL: Final = "ephemeral:"
 """Names of callables that no later kernel finds again."""
+_numbers: Final = itertools.count(1)
 
 
 class Kernel:
@@ -153,9 +155,16 @@ class Tenant:
             depends_on=tuple(given.depends_on),
             ephemeral=bool(ephemeral),
         )
-        answer = await deploying.deploy_spec(
-            self._caller, given.service_id, spec, text, idempotent=True, replace=bool(replace)
-        )
+        before = self._caller.core.loop.state.service(self.tenant_id, given.service_id)
+        try:
+            answer = await deploying.deploy_spec(
+                self._caller, given.service_id, spec, text, idempotent=True, replace=bool(replace)
+            )
+        except SoloError:
+            self._forget_callable(entry)
+            raise
+        if before is not None:
+            self._forget_callable(before.spec.entry)
         return answer.body
 
     def _name_of(self, target: object, service_id: str, *, ephemeral: bool) -> str:
@@ -171,9 +180,22 @@ class Tenant:
             )
         if not callable(target) and not inspect.ismodule(target):
             raise Rejected("invalid_field", "deploy a function, or a module with `main` and exports")
-        name = f"{_EPHEMERAL}{self.tenant_id}:{service_id}:{len(self._callables)}"
+        # The number of the start keeps it from meaning something else in a later one.
+        starts = self._caller.core.loop.state.system.starts
+        name = f"{_EPHEMERAL}{starts}:{next(_numbers)}"
         self._callables[name] = target  # type: ignore[index]  # Kernel.open made it a dict
         return name
+
+    def _forget_callable(self, entry: str) -> None:
+        """Let go of an ephemeral callable that no service has any more."""
+        name = entry.removeprefix("callable:")
+        if not name.startswith(_EPHEMERAL):
+            return
+        for _, service in self._caller.core.loop.state.services():
+            previous = service.previous
+            if entry in (service.spec.entry, previous.spec.entry if previous is not None else None):
+                return
+        self._callables.pop(name, None)  # type: ignore[attr-defined]
 
     async def call(self, service_id: str, function: str, *args: Any, **kwargs: Any) -> Any:
         """Call an exported function; arguments and result are JSON-able. Raises `SoloError`."""
@@ -230,7 +252,11 @@ class Tenant:
     async def kill(self, service_id: str, *, grace_ms: int | None = None, force: bool = False) -> dict[str, Any]:
         """Stop a service and forget it; returns when it no longer runs."""
         given = checked(changing.DeleteInput, service_id=service_id, grace_ms=grace_ms, force=force)
-        return (await changing.delete_service(self._caller, given)).body
+        before = self._caller.core.loop.state.service(self.tenant_id, service_id)
+        answer = await changing.delete_service(self._caller, given)
+        if before is not None:
+            self._forget_callable(before.spec.entry)
+        return answer.body
 
     async def events(self, *, since_id: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         answer = await list_events(self._caller, checked(EventsInput, since_id=since_id, limit=limit))

@@ -22,7 +22,7 @@ from solo_trio.kernel.supervisor import START_LIMIT_ALL
 from solo_trio.kernel.tenant import TenantSupervisor
 from solo_trio.kernel.verification import Leftovers, Verification
 from solo_trio.model.event import Record
-from solo_trio.model.limits import CEILING, Limits, effective
+from solo_trio.model.limits import CEILING, Limits
 from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.service_events import ServiceDeployed, ServiceStopped
 from solo_trio.model.system import (
@@ -37,8 +37,6 @@ from solo_trio.ports import CallOut, Clock, Entropy, Journal, Running, Runtime, 
 
 CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
-SUPERVISED_LIMITS: Final = frozenset({"start_timeout_s", "stop_timeout_s"})
-"""What the supervising task looks up whenever it needs it."""
 CRASH_CLOSE_S: Final = 5.0
 """How long a cancelled kernel waits, shielded, for the processes it leaves to be gone."""
 
@@ -212,12 +210,11 @@ class Core:
 
     def adjust(self, tenant_id: str, service: ServiceState, changed: Limits) -> frozenset[str]:
         """Make the limits that were `changed` count for what runs; the names of those that only the next start can bring."""
-        names = frozenset(changed.given()) - SUPERVISED_LIMITS
-        running = self.running(tenant_id, service)
-        if running is None or not names:
+        tenant = self.tenants.get(tenant_id)
+        supervisor = None if tenant is None else tenant.supervisors.get(service.service_id)
+        if supervisor is None or supervisor.deployment != service.deployment:
             return frozenset()
-        wanted = effective(service.spec.limits, self.ceiling).given()
-        return names - running.adjust({name: wanted[name] for name in names})
+        return supervisor.apply_limits() & frozenset(changed.given())
 
     def running(self, tenant_id: str, service: ServiceState) -> Running | None:
         tenant = self.tenants.get(tenant_id)

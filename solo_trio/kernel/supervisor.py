@@ -61,6 +61,8 @@ class ServiceSupervisor:
         self._delayed_until: tuple[int, float] | None = None
         self._limits = Limits()
         """What counts for `running`."""
+        self._later: dict[str, float] = {}
+        """What was tried to be changed for it and cannot be."""
 
     @property
     def generation(self) -> int:
@@ -137,9 +139,11 @@ class ServiceSupervisor:
         changed = {name for name, value in wanted.items() if before.get(name) != value} - SUPERVISED_LIMITS
         if self.running is None:  # it is being started with what was wanted before; looked at again right after
             return frozenset(changed)
-        done = self.running.adjust({name: wanted[name] for name in changed}) if changed else frozenset()
+        asked = {name: wanted[name] for name in changed if self._later.get(name) != wanted[name]}
+        done = self.running.adjust(asked) if asked else frozenset()
         self._limits = evolve(self._limits, **{name: wanted[name] for name in done})
-        return frozenset(changed - done)
+        self._later = {name: wanted[name] for name in changed - done}
+        return frozenset(self._later)
 
     # -- starting
 
@@ -156,6 +160,7 @@ class ServiceSupervisor:
             if generation is None:
                 return
             self._generation, self._epoch = generation, service.epoch
+            self._later = {}
             self._limits = limits = effective(service.spec.limits, self._core.ceiling)
             failure = await self._run_unless_unwanted(service, limits, nursery)
             if failure is not None:

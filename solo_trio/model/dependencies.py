@@ -39,7 +39,7 @@ def find_cycle(services: Services, service_id: str, depends_on: Iterable[str]) -
                 way.append(before)
             return (service_id, *reversed(way))
         service = services.get(name)
-        for each in () if service is None else service.spec.depends_on:
+        for each in () if service is None else sorted(service.needs):
             if each not in came_from:
                 came_from[each] = name
                 waiting.append(each)
@@ -68,7 +68,5 @@ def hopeless(services: Services, service: ServiceState) -> tuple[str, ...]:
 def dependents(services: Services, service_id: str) -> tuple[str, ...]:
     """Who depends on `service_id` directly and is not being stopped, sorted."""
     return tuple(
-        sorted(
-            each.service_id for each in services.values() if service_id in each.spec.depends_on and each.stop is None
-        )
+        sorted(each.service_id for each in services.values() if service_id in each.needs and each.stop is None)
     )

@@ -44,6 +44,9 @@ class StopRequest:
     force: bool
 
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+
 @frozen
 class Version:
     """One source that the service ran on, or is to run on; `at_us`: when it was asked for."""
@@ -96,6 +99,12 @@ class ServiceState:
     def wants_to_run(self) -> bool:
         """Whether the kernel has to see to it that it runs."""
         return self.status in (Status.STARTING, Status.READY, Status.RESTARTING)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it depends on, or will if what it replaces is put back."""
+        previous = () if self.previous is None else self.previous.spec.depends_on
+        return frozenset((*self.spec.depends_on, *previous)) if self.spec.depends_on or previous else _NOTHING
 
     @property
     def digests(self) -> frozenset[str]:

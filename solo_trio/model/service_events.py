@@ -81,10 +81,19 @@ class _Outcome(Event):
         raise NotImplementedError
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        service = self.current(state, stamp)
+        return self.put(state, stamp, service, self.change(service, stamp))
+
+    def current(self, state: KernelState, stamp: StoredEvent) -> ServiceState:
+        """The service it is about; LookupError if it is about another deployment."""
         service = state.expect(stamp)
         if service.deployment != self.deployment:
             raise LookupError(f"deployment {self.deployment} of {stamp.subject} is not the current one")
-        changed = self.change(service, stamp)
+        return service
+
+    def put(
+        self, state: KernelState, stamp: StoredEvent, service: ServiceState, changed: ServiceState | None
+    ) -> KernelState:
         assert stamp.tenant_id is not None
         if changed is None:
             return state.drop(stamp.tenant_id, service.service_id)
@@ -140,8 +149,9 @@ class ServiceDeploymentFailed(_Outcome):
     reason: str
     traceback: str
 
-    def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
-        return restored(service, stamp)
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        service = self.current(state, stamp)
+        return self.put(state, stamp, service, restored(service, stamp, on_hold=state.system.hold is not None))
 
 
 @event("service_recovered")
@@ -298,12 +308,19 @@ class ServiceStopped(_Outcome):
         return None if service.stop is not None else evolve(_ended(service), status=Status.STOPPED)
 
 
-def restored(service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
-    """What a deployment that came to nothing was to replace, as it was wanted; None if there is no such thing."""
+def restored(service: ServiceState, stamp: StoredEvent, *, on_hold: bool) -> ServiceState | None:
+    """What a deployment that came to nothing was to replace, as it was wanted; None if there is no such thing.
+
+    `on_hold`: the kernel is paused as a whole, which may have begun or ended meanwhile.
+    """
     previous = service.previous
     if previous is None:
         return None
     previous = evolve(previous, versions_made=service.versions_made, revision=stamp.id)
+    if on_hold and (previous.wants_to_run or previous.held):
+        return held(previous)
+    if previous.held:
+        return released(previous, stamp)
     if not previous.wants_to_run:
         return previous
     return evolve(_ended(previous), status=Status.RESTARTING, next_cause="manual", epoch=stamp.id, attempt=0)

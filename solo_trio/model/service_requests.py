@@ -191,7 +191,7 @@ class Resume:
         if service.status in (Status.STOPPED, Status.GIVEN_UP):
             raise Rejected("wrong_status", f"'{self.service_id}' is {service.status}: restart it")
         if service.status is not Status.PAUSED:
-            return Decision(reply=Accepted(service.epoch, service.deployment, changed=False))
+            return Decision(reply=Accepted(service.revision, service.deployment, changed=False))
         _check_startable(state, self.tenant_id, service)
         resumed = ev.ServiceResumed(service.deployment, service.generation)
         return about(state, self.tenant_id, service, resumed, reply=Accepted(state.last_id + 1, service.deployment))

@@ -86,9 +86,9 @@ def _sources(sources: Counted, before: ServiceState | None, after: ServiceState 
 
 def _needed(needed: Counted, before: ServiceState | None, after: ServiceState | None) -> Counted:
     """How many depend on each service when `after` takes the place of `before`."""
-    was = () if before is None else before.spec.depends_on
-    now = () if after is None else after.spec.depends_on
-    return needed if was == now else _recounted(needed, frozenset(was), frozenset(now))
+    was = frozenset[str]() if before is None else before.needs
+    now = frozenset[str]() if after is None else after.needs
+    return needed if was == now else _recounted(needed, was, now)
 
 
 def _recounted(counts: Counted, before: frozenset[str], after: frozenset[str]) -> Counted:

@@ -63,7 +63,7 @@ class SystemStarted(Event):
         for tenant, found in state.services():
             if not (found.wants_to_run or found.held):
                 continue
-            service = _survivor(found, stamp)
+            service = _survivor(found, stamp, on_hold=self.hold is not None)
             if service is None:
                 started = started.drop(tenant.tenant_id, found.service_id)
                 continue
@@ -94,12 +94,12 @@ class SystemStarted(Event):
         return evolve(started, system=system)
 
 
-def _survivor(service: ServiceState, stamp: StoredEvent) -> ServiceState | None:
+def _survivor(service: ServiceState, stamp: StoredEvent, *, on_hold: bool) -> ServiceState | None:
     """What a restart of the kernel leaves of a service: an ephemeral one cannot be found again, what it was to replace can."""
     previous = service.previous
     if previous is not None and previous.spec.ephemeral:
         service = evolve(service, previous=None)
-    return restored(service, stamp) if service.spec.ephemeral else service
+    return restored(service, stamp, on_hold=on_hold) if service.spec.ephemeral else service
 
 
 def _held_nothing(fields: dict[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, Literal
 
 import trio
 from attrs import evolve, frozen
 
-from solo_trio.errors import Rejected
+from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model import service_events as ev
+from solo_trio.model.dependencies import hopeless
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import Status
@@ -17,7 +19,7 @@ from solo_trio.model.service_requests import Accepted, Kill, Pause, Restart, Res
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.system import SystemPaused
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.outcomes import RESTART_OUTCOMES, STOP_OUTCOMES, event_of, logged, outcome, version_view
+from solo_trio.operations.outcomes import RESTART_OUTCOMES, STOP_OUTCOMES, event_of, outcome, version_view
 from solo_trio.operations.services import ServiceInput
 from solo_trio.operations.table import Answer, body, operation, path, query
 from solo_trio.operations.views import spec_view
@@ -77,6 +79,10 @@ async def _deployment_of(caller: Caller, reply: Accepted | Repeated) -> int:
     event = await event_of(caller, reply.event_id)
     if isinstance(event, ev.ServiceDeploymentStarted):  # it was as asked, since then
         return reply.event_id
+    if isinstance(event, ev.ServiceDeploymentFailed):  # it was as asked, since that one failed to replace it
+        failed = await event_of(caller, event.deployment)
+        assert isinstance(failed, ev.ServiceDeploymentStarted) and failed.replaces is not None
+        return failed.replaces
     deployment = getattr(event, "deployment", None)
     assert isinstance(deployment, int)
     return deployment
@@ -100,7 +106,8 @@ async def pause_service(caller: Caller, given: ServiceInput) -> Answer:
     intent = await event_of(caller, deployment)
     assert isinstance(intent, ev.ServiceDeploymentStarted)
     view = version_view(caller, given.service_id, intent, reply.event_id, status="paused")
-    limits = effective(intent.spec.limits, caller.core.ceiling)
+    service = caller.core.loop.state.service(tenant.tenant_id, given.service_id)
+    limits = effective((service or intent).spec.limits, caller.core.ceiling)
     margin_s = TASK_MARGIN_S if intent.spec.isolation == "task" else KILL_MARGIN_S
     with trio.move_on_after((limits.stop_timeout_s or 0) + margin_s) as patience:
         await caller.core.wait_paused(tenant.tenant_id, given.service_id, deployment)
@@ -124,11 +131,15 @@ async def _start_again(caller: Caller, service_id: str, command: Restart | Resum
         deployment = await _deployment_of(caller, reply)
         intent = await event_of(caller, deployment)
         assert isinstance(intent, ev.ServiceDeploymentStarted)
+        ready = Answer(version_view(caller, service_id, intent, reply.event_id), revision=reply.event_id)
+        if isinstance(reply, Accepted):
+            unchanged = not reply.changed
+        else:
+            asked = await event_of(caller, reply.event_id)
+            unchanged = not isinstance(asked, ev.ServiceRestartRequested | ev.ServiceResumed)
         service = caller.core.loop.state.service(command.tenant_id, service_id)
-        unchanged = isinstance(reply, Accepted) and not reply.changed
-        if unchanged and service is not None and service.status is Status.READY:
-            view = version_view(caller, service_id, intent, service.revision)
-            return Answer(view, revision=service.revision)
+        if unchanged and (isinstance(reply, Repeated) or (service is not None and service.status is Status.READY)):
+            return ready
         record = await outcome(
             caller,
             follow,
@@ -136,15 +147,31 @@ async def _start_again(caller: Caller, service_id: str, command: Restart | Resum
             RESTART_OUTCOMES,
             deployment=deployment,
             after=reply.event_id,
-            look_back=isinstance(reply, Repeated) or unchanged,
+            look_back=isinstance(reply, Repeated),
+            hopeless=partial(_never_ready, caller, command.tenant_id, service_id, deployment),
         )
     if isinstance(record.event, ev.ServiceReady):
-        return Answer(version_view(caller, service_id, intent, reply.event_id), revision=reply.event_id)
+        return ready
     if isinstance(record.event, ev.ServiceCrashed | ev.ServiceGivenUp):
         raise Rejected("service_start_failed", f"look at its logs; it ended: {record.event.reason}")
     if isinstance(record.event, ev.ServicePaused | SystemPaused):
         raise Rejected("wrong_status", "it was paused while it started")
+    if isinstance(record.event, ev.ServiceDeploymentStarted):
+        raise Rejected("wrong_status", "it was replaced while it started")
     raise Rejected("service_deleted", "it was stopped while it started")
+
+
+def _never_ready(caller: Caller, tenant_id: str, service_id: str, deployment: int) -> SoloError | None:
+    """Why a service that somebody waits for will not become ready, as things are."""
+    service = caller.core.loop.state.service(tenant_id, service_id)
+    if service is None or service.deployment != deployment:
+        return Rejected("service_deleted", "it was deleted or replaced while it started")
+    if not service.wants_to_run:
+        return Rejected("wrong_status", f"it is {service.status}")
+    lost = hopeless(caller.tenant().services, service)
+    if lost and not service.begun:
+        return Rejected("dependency_not_running", f"see that {', '.join(lost)} runs, which it depends on and waits for")
+    return None
 
 
 @frozen
@@ -196,10 +223,8 @@ async def _spec_at(caller: Caller, service_id: str, deployment: int, revision: i
     """What the service was to be from event `revision` on, read from the log: the same whenever it is asked for."""
     intent = await event_of(caller, deployment)
     assert isinstance(intent, ev.ServiceDeploymentStarted)
-    changes = await logged(caller, service_id, (ev.ServiceUpdated,), deployment)
-    spec = intent.spec
-    for record in changes:
-        changed = record.event
-        if record.stored.id <= revision and isinstance(changed, ev.ServiceUpdated):
-            spec = evolve(spec, restart=changed.restart, restart_limits=changed.restart_limits, limits=changed.limits)
-    return spec
+    changed = await event_of(caller, revision)
+    if not isinstance(changed, ev.ServiceUpdated):  # it was so already: what is now, unless that is another deployment
+        service = caller.core.loop.state.service(caller.tenant_id or "", service_id)
+        return service.spec if service is not None and service.deployment == deployment else intent.spec
+    return evolve(intent.spec, restart=changed.restart, restart_limits=changed.restart_limits, limits=changed.limits)

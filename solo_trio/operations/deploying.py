@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any, Final, Literal
 
 import orjson
 import trio
 from attrs import evolve, frozen
 
-from solo_trio.errors import Rejected
+from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.hub import Follow
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model import service_events as ev
@@ -118,6 +119,7 @@ async def deploy_spec(
             deployment=deployment,
             after=deployment,
             look_back=isinstance(reply, Repeated) or not reply.changed,
+            hopeless=partial(_never_deployed, caller, service_id, deployment),
         )
         if isinstance(record.event, ev.ServiceDeploymentFailed):
             await _wait_restored(caller, follow, service_id)
@@ -126,6 +128,14 @@ async def deploy_spec(
     if isinstance(record.event, ev.ServiceDeployed):
         return Answer(version_view(caller, service_id, record.event, deployment), 201, revision=deployment)
     raise Rejected("service_deleted", "it was deleted while it started; deploy it again if it is still wanted")
+
+
+def _never_deployed(caller: Caller, service_id: str, deployment: int) -> SoloError | None:
+    """Why a deployment that somebody waits for will not come to an end, as things are."""
+    service = caller.core.loop.state.service(caller.tenant_id or "", service_id)
+    if service is not None and service.deployment == deployment and service.status is Status.PAUSED:
+        return Rejected("wrong_status", f"'{service_id}' is paused before its first start: resume it")
+    return None
 
 
 async def _wait_restored(caller: Caller, follow: Follow, service_id: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import trio
 
+from solo_trio.errors import SoloError
 from solo_trio.kernel.hub import PAGE_RECORDS_MAX, Follow
 from solo_trio.kernel.loop import shutting_down
 from solo_trio.model import codec
@@ -29,8 +30,15 @@ RESTART_OUTCOMES: Final = (
     ev.ServiceStopped,
     ev.ServiceKilled,
     ev.ServicePaused,
+    ev.ServiceDeploymentStarted,
     SystemPaused,
 )
+"""An intent counts if it replaces the deployment."""
+LOOK_AGAIN_S: Final = 1.0
+"""So often who waits for an outcome looks whether it can still come."""
+
+Hopeless = Callable[[], SoloError | None]
+"""Why the outcome will not come, as the state is now; None if it may."""
 
 
 async def outcome(
@@ -42,24 +50,25 @@ async def outcome(
     deployment: int,
     after: int,
     look_back: bool,
+    hopeless: Hopeless = lambda: None,
 ) -> Record:
     """The first record of `kinds` about `deployment` with id > `after`. `look_back`: it may be in the log already.
 
-    Raises `Faulted("shutting_down")` if the kernel closes first.
+    Raises `Faulted("shutting_down")` if the kernel closes first, and what `hopeless` says.
     """
 
     def matches(record: Record) -> bool:
-        return (
-            record.stored.id > after
-            and isinstance(record.event, kinds)
-            and getattr(record.event, "deployment", deployment) == deployment
-        )
+        if isinstance(record.event, ev.ServiceDeploymentStarted):
+            about = record.event.replaces
+        else:
+            about = getattr(record.event, "deployment", deployment)
+        return record.stored.id > after and isinstance(record.event, kinds) and about == deployment
 
     if look_back:
         for record in await logged(caller, service_id, kinds, after):
             if matches(record):
                 return record
-    return await _next_match(caller, follow, matches)
+    return await _next_match(caller, follow, matches, hopeless)
 
 
 async def logged(caller: Caller, service_id: str, kinds: tuple[type[Event], ...], after: int) -> list[Record]:
@@ -75,8 +84,9 @@ async def logged(caller: Caller, service_id: str, kinds: tuple[type[Event], ...]
     return [codec.to_record(stored) for stored in await caller.core.journal.read(query)]
 
 
-async def _next_match(caller: Caller, follow: Follow, matches: Callable[[Record], bool]) -> Record:
+async def _next_match(caller: Caller, follow: Follow, matches: Callable[[Record], bool], hopeless: Hopeless) -> Record:
     found: Record | None = None
+    reason: SoloError | None = None
     async with trio.open_nursery() as nursery:
 
         async def until_closed() -> None:
@@ -84,11 +94,17 @@ async def _next_match(caller: Caller, follow: Follow, matches: Callable[[Record]
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(until_closed)
-        while found is None:
-            record = await follow.next()
-            if matches(record):
+        while found is None and reason is None:
+            record: Record | None = None
+            with trio.move_on_after(LOOK_AGAIN_S):
+                record = await follow.next()
+            if record is None:
+                reason = hopeless()
+            elif matches(record):
                 found = record
         nursery.cancel_scope.cancel()
+    if reason is not None:
+        raise reason
     if found is None:
         raise shutting_down()
     return found

@@ -13,7 +13,7 @@ import trio
 from api_rig import BOUND_S, Api, Client, Wire, refused, running
 
 from solo_trio.errors import CODES
-from solo_trio.kernel.core import Core
+from solo_trio.kernel.calls import Calls
 from solo_trio.operations.events import ID_MAX
 from solo_trio.operations.settings import Settings
 
@@ -128,7 +128,7 @@ async def test_a_result_that_cannot_be_encoded(
             nested = [nested]
         return nested
 
-    monkeypatch.setattr(Core, "call", forged)
+    monkeypatch.setattr(Calls, "call", forged)
     for _ in range(2):
         assert refused(await tenant.try_call("calc", "add"), "result_not_serialisable")["status"] == 502
     said = capfd.readouterr()

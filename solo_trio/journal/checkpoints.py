@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from solo_trio.errors import Faulted
 from solo_trio.journal.chain import HASH_BYTES
-from solo_trio.journal.library import damaged, driver
+from solo_trio.journal.library import damaged, driver, means
 from solo_trio.journal.witness import Head
 from solo_trio.model.record import Checkpoint
 
@@ -64,13 +64,17 @@ def _is_authentic(row: tuple[Any, ...], key: bytes) -> bool:
 
 def ids(connection: driver.Connection) -> list[int]:
     """Of the events that checkpoints were made after, newest first; whether they are any good is not said."""
-    rows = connection.execute("SELECT event_id FROM checkpoints ORDER BY event_id DESC").fetchall()
-    return [int(row[0]) for row in rows]
+    return [int(row[0]) for row in _readable(connection)]
 
 
 def read(connection: driver.Connection, event_id: int, chain: bytes | None, key: bytes) -> Checkpoint:
     """One checkpoint; `chain` is the hash of its event in the log. Raises `Faulted("data_damaged")`, saying what is wrong."""
-    row = connection.execute(_ONE, (event_id,)).fetchone()
+    try:
+        row = connection.execute(_ONE, (event_id,)).fetchone()
+    except driver.Error as error:
+        if means(error) != "damaged":
+            raise
+        raise _useless(event_id, f"cannot be read ({error})") from error
     if row is None:
         raise _useless(event_id, "is missing")
     if not _is_authentic(row, key):
@@ -89,6 +93,17 @@ def _useless(event_id: int, what: str) -> Faulted:
 
 def check_not_ahead(connection: driver.Connection, head: Head, key: bytes) -> None:
     """Raise `Faulted("data_damaged")` if an authentic checkpoint knows more events than there are."""
-    for row in connection.execute(_HEADS).fetchall():
+    for row in _readable(connection):
         if _is_authentic(row, key) and row[0] > head[0]:
             raise damaged(f"events {head[0] + 1} to {row[0]} are missing: a checkpoint was made after the last of them")
+
+
+def _readable(connection: driver.Connection) -> list[tuple[Any, ...]]:
+    """Up to the first that is damaged so that SQLite does not read on."""
+    found: list[tuple[Any, ...]] = []
+    try:
+        found.extend(connection.execute(_HEADS))
+    except driver.Error as error:
+        if means(error) != "damaged":
+            raise
+    return found

@@ -97,7 +97,11 @@ class Store:
         self._hold_reserve()
         row = checkpoints.row_of(checkpoint, chain, self.checkpoint_key)
         statements: list[Statement] = [(checkpoints.WRITE, [row]), (checkpoints.PRUNE, [(CHECKPOINTS_KEPT,)])]
-        self._write_with_room(statements, reserved=False)
+        try:
+            self._write_with_room(statements, reserved=False, dispensable=True)
+        except StorageFull:
+            self._checkpoint("TRUNCATE")  # what was tried to be written takes space that events need
+            raise
         # What is pruned is overwritten with zeros, and is about as large.
         self._wal_pages += TRANSACTION_PAGES + 2 * _pages(statements)
 
@@ -184,14 +188,14 @@ class Store:
                 raise StorageFull from error
             raise self._fail(f"the reserve cannot be written ({error})") from error
 
-    def _write_with_room(self, statements: list[Statement], reserved: bool) -> None:
+    def _write_with_room(self, statements: list[Statement], reserved: bool, *, dispensable: bool = False) -> None:
         """Write; on a full disk make room by emptying the WAL, then by giving up the reserve."""
         try:
-            return self._write(statements)
+            return self._write(statements, dispensable)
         except _Full:
             self._checkpoint("TRUNCATE")
         try:
-            return self._write(statements)
+            return self._write(statements, dispensable)
         except _Full as error:
             if not reserved or not self._free_reserve():
                 raise StorageFull from error
@@ -207,7 +211,8 @@ class Store:
         except OSError as error:
             raise self._fail(f"the reserve cannot be removed ({error})") from error
 
-    def _write(self, statements: list[Statement]) -> None:
+    def _write(self, statements: list[Statement], dispensable: bool = False) -> None:
+        """All or nothing. `dispensable`: rows in a table of which nothing is lost if it is damaged."""
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")
@@ -221,6 +226,8 @@ class Store:
             if not isinstance(error, OSError) and not hasattr(error, "sqlite_errorcode"):
                 # The driver refused a value before SQLite saw it; only this call is wrong.
                 raise KernelBug(f"a row cannot be stored: {error}") from error
+            if dispensable and means(error) == "damaged":
+                raise damaged(f"it cannot be stored ({error})") from error
             raise self._fail(f"an append failed ({error})") from error
 
     def _roll_back(self) -> None:

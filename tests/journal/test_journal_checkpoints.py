@@ -11,6 +11,7 @@ from journal_samples import KEY, checkpoint, event, events, replayed, sql
 
 from solo_trio.errors import Faulted
 from solo_trio.journal.checkpoints import COLUMNS
+from solo_trio.journal.library import driver
 from solo_trio.journal.sqlite import open_journal
 
 BODY = b"canary-body" * 2_000
@@ -151,6 +152,33 @@ async def test_a_dropped_checkpoint_leaves_no_trace_of_its_content(tmp_path: Pat
     data = (tmp_path / "kernel.db").read_bytes()
     assert b"canary-later" in data
     assert b"canary-first" not in data
+
+
+async def test_a_table_of_checkpoints_that_sqlite_cannot_read_stops_nothing(tmp_path: Path) -> None:
+    """It only saves time: the log is used as if there were none."""
+    await with_checkpoint(tmp_path)
+    connection = driver.connect(tmp_path / "kernel.db")
+    where = "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'checkpoints'"
+    root, size = connection.execute(where).fetchone()
+    connection.close()
+    with (tmp_path / "kernel.db").open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    journal = await open_journal(tmp_path, KEY)
+    assert await journal.checkpoint_ids() == []
+    with pytest.raises(Faulted, match="cannot be read") as caught:
+        await journal.checkpoint(20)
+    assert caught.value.code == "data_damaged"
+    assert await replayed(journal, after=20) == events(21, 30)
+    for id_ in (31, 32):
+        with pytest.raises(Faulted, match="cannot be stored") as caught:
+            await journal.write_checkpoint(checkpoint(30, BODY))
+        assert caught.value.code == "data_damaged"
+        await journal.append([event(id_)])
+    await journal.close()
+    journal = await open_journal(tmp_path, KEY)
+    assert await replayed(journal, after=30) == events(31, 32)
+    await journal.close()
 
 
 async def test_checkpoints_and_appends_at_once(tmp_path: Path) -> None:

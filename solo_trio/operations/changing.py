@@ -152,7 +152,7 @@ async def _start_again(caller: Caller, service_id: str, command: Restart | Resum
         )
     if isinstance(record.event, ev.ServiceReady):
         return ready
-    if isinstance(record.event, ev.ServiceCrashed | ev.ServiceGivenUp):
+    if isinstance(record.event, ev.ServiceCrashed | ev.ServiceGivenUp | ev.ServiceDeploymentFailed):
         raise Rejected("service_start_failed", f"look at its logs; it ended: {record.event.reason}")
     if isinstance(record.event, ev.ServicePaused | SystemPaused):
         raise Rejected("wrong_status", "it was paused while it started")

@@ -31,6 +31,7 @@ RESTART_OUTCOMES: Final = (
     ev.ServiceKilled,
     ev.ServicePaused,
     ev.ServiceDeploymentStarted,
+    ev.ServiceDeploymentFailed,
     SystemPaused,
 )
 """An intent counts if it replaces the deployment."""

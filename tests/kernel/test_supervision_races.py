@@ -198,12 +198,14 @@ async def test_resuming_what_restarts_after_a_crash_waits_until_it_is_ready(auto
 
 
 async def test_deploying_what_is_held_before_its_first_start_does_not_hang(autojump_clock: MockClock) -> None:
-    _, memory = planned(it=[NEVER, Plan()])
+    runtime, memory = planned(it=[NEVER, Plan()])
     async with crashing(memory) as kernel:
         tenant = await kernel.tenant("acme")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(tenant.deploy, "web", source="it", **SLOW))
             await recorded(kernel, "web", "service_started")
+            await wait_all_tasks_blocked()
+            assert len(runtime.alive) == 1
             nursery.cancel_scope.cancel()
     memory.settings = Settings(start_paused=True, boot_loop_starts=0)
     async with opened(memory) as kernel:
@@ -211,6 +213,21 @@ async def test_deploying_what_is_held_before_its_first_start_does_not_hang(autoj
         assert await code_of(tenant.deploy("web", source="it", **SLOW)) == "wrong_status"
         assert (await tenant.resume("web"))["status"] == "ready"
         assert (await tenant.deploy("web", source="it", **SLOW))["status"] == "ready"
+
+
+async def test_who_resumes_a_first_start_hears_why_it_failed(autojump_clock: MockClock) -> None:
+    _, memory = planned(it=[NEVER, Plan(ready_s=9, ends_s=1)])
+    async with crashing(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(tenant.deploy, "web", source="it", **SLOW))
+            await recorded(kernel, "web", "service_started")
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    memory.settings = Settings(start_paused=True, boot_loop_starts=0)
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        assert await code_of(tenant.resume("web")) == "service_start_failed"
 
 
 async def test_who_waits_for_a_start_hears_that_a_dependency_was_paused(autojump_clock: MockClock) -> None:

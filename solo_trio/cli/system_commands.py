@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from solo_trio.cli.following import Told, following
-from solo_trio.cli.options import for_system, for_tenant
+from solo_trio.cli.options import LIMIT, for_system, for_tenant
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table
 from solo_trio.errors import SoloError
 
@@ -89,25 +89,64 @@ def _payload(event: dict[str, Any]) -> str:
     )
 
 
+def _limits_of(tenant: dict[str, Any]) -> str:
+    """What the tenant itself may have, and the ceiling for each of its services."""
+    limits = tenant["limits"] | tenant.get("service_limits", {})
+    return json.dumps(limits) if limits else ""
+
+
+MAX_SERVICES: Final = click.option("--max-services", type=click.IntRange(0), help="How many services it may have.")
+SERVICE_LIMITS: Final = click.option(
+    "--service-limit",
+    "service_limits",
+    type=LIMIT,
+    multiple=True,
+    help="A ceiling for each of its services, like --service-limit memory_mb=256; any number of times.",
+)
+
+
 @click.group()
 def tenant() -> None:
-    """Create and show tenants; needs the system's token."""
+    """Create, change and show tenants; needs the system's token."""
 
 
 @tenant.command("create")
 @click.argument("tenant_id", metavar="ID")
-@click.option("--max-services", type=click.IntRange(0), help="How many services it may have.")
+@MAX_SERVICES
+@SERVICE_LIMITS
 @for_system
-def create_tenant(place: Place, tenant_id: str, max_services: int | None) -> None:
+def create_tenant(
+    place: Place, tenant_id: str, max_services: int | None, service_limits: tuple[tuple[str, float], ...]
+) -> None:
     """Create a tenant and show its token, this once."""
     limits = None if max_services is None else {"max_services": max_services}
     with place.system() as client:
-        answer = client.create_tenant(tenant_id, limits=limits)
+        answer = client.create_tenant(tenant_id, limits=limits, service_limits=dict(service_limits) or None)
     if place.json:
         show_json(answer)
         return
     show_line(answer["token"])
     note(f"tenant {tenant_id} created; its token is above, keep it: it is not shown again")
+
+
+@tenant.command("update")
+@click.argument("tenant_id", metavar="ID")
+@MAX_SERVICES
+@SERVICE_LIMITS
+@for_system
+def update_tenant(
+    place: Place, tenant_id: str, max_services: int | None, service_limits: tuple[tuple[str, float], ...]
+) -> None:
+    """Change what a tenant may have, at once also for what runs; what is not named stays as it is."""
+    if max_services is None and not service_limits:
+        raise click.UsageError("say what to change: --max-services or --service-limit NAME=NUMBER")
+    limits = None if max_services is None else {"max_services": max_services}
+    with place.system() as client:
+        answer = client.update_tenant(tenant_id, limits=limits, service_limits=dict(service_limits) or None)
+    if place.json:
+        show_json(answer)
+        return
+    show_line(f"{tenant_id} updated: {_limits_of(answer)}")
 
 
 @tenant.command("list")
@@ -130,7 +169,7 @@ def list_tenants(place: Place) -> None:
                 each["tenant_id"],
                 each["created_at"],
                 each["services"],
-                json.dumps(each["limits"]) if each["limits"] else "",
+                _limits_of(each),
             )
             for each in answer["tenants"]
         ],
@@ -148,13 +187,12 @@ def show_tenant(place: Place, tenant_id: str) -> None:
         show_json(answer)
         return
     counts = [(name, count) for name, count in answer["counts"].items() if count]
-    limits = json.dumps(answer["limits"]) if answer["limits"] else None
     show_facts(
         [
             ("tenant", answer["tenant_id"]),
             ("created", answer["created_at"]),
             ("services", answer["services"]),
-            ("limits", limits),
+            ("limits", _limits_of(answer) or None),
             *counts,
         ]
     )

@@ -175,11 +175,28 @@ def events(
 
 
 def create_tenant(
-    tenant_id: str, *, limits: Mapping[str, Any] | None = None, idempotency_key: str | None = None
+    tenant_id: str,
+    *,
+    limits: Mapping[str, Any] | None = None,
+    service_limits: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
 ) -> Ask[Document]:
     """Create a tenant; the answer holds its `token`, which is not shown again. System credentials only."""
-    body = _given(tenant_id=tenant_id, limits=limits)
+    body = _given(tenant_id=tenant_id, limits=limits, service_limits=service_limits)
     return Ask("POST", "/tenants", _whole, body=body, tenant=False, idempotency_key=idempotency_key)
+
+
+def update_tenant(
+    tenant_id: str,
+    *,
+    limits: Mapping[str, Any] | None = None,
+    service_limits: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+) -> Ask[Document]:
+    """Change what a tenant may have; `service_limits` is a ceiling for each of its services. System credentials only."""
+    body = _given(limits=limits, service_limits=service_limits)
+    path = f"/tenants/{_segment(tenant_id)}"
+    return Ask("PATCH", path, _whole, body=body, tenant=False, idempotency_key=idempotency_key)
 
 
 def tenants(*, limit: int | None = None, cursor: str | None = None) -> Ask[Document]:

@@ -73,6 +73,7 @@ class SoloClient:
     logs = _Method(asks.logs)
     events = _Method(asks.events)
     create_tenant = _Method(asks.create_tenant)
+    update_tenant = _Method(asks.update_tenant)
     tenants = _Method(asks.tenants)
     show_tenant = _Method(asks.show_tenant)
     health = _Method(asks.health)

@@ -33,6 +33,7 @@ from solo_trio.model.system import (
     SystemPaused,
     SystemResumed,
 )
+from solo_trio.model.tenant import TenantUpdated
 from solo_trio.ports import CallOut, Clock, Entropy, Journal, Running, Runtime, ServiceLogs, Telemetry
 
 CLOSE_SHARE: Final = 0.7
@@ -138,6 +139,8 @@ class Core:
         for record in records:
             if isinstance(record.event, ServiceDeployed | ServiceStopped):
                 self._useful.set()
+            if isinstance(record.event, TenantUpdated):  # its services run under other limits from now on
+                self._converge(record.stored.tenant_id or "", None)
             if record.stored.tenant_id is not None and record.stored.subject is not None:
                 by_tenant.setdefault(record.stored.tenant_id, set()).add(record.stored.subject)
         for tenant_id, service_ids in by_tenant.items():
@@ -215,6 +218,11 @@ class Core:
         if supervisor is None or supervisor.deployment != service.deployment:
             return frozenset()
         return supervisor.apply_limits() & frozenset(changed.given())
+
+    def ceiling_of(self, tenant_id: str) -> Limits:
+        """What no service of the tenant may exceed: the lowest of what the tenant may have and the configuration says."""
+        tenant = self.loop.state.tenants.get(tenant_id)
+        return self.ceiling if tenant is None else self.ceiling.lowest(tenant.service_limits)
 
     def running(self, tenant_id: str, service: ServiceState) -> Running | None:
         tenant = self.tenants.get(tenant_id)

@@ -134,7 +134,7 @@ class ServiceSupervisor:
         service = self._state()
         if service is None or not service.begun:
             return frozenset()
-        wanted = effective(service.spec.limits, self._core.ceiling).given()
+        wanted = effective(service.spec.limits, self._core.ceiling_of(self._tenant_id)).given()
         before = self._limits.given()
         changed = {name for name, value in wanted.items() if before.get(name) != value} - SUPERVISED_LIMITS
         if self.running is None:  # it is being started with what was wanted before; looked at again right after
@@ -161,7 +161,7 @@ class ServiceSupervisor:
                 return
             self._generation, self._epoch = generation, service.epoch
             self._later = {}
-            self._limits = limits = effective(service.spec.limits, self._core.ceiling)
+            self._limits = limits = effective(service.spec.limits, self._core.ceiling_of(self._tenant_id))
             failure = await self._run_unless_unwanted(service, limits, nursery)
             if failure is not None:
                 await self._report_end(failure, timed_out=False)
@@ -290,7 +290,7 @@ class ServiceSupervisor:
     # -- ending
 
     def _grace_s(self, service: ServiceState) -> float:
-        return effective(service.spec.limits, self._core.ceiling).stop_timeout_s or 0
+        return effective(service.spec.limits, self._core.ceiling_of(self._tenant_id)).stop_timeout_s or 0
 
     async def _stop(self, service: ServiceState) -> None:
         """A stop was asked for: end what runs, then say so."""

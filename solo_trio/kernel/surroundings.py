@@ -25,13 +25,16 @@ class Surroundings(Protocol):
     telemetry: Telemetry
     runtimes: Mapping[str, Runtime]
     logs: ServiceLogs
-    ceiling: Limits
     starts: trio.CapacityLimiter
     closing: bool
     closed: trio.Event
     stop_deadline: float
     close_deadline: float
     killed_at_close: int
+
+    def ceiling_of(self, tenant_id: str) -> Limits:
+        """What no service of the tenant may exceed."""
+        ...
 
     def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
         """What a service of this tenant calls its siblings with."""

@@ -12,6 +12,7 @@ from solo_trio.model.capability import CapabilityGranted
 from solo_trio.model.event import Decision, Event, Now, Proposed, event
 from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
+from solo_trio.model.limits import Limits
 from solo_trio.model.record import KeyRow, StoredEvent
 from solo_trio.model.service import ServiceState
 
@@ -42,6 +43,8 @@ class TenantState:
     services: HashTrieMap[str, ServiceState] = field(factory=HashTrieMap)
     needed: HashTrieMap[str, int] = field(factory=HashTrieMap)
     """How many of the services depend on each one."""
+    service_limits: Limits = field(factory=Limits)
+    """A ceiling for each of its services."""
 
 
 @event("tenant_created")
@@ -63,6 +66,22 @@ class TenantCreated(Event):
         return evolve(state, tenants=state.tenants.insert(stamp.tenant_id, tenant))
 
 
+@event("tenant_updated")
+@frozen
+class TenantUpdated(Event):
+    """The operator changed what a tenant may have: `limits` of its own, `service_limits` for each of its services."""
+
+    limits: TenantLimits
+    service_limits: Limits
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        tenant = state.tenants.get(stamp.tenant_id or "")
+        if tenant is None or tenant.incarnation != stamp.incarnation:
+            raise LookupError(f"no tenant {stamp.tenant_id}")
+        changed = evolve(tenant, limits=self.limits, service_limits=self.service_limits)
+        return evolve(state, tenants=state.tenants.insert(tenant.tenant_id, changed))
+
+
 @frozen
 class CreateTenant:
     """Create a tenant with its root key and its own capability; what is random about it comes as arguments."""
@@ -74,6 +93,7 @@ class CreateTenant:
     key: KeyRow
     capability_id: str
     limits: TenantLimits = field(factory=TenantLimits)
+    service_limits: Limits = field(factory=Limits)
     tenants_max: int = TENANTS_MAX
     get: bool = False
     """An existing tenant is the answer rather than a refusal."""
@@ -88,17 +108,39 @@ class CreateTenant:
         if len(state.tenants) >= self.tenants_max:
             raise Rejected("quota_exceeded", f"remove a tenant or raise max_tenants; there are {self.tenants_max}")
 
-        def proposed(what: Event) -> Proposed:
-            return Proposed(what, self.tenant_id, self.incarnation)
-
+        events: list[Event] = [
+            TenantCreated(self.key.key_id, self.capability_id, self.limits),
+            CapabilityGranted(self.capability_id, self.key.key_id, "tenant", ("*",)),
+        ]
+        if self.service_limits.check().given():
+            events.append(TenantUpdated(self.limits, self.service_limits))
         return Decision(
-            events=(
-                proposed(TenantCreated(self.key.key_id, self.capability_id, self.limits)),
-                proposed(CapabilityGranted(self.capability_id, self.key.key_id, "tenant", ("*",))),
-            ),
+            events=tuple(Proposed(each, self.tenant_id, self.incarnation) for each in events),
             attachments=(self.key,),
             reply=self.incarnation,
         )
+
+
+@frozen
+class UpdateTenant:
+    """Change what a tenant may have; what is None stays. The reply is whether that changed anything."""
+
+    RESERVED: ClassVar[bool] = False
+
+    tenant_id: str
+    limits: TenantLimits
+    service_limits: Limits
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        tenant = tenant_of(state, self.tenant_id)
+        limits = tenant.limits
+        if self.limits.max_services is not None:
+            limits = TenantLimits(self.limits.max_services)
+        service_limits = evolve(tenant.service_limits, **self.service_limits.check().given())
+        if (limits, service_limits) == (tenant.limits, tenant.service_limits):
+            return Decision(reply=False)
+        updated = TenantUpdated(limits, service_limits)
+        return Decision((Proposed(updated, tenant.tenant_id, tenant.incarnation),), reply=True)
 
 
 def tenant_of(state: KernelState, tenant_id: str, incarnation: str | None = None) -> TenantState:

@@ -46,7 +46,7 @@ async def delete_service(caller: Caller, given: DeleteInput) -> Answer:
     grace_ms = given.grace_ms
     if grace_ms is None:
         service = state.service(tenant.tenant_id, given.service_id)
-        limits = effective(service.spec.limits if service else Limits(), caller.core.ceiling)
+        limits = effective(service.spec.limits if service else Limits(), caller.core.ceiling_of(tenant.tenant_id))
         grace_ms = int((limits.stop_timeout_s or 0) * 1_000)
     if not 0 <= grace_ms <= GRACE_MS_MAX:
         raise Rejected("invalid_field", f"grace_ms must be between 0 and {GRACE_MS_MAX}")
@@ -107,7 +107,7 @@ async def pause_service(caller: Caller, given: ServiceInput) -> Answer:
     assert isinstance(intent, ev.ServiceDeploymentStarted)
     view = version_view(caller, given.service_id, intent, reply.event_id, status="paused")
     service = caller.core.loop.state.service(tenant.tenant_id, given.service_id)
-    limits = effective((service or intent).spec.limits, caller.core.ceiling)
+    limits = effective((service or intent).spec.limits, caller.core.ceiling_of(tenant.tenant_id))
     margin_s = TASK_MARGIN_S if intent.spec.isolation == "task" else KILL_MARGIN_S
     with trio.move_on_after((limits.stop_timeout_s or 0) + margin_s) as patience:
         await caller.core.wait_paused(tenant.tenant_id, given.service_id, deployment)

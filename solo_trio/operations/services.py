@@ -75,7 +75,7 @@ async def service_status(caller: Caller, given: ServiceInput) -> Answer:
         "waiting_for": list(waiting_for(tenant.services, service)) if service.wants_to_run else [],
         "uptime_s": max(0, uptime_us) / 1_000_000,
         "usage": {} if running is None else running.usage(),
-        "limits": effective(service.spec.limits, core.ceiling).given(),
+        "limits": effective(service.spec.limits, core.ceiling_of(tenant.tenant_id)).given(),
         "events": [codec.public(stored) for stored in newest],
         "last_crash": crash_view(service),
     }

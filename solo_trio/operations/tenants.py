@@ -1,4 +1,4 @@
-"""Operations on tenants. Owns: create, list, show. Never: what a tenant's services may do."""
+"""Operations on tenants. Owns: create, change, list, show. Never: what a tenant's services may do."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from attrs import frozen
 from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model.ids import check_id
+from solo_trio.model.limits import Limits
 from solo_trio.model.record import EventQuery
 from solo_trio.model.service import count_services
-from solo_trio.model.tenant import CreateTenant, TenantLimits, TenantState, tenant_of
+from solo_trio.model.tenant import CreateTenant, TenantLimits, TenantState, UpdateTenant, tenant_of
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.paging import PAGE_DEFAULT, check_cursor, check_page
 from solo_trio.operations.table import Answer, body, operation, path, query
@@ -24,14 +25,16 @@ SERVICES_LIMIT_MAX: Final = 1_000_000
 class CreateTenantInput:
     tenant_id: str = body()
     limits: TenantLimits = body(factory=TenantLimits)
+    service_limits: Limits = body(factory=Limits)
 
 
-async def create(caller: Caller, tenant_id: str, limits: TenantLimits, *, get: bool) -> TenantState:
+async def create(
+    caller: Caller, tenant_id: str, limits: TenantLimits, service_limits: Limits | None = None, *, get: bool
+) -> TenantState:
     """Create a tenant, or with `get` answer with the one that is there."""
     keyring = caller.system.keyring
     check_id("tenant_id", tenant_id)
-    if limits.max_services is not None and not 0 <= limits.max_services <= SERVICES_LIMIT_MAX:
-        raise Rejected("invalid_field", f"limits.max_services must be between 0 and {SERVICES_LIMIT_MAX}")
+    service_limits = _checked(limits, Limits() if service_limits is None else service_limits)
     incarnation = keyring.new_id()
     key = keyring.new_key(incarnation)
     command = CreateTenant(
@@ -40,6 +43,7 @@ async def create(caller: Caller, tenant_id: str, limits: TenantLimits, *, get: b
         key,
         keyring.new_id(),
         limits,
+        service_limits,
         tenants_max=caller.system.settings.max_tenants,
         get=get,
     )
@@ -56,10 +60,16 @@ async def create(caller: Caller, tenant_id: str, limits: TenantLimits, *, get: b
     return tenant_of(caller.core.loop.state, tenant_id, reply)
 
 
+def _checked(limits: TenantLimits, service_limits: Limits) -> Limits:
+    if limits.max_services is not None and not 0 <= limits.max_services <= SERVICES_LIMIT_MAX:
+        raise Rejected("invalid_field", f"limits.max_services must be between 0 and {SERVICES_LIMIT_MAX}")
+    return service_limits.check()
+
+
 @operation("POST", "/tenants", scope="system", input=CreateTenantInput, mutates=True)
 async def create_tenant(caller: Caller, given: CreateTenantInput) -> Answer:
     """Create a tenant; the answer holds its token, which is not shown again."""
-    tenant = await create(caller, given.tenant_id, given.limits, get=False)
+    tenant = await create(caller, given.tenant_id, given.limits, given.service_limits, get=False)
     token = caller.system.keyring.mint(tenant.key_id, tenant.capability_id)
     return Answer({"tenant_id": tenant.tenant_id, "token": token.reveal_text()}, 201)
 
@@ -91,3 +101,18 @@ async def show_tenant(caller: Caller, given: TenantInput) -> Answer:
     """Show one tenant and how many services it has in each state."""
     tenant = tenant_of(caller.core.loop.state, check_id("tenant_id", given.tenant_id))
     return Answer(tenant_view(tenant) | {"counts": counts_view(count_services(tenant.services.values()))})
+
+
+@frozen
+class UpdateTenantInput:
+    tenant_id: str = path()
+    limits: TenantLimits = body(factory=TenantLimits)
+    service_limits: Limits = body(factory=Limits)
+
+
+@operation("PATCH", "/tenants/{tenant_id}", scope="system", input=UpdateTenantInput, mutates=True)
+async def update_tenant(caller: Caller, given: UpdateTenantInput) -> Answer:
+    """Change what a tenant may have, at once also for what runs; what is not named, or null, stays as it is."""
+    tenant_id = check_id("tenant_id", given.tenant_id)
+    await caller.submit(UpdateTenant(tenant_id, given.limits, _checked(given.limits, given.service_limits)))
+    return Answer(tenant_view(tenant_of(caller.core.loop.state, tenant_id)))

@@ -43,6 +43,7 @@ def tenant_view(tenant: TenantState) -> dict[str, Any]:
         "tenant_id": tenant.tenant_id,
         "created_at": rfc3339(tenant.created_at_us),
         "limits": {name: value for name, value in asdict(tenant.limits).items() if value is not None},
+        "service_limits": tenant.service_limits.given(),
         "services": len(tenant.services),
     }
 

@@ -44,6 +44,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "call": ["s", "f"],
     "create_tenant": ["t"],
     "show_tenant": ["t"],
+    "update_tenant": ["t"],
 }
 
 

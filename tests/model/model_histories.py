@@ -32,6 +32,7 @@ from solo_trio.model.system import (
     SettleSystem,
     StartSystem,
 )
+from solo_trio.model.tenant import TenantLimits, UpdateTenant
 from solo_trio.telemetry.diagnostics import Diagnostics
 
 TENANT_IDS: Final = ("acme", "blau")
@@ -233,6 +234,16 @@ class JumpWall(Move):
 
 
 @frozen
+class ChangeTenant(Move):
+    tenant_id: str
+    max_services: int | None
+    fds: int | None
+
+    def command(self, world: World) -> Command:
+        return UpdateTenant(self.tenant_id, TenantLimits(self.max_services), Limits(fds=self.fds))
+
+
+@frozen
 class Boot(Move):
     monotonic: float
     hold: bool = False
@@ -363,6 +374,7 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (1, st.builds(System, st.sampled_from(("pause", "resume", "settle")))),
     (2, st.builds(AddTenant, _tenant_ids, st.sampled_from((None, None, 0, 1)), st.booleans())),
     (1, st.builds(GrantRoot)),
+    (1, st.builds(ChangeTenant, _tenant_ids, st.sampled_from((None, 0, 1)), st.sampled_from((None, 1, 64)))),
     (2, st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))),
     (1, st.builds(JumpWall, st.integers(-(10**15), 10**15))),
     (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),

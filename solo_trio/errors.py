@@ -47,6 +47,7 @@ CODES: Final[dict[str, Code]] = {
     "too_large": Code(413, "The request is too large"),
     "dependency_cycle": Code(422, "Services depend on each other in a circle"),
     "dependency_not_found": Code(422, "A service that this one depends on does not exist"),
+    "egress_refused": Code(422, "The network access is not allowed"),
     "service_start_failed": Code(422, "The service did not become ready"),
     "upgrade_required": Code(426, "The route takes only a WebSocket"),
     "quota_exceeded": Code(429, "A quota is used up"),

@@ -32,7 +32,7 @@ STABLE_UPTIME_MIN_S: Final = 1.0
 """A shorter uptime resets no backoff, however short the window is."""
 
 
-@event("service_deployment_started", schema=2)
+@event("service_deployment_started", schema=3)
 @frozen
 class ServiceDeploymentStarted(Event):
     """The intent to run a service: it is retried by recovery until it is deployed, failed or killed.
@@ -69,6 +69,13 @@ def _replaces_nothing(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 UPCASTERS["service_deployment_started", 1] = _replaces_nothing
+
+
+def _reaches_nothing(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "spec": {**fields["spec"], "egress": []}}
+
+
+UPCASTERS["service_deployment_started", 2] = _reaches_nothing
 
 
 @frozen
@@ -242,19 +249,36 @@ class ServiceRestartRequested(_Outcome):
         )
 
 
-@event("service_updated")
+@event("service_updated", schema=2)
 @frozen
 class ServiceUpdated(_Outcome):
-    """Somebody changed the policy or the limits of the service; from here they count. Nothing is restarted for it."""
+    """Somebody changed the policy, the limits or the network access of the service; from here they count.
+
+    Nothing is restarted for it. Connections that `egress` no longer admits are cut.
+    """
 
     restart: RestartType
     restart_limits: RestartLimits
     limits: Limits
+    egress: tuple[str, ...]
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
-        spec = evolve(service.spec, restart=self.restart, restart_limits=self.restart_limits, limits=self.limits)
+        spec = evolve(
+            service.spec,
+            restart=self.restart,
+            restart_limits=self.restart_limits,
+            limits=self.limits,
+            egress=self.egress,
+        )
         newest = service.window[-self.restart_limits.max_restarts :] if self.restart_limits.max_restarts else ()
         return evolve(service, spec=spec, revision=stamp.id, window=newest)
+
+
+def _egress_of_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "egress": []}
+
+
+UPCASTERS["service_updated", 1] = _egress_of_none
 
 
 @event("service_paused")

@@ -199,7 +199,7 @@ class Resume:
 
 @frozen
 class Update:
-    """Change the policy and the limits of a service; None leaves a value, and each limit that is None, as it is."""
+    """Change the policy, limits, network access of a service; None leaves a value, and each limit that is None, as it is."""
 
     RESERVED: ClassVar[bool] = False
 
@@ -210,6 +210,7 @@ class Update:
     max_seconds: float | None = None
     limits: Limits | None = None
     revision: int | None = None
+    egress: tuple[str, ...] | None = None
 
     def decide(self, state: KernelState, now: Now) -> Decision:
         service = _settled(state, self.tenant_id, self.service_id, self.revision)
@@ -223,11 +224,12 @@ class Update:
                 counts.max_seconds if self.max_seconds is None else self.max_seconds,
             ),
             limits=was.limits if self.limits is None else evolve(was.limits, **self.limits.given()),
+            egress=was.egress if self.egress is None else self.egress,
         ).check()
         if spec == was:
             return Decision(reply=Accepted(service.revision, service.deployment, changed=False))
         updated = ev.ServiceUpdated(
-            service.deployment, service.generation, spec.restart, spec.restart_limits, spec.limits
+            service.deployment, service.generation, spec.restart, spec.restart_limits, spec.limits, spec.egress
         )
         return about(state, self.tenant_id, service, updated, reply=Accepted(state.last_id + 1, service.deployment))
 

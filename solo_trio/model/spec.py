@@ -10,6 +10,7 @@ from solo_trio.errors import Rejected
 from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits, is_number
+from solo_trio.policy.egress import ENTRIES_MAX, service_list
 from solo_trio.policy.restart import RestartType
 
 SOURCE_BYTES_MAX: Final = 1_048_576
@@ -48,6 +49,8 @@ class ServiceSpec:
     """Services of the same tenant that must be ready before this one is started."""
     ephemeral: bool = False
     """Not recovered after a restart of the kernel: its callable cannot be found again."""
+    egress: tuple[str, ...] = ()
+    """What it may connect to, in the spelling of `policy.egress.canonical`; nothing, unless something is listed."""
 
     def check(self) -> ServiceSpec:
         """Return self, or raise `Rejected("invalid_field")`."""
@@ -68,6 +71,12 @@ class ServiceSpec:
             raise Rejected("invalid_field", f"depends_on must name at most {DEPENDENCIES_MAX} services, each once")
         for each in self.depends_on:
             check_id("depends_on", each)
+        if len(self.egress) > ENTRIES_MAX:
+            raise Rejected("invalid_field", f"egress may have {ENTRIES_MAX} entries; use a wildcard or a network")
+        try:
+            service_list(self.egress)
+        except ValueError as error:
+            raise Rejected("egress_refused", f"in egress, {error}") from None
         return self
 
     def with_digest(self, digest: str) -> ServiceSpec:

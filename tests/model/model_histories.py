@@ -311,6 +311,7 @@ _specs: Final = st.builds(
     restart_limits=st.builds(RestartLimits, st.integers(0, 3), st.sampled_from((0.5, 5.0, 60.0))),
     config=st.sampled_from(({}, {"every": 1.5, "names": ["a", None]})),
     depends_on=st.sampled_from(((), (), (), ("calc",), ("tick",))),
+    egress=st.sampled_from(((), (), ("api.example.com:443",), ("*.example.org", "10.0.0.0/8:5432"))),
     ephemeral=st.sampled_from((False, False, False, True)),
 )
 """Fewer of them than `specs`: histories are about order, and drawing is most of their cost."""
@@ -373,8 +374,8 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     ),
     (1, st.builds(System, st.sampled_from(("pause", "resume", "settle")))),
     (2, st.builds(AddTenant, _tenant_ids, st.sampled_from((None, None, 0, 1)), st.booleans())),
-    (1, st.builds(GrantRoot)),
     (1, st.builds(ChangeTenant, _tenant_ids, st.sampled_from((None, 0, 1)), st.sampled_from((None, 1, 64)))),
+    (1, st.builds(GrantRoot)),
     (2, st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))),
     (1, st.builds(JumpWall, st.integers(-(10**15), 10**15))),
     (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),

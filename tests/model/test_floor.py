@@ -16,7 +16,21 @@ ROOMS: Final = ("model", "policy")
 FILES: Final = sorted(file for room in ROOMS for file in (PACKAGE / room).rglob("*.py"))
 
 PURE: Final = frozenset(
-    {"__future__", "attrs", "cattrs", "collections", "enum", "math", "operator", "orjson", "re", "rpds", "typing"}
+    {
+        "__future__",
+        "attrs",
+        "cattrs",
+        "collections",
+        "enum",
+        "functools",
+        "ipaddress",
+        "math",
+        "operator",
+        "orjson",
+        "re",
+        "rpds",
+        "typing",
+    }
 )
 """Whatever is not here (trio, sqlite3, time, random, logging, os, secrets, ...) has effects, or has to be looked at."""
 ALLOWED: Final = {"model": ("solo_trio.errors", "solo_trio.model", "solo_trio.policy"), "policy": ("solo_trio.policy",)}

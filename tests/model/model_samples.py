@@ -72,6 +72,7 @@ SAMPLES: Final[dict[str, Event]] = {
                     "of": {"big": 2**64 - 1, "small": -(2**63)},
                 },
                 depends_on=("store", "clock-2"),
+                egress=("api.example.com:443", "*.example.org", "10.0.0.0/8:5432", "[2001:db8::1]:443"),
                 ephemeral=True,
             ),
             DIGEST,
@@ -88,7 +89,7 @@ SAMPLES: Final[dict[str, Event]] = {
         ServiceResumed(7, 3),
         ServiceStarted(7, 3, "recovery"),
         ServiceStopped(7, 3, "stopped"),
-        ServiceUpdated(7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128)),
+        ServiceUpdated(7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), ("*:443",)),
         SystemPaused(),
         SystemResumed(),
         SystemSettled(),
@@ -96,8 +97,8 @@ SAMPLES: Final[dict[str, Event]] = {
         SystemShutdownStarted("SIGTERM"),
         SystemStarted("0.1.0", "3.11.7", clean=False, hold="boot_loop"),
         TenantCreated("key_1", "cap_1", TenantLimits(max_services=10)),
-    )
         TenantUpdated(TenantLimits(max_services=20), Limits(memory_mb=64.0, fds=128)),
+    )
 }
 
 _intent = SAMPLES["service_deployment_started"]
@@ -105,7 +106,11 @@ assert isinstance(_intent, ServiceDeploymentStarted)
 
 OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
     ("service_deployment_started", 1): evolve(
-        _intent, spec=evolve(_intent.spec, depends_on=()), version=1, replaces=None
+        _intent, spec=evolve(_intent.spec, depends_on=(), egress=()), version=1, replaces=None
+    ),
+    ("service_deployment_started", 2): evolve(_intent, spec=evolve(_intent.spec, egress=())),
+    ("service_updated", 1): ServiceUpdated(
+        7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), ()
     ),
     ("system_started", 1): SystemStarted("0.1.0", "3.11.7", clean=False, hold=None),
 }

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from attrs import field, frozen
 
-from solo_trio.model.spec import ServiceSpec
+from solo_trio.model.spec import Format, ServiceSpec
 from solo_trio.policy.restart import Window
 
 
@@ -54,6 +54,7 @@ class Version:
     version: int
     digest: str
     at_us: int
+    format: Format = "python_source"
 
 
 @frozen

@@ -32,7 +32,7 @@ STABLE_UPTIME_MIN_S: Final = 1.0
 """A shorter uptime resets no backoff, however short the window is."""
 
 
-@event("service_deployment_started", schema=3)
+@event("service_deployment_started", schema=4)
 @frozen
 class ServiceDeploymentStarted(Event):
     """The intent to run a service: it is retried by recovery until it is deployed, failed or killed.
@@ -50,6 +50,7 @@ class ServiceDeploymentStarted(Event):
         previous = state.service(stamp.tenant_id, stamp.subject)
         if (None if previous is None else previous.deployment) != self.replaces:
             raise LookupError(f"service {stamp.tenant_id}/{stamp.subject} is not what deployment {stamp.id} replaces")
+        made = Version(self.version, self.digest, stamp.at_us, self.spec.format)
         service = ServiceState(
             stamp.subject,
             stamp.id,
@@ -57,7 +58,7 @@ class ServiceDeploymentStarted(Event):
             stamp.id,
             self.version,
             self.spec,
-            versions=(*(previous.versions if previous else ()), Version(self.version, self.digest, stamp.at_us)),
+            versions=(*(previous.versions if previous else ()), made),
             versions_made=self.version,
             previous=previous,
         )
@@ -76,6 +77,13 @@ def _reaches_nothing(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 UPCASTERS["service_deployment_started", 2] = _reaches_nothing
+
+
+def _has_no_environment(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "spec": {**fields["spec"], "environment": None}}
+
+
+UPCASTERS["service_deployment_started", 3] = _has_no_environment
 
 
 @frozen

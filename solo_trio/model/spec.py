@@ -18,7 +18,8 @@ DEPENDENCIES_MAX: Final = 32
 RESTARTS_MAX: Final = 1_000
 RESTART_SECONDS_MAX: Final = 86_400.0
 
-Format = Literal["python_source"]
+Format = Literal["python_source", "python_zip"]
+"""The text of a module, or an archive of several (`model.archive`)."""
 Isolation = Literal["process", "task"]
 
 
@@ -51,6 +52,8 @@ class ServiceSpec:
     """Not recovered after a restart of the kernel: its callable cannot be found again."""
     egress: tuple[str, ...] = ()
     """What it may connect to, in the spelling of `policy.egress.canonical`; nothing, unless something is listed."""
+    environment: str | None = None
+    """The packages that it finds beside the kernel's own: one of those that the operator prepared, by name."""
 
     def check(self) -> ServiceSpec:
         """Return self, or raise `Rejected("invalid_field")`."""
@@ -71,6 +74,10 @@ class ServiceSpec:
             raise Rejected("invalid_field", f"depends_on must name at most {DEPENDENCIES_MAX} services, each once")
         for each in self.depends_on:
             check_id("depends_on", each)
+        if self.environment is not None:
+            check_id("environment", self.environment)
+        if self.entry != "source" and (self.environment is not None or self.format != "python_source"):
+            raise Rejected("invalid_field", "a callable or import path has no format and no environment of its own")
         if len(self.egress) > ENTRIES_MAX:
             raise Rejected("invalid_field", f"egress may have {ENTRIES_MAX} entries; use a wildcard or a network")
         try:

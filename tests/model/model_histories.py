@@ -302,11 +302,16 @@ specs: Final = st.builds(
     limits=limits,
     config=st.dictionaries(st.text(max_size=8), json_values, max_size=2),
     ephemeral=st.booleans(),
+    format=st.sampled_from(("python_source", "python_zip")),
+    environment=st.sampled_from((None, "science")),
 )
 
 _specs: Final = st.builds(
-    lambda digest, **rest: ServiceSpec(entry="source" if digest else "callable:ticker", digest=digest, **rest),
+    lambda digest, kind, **rest: ServiceSpec(
+        entry="source" if digest else "callable:ticker", digest=digest, **(kind if digest else {}), **rest
+    ),
     digest=st.sampled_from(("", "d" * 64, "e" * 64)),
+    kind=st.sampled_from(({}, {}, {"format": "python_zip"}, {"environment": "science"})),
     restart=st.sampled_from(("permanent", "transient", "temporary")),
     restart_limits=st.builds(RestartLimits, st.integers(0, 3), st.sampled_from((0.5, 5.0, 60.0))),
     config=st.sampled_from(({}, {"every": 1.5, "names": ["a", None]})),

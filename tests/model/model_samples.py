@@ -61,6 +61,7 @@ SAMPLES: Final[dict[str, Event]] = {
         ServiceDeploymentFailed(7, 1, "raised on import", "Traceback:\n  line 1"),
         ServiceDeploymentStarted(
             ServiceSpec(
+                format="python_zip",
                 digest=DIGEST,
                 isolation="task",
                 restart="transient",
@@ -74,6 +75,7 @@ SAMPLES: Final[dict[str, Event]] = {
                 depends_on=("store", "clock-2"),
                 egress=("api.example.com:443", "*.example.org", "10.0.0.0/8:5432", "[2001:db8::1]:443"),
                 ephemeral=True,
+                environment="science-1",
             ),
             DIGEST,
             version=3,
@@ -103,12 +105,14 @@ SAMPLES: Final[dict[str, Event]] = {
 
 _intent = SAMPLES["service_deployment_started"]
 assert isinstance(_intent, ServiceDeploymentStarted)
+_of_one_module = evolve(_intent, spec=evolve(_intent.spec, format="python_source", environment=None))
 
 OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
     ("service_deployment_started", 1): evolve(
-        _intent, spec=evolve(_intent.spec, depends_on=(), egress=()), version=1, replaces=None
+        _of_one_module, spec=evolve(_of_one_module.spec, depends_on=(), egress=()), version=1, replaces=None
     ),
-    ("service_deployment_started", 2): evolve(_intent, spec=evolve(_intent.spec, egress=())),
+    ("service_deployment_started", 2): evolve(_of_one_module, spec=evolve(_of_one_module.spec, egress=())),
+    ("service_deployment_started", 3): _of_one_module,
     ("service_updated", 1): ServiceUpdated(
         7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), ()
     ),

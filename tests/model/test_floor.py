@@ -29,7 +29,9 @@ PURE: Final = frozenset(
         "orjson",
         "re",
         "rpds",
+        "struct",
         "typing",
+        "zlib",
     }
 )
 """Whatever is not here (trio, sqlite3, time, random, logging, os, secrets, ...) has effects, or has to be looked at."""

@@ -119,12 +119,15 @@ class Launch:
     generation: int
     entry: str
     """"source", or "callable:NAME", or "import:PATH"."""
-    source: str
+    source: str | bytes
+    """The text of a module, or the bytes of an archive of several."""
     config: dict[str, Any]
     limits: dict[str, float]
     """`memory_mb cpu_seconds threads fds disk_mb calls_in_flight` where set; see `model.limits`."""
     log: LogSink = field(repr=False)
     outgoing: CallOut = field(repr=False)
+    environment: str | None = None
+    """Whose packages it finds beside the kernel's own: the name of an environment."""
 
 
 class LogSink(Protocol):

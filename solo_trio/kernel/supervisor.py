@@ -236,9 +236,10 @@ class ServiceSupervisor:
         return True
 
     async def _launch(self, service: ServiceState, limits: Limits) -> Launch:
-        source = ""
+        source: str | bytes = ""
         if service.spec.entry == "source":
-            source = (await self._core.journal.artifact(service.spec.digest)).content.decode()
+            content = (await self._core.journal.artifact(service.spec.digest)).content
+            source = content if service.spec.format == "python_zip" else content.decode()
         given = evolve(limits, start_timeout_s=None, stop_timeout_s=None, log_bytes_per_s=None).given()
         return Launch(
             tenant_id=self._tenant_id,
@@ -254,6 +255,7 @@ class ServiceSupervisor:
                 self._incarnation, self._service_id, self._generation, bytes_per_s=limits.log_bytes_per_s
             ),
             outgoing=self._core.outgoing(self._tenant_id, self._incarnation),
+            environment=service.spec.environment,
         )
 
     async def _wait_until_ready(self, running: Running, timeout_s: float) -> bool:

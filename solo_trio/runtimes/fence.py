@@ -20,7 +20,11 @@ TRACEBACK_CHARS_MAX: Final = 8_192
 REASON_CHARS_MAX: Final = 500
 TYPE_CHARS_MAX: Final = 100
 
-_OWN_CODE: Final = tuple(str(Path(__file__).parents[1] / room) + "/" for room in ("runtimes", "service"))
+_OWN_CODE: Final = (
+    *(str(Path(__file__).parents[1] / room) + "/" for room in ("runtimes", "service")),
+    "<frozen importlib.",
+)
+"""And the machinery of imports, between one module of an archive and another."""
 
 
 @frozen

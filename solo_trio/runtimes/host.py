@@ -21,7 +21,7 @@ import attrs
 import trio
 from attrs import define, field
 
-from solo_trio.runtimes import wire
+from solo_trio.runtimes import wire, zip_modules
 from solo_trio.runtimes.fence import message_of, reason_of, traceback_tail
 from solo_trio.runtimes.life import Life, Reply, Verdict, crashed
 from solo_trio.service.context import LOG_MESSAGE_CHARS_MAX, CallError, Context
@@ -170,8 +170,10 @@ def _stream(descriptor: int) -> io.TextIOWrapper:
 
 
 def _load(hello: wire.Hello) -> dict[str, Any]:
-    text = hello.body.decode("utf-8")
     filename = f"<service {re.sub(r'[^A-Za-z0-9_.-]', '_', hello.service_id)}>"
+    if hello.format == "python_zip":
+        return zip_modules.load(hello.body, filename)
+    text = hello.body.decode("utf-8")
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     code = compile(text, filename, "exec", dont_inherit=True)
     module = ModuleType(MODULE_NAME)

@@ -75,13 +75,20 @@ def greet(launch: Launch) -> Greeting:
         "process",
         launch.config,
         calls_max,
-        launch.source.encode("utf-8", "surrogatepass"),  # a lone surrogate fails to load, there
+        *_body_of(launch.source),
     )
     end = wire.Wire("kernel")
     try:
         return Greeting(end, end.send(hello), calls_max)
     except wire.FrameTooLarge as error:
         raise Rejected("too_large", f"source and config do not fit: {error}") from None
+
+
+def _body_of(source: str | bytes) -> tuple[bytes, str]:
+    """The bytes and the format of a source. A lone surrogate fails to load, there."""
+    if isinstance(source, bytes):
+        return source, "python_zip"
+    return source.encode("utf-8", "surrogatepass"), "python_source"
 
 
 @define

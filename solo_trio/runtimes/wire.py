@@ -49,7 +49,8 @@ class Hello:
     config: dict[str, Any]
     calls_in_flight: int
     body: bytes = attrs.field(default=b"", repr=False)
-    """The source, UTF-8."""
+    """The source: as `format` says, text in UTF-8 or an archive."""
+    format: str = "python_source"
 
 
 @frozen

@@ -105,6 +105,13 @@ SERVICE_LIMITS: Final = click.option(
 )
 
 
+HARDENING: Final = click.option(
+    "--hardening",
+    type=click.Choice(["off", "warn", "refuse"]),
+    help="What becomes of the analyser's findings in a deployment; refuse: an error is a refusal.",
+)
+
+
 @click.group()
 def tenant() -> None:
     """Create, change and show tenants; needs the system's token."""
@@ -114,14 +121,21 @@ def tenant() -> None:
 @click.argument("tenant_id", metavar="ID")
 @MAX_SERVICES
 @SERVICE_LIMITS
+@HARDENING
 @for_system
 def create_tenant(
-    place: Place, tenant_id: str, max_services: int | None, service_limits: tuple[tuple[str, float], ...]
+    place: Place,
+    tenant_id: str,
+    max_services: int | None,
+    service_limits: tuple[tuple[str, float], ...],
+    hardening: Any,
 ) -> None:
     """Create a tenant and show its token, this once."""
     limits = None if max_services is None else {"max_services": max_services}
     with place.system() as client:
-        answer = client.create_tenant(tenant_id, limits=limits, service_limits=dict(service_limits) or None)
+        answer = client.create_tenant(
+            tenant_id, limits=limits, service_limits=dict(service_limits) or None, hardening=hardening
+        )
     if place.json:
         show_json(answer)
         return
@@ -133,20 +147,29 @@ def create_tenant(
 @click.argument("tenant_id", metavar="ID")
 @MAX_SERVICES
 @SERVICE_LIMITS
+@HARDENING
 @for_system
 def update_tenant(
-    place: Place, tenant_id: str, max_services: int | None, service_limits: tuple[tuple[str, float], ...]
+    place: Place,
+    tenant_id: str,
+    max_services: int | None,
+    service_limits: tuple[tuple[str, float], ...],
+    hardening: Any,
 ) -> None:
     """Change what a tenant may have, at once also for what runs; what is not named stays as it is."""
-    if max_services is None and not service_limits:
-        raise click.UsageError("say what to change: --max-services or --service-limit NAME=NUMBER")
+    if max_services is None and not service_limits and hardening is None:
+        raise click.UsageError("say what to change: --max-services, --service-limit NAME=NUMBER or --hardening")
     limits = None if max_services is None else {"max_services": max_services}
     with place.system() as client:
-        answer = client.update_tenant(tenant_id, limits=limits, service_limits=dict(service_limits) or None)
+        answer = client.update_tenant(
+            tenant_id, limits=limits, service_limits=dict(service_limits) or None, hardening=hardening
+        )
     if place.json:
         show_json(answer)
         return
-    show_line(f"{tenant_id} updated: {_limits_of(answer)}")
+    show_line(f"{tenant_id} updated: {_limits_of(answer)}".rstrip(": "))
+    if hardening is not None:
+        note(f"findings of the analyser from now on: {hardening}")
 
 
 @tenant.command("list")
@@ -193,6 +216,7 @@ def show_tenant(place: Place, tenant_id: str) -> None:
             ("created", answer["created_at"]),
             ("services", answer["services"]),
             ("limits", _limits_of(answer) or None),
+            ("hardening", answer.get("hardening")),
             *counts,
         ]
     )

@@ -15,6 +15,7 @@ from solo_trio.errors import Rejected
 
 T = TypeVar("T")
 Restart = Literal["permanent", "transient", "temporary"]
+Hardening = Literal["off", "warn", "refuse"]
 Document = dict[str, Any]
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 
@@ -179,10 +180,11 @@ def create_tenant(
     *,
     limits: Mapping[str, Any] | None = None,
     service_limits: Mapping[str, Any] | None = None,
+    hardening: Hardening | None = None,
     idempotency_key: str | None = None,
 ) -> Ask[Document]:
     """Create a tenant; the answer holds its `token`, which is not shown again. System credentials only."""
-    body = _given(tenant_id=tenant_id, limits=limits, service_limits=service_limits)
+    body = _given(tenant_id=tenant_id, limits=limits, service_limits=service_limits, hardening=hardening)
     return Ask("POST", "/tenants", _whole, body=body, tenant=False, idempotency_key=idempotency_key)
 
 
@@ -191,10 +193,12 @@ def update_tenant(
     *,
     limits: Mapping[str, Any] | None = None,
     service_limits: Mapping[str, Any] | None = None,
+    hardening: Hardening | None = None,
     idempotency_key: str | None = None,
 ) -> Ask[Document]:
-    """Change what a tenant may have; `service_limits` is a ceiling for each of its services. System credentials only."""
-    body = _given(limits=limits, service_limits=service_limits)
+    """Change what a tenant may have; `service_limits` is a ceiling for each of its services, `hardening` says what becomes of
+    the analyser's findings in its deployments. System credentials only."""
+    body = _given(limits=limits, service_limits=service_limits, hardening=hardening)
     path = f"/tenants/{_segment(tenant_id)}"
     return Ask("PATCH", path, _whole, body=body, tenant=False, idempotency_key=idempotency_key)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from attrs import field, frozen
 from rpds import HashTrieMap
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SERVICES_PER_TENANT_MAX: Final = 100
 TENANTS_MAX: Final = 100
+
+Hardening = Literal["off", "warn", "refuse"]
+"""What becomes of the analyser's findings: nobody looks, they are told, or errors are a refusal."""
 
 
 @frozen
@@ -45,6 +48,8 @@ class TenantState:
     """How many of the services depend on each one."""
     service_limits: Limits = field(factory=Limits)
     """A ceiling for each of its services."""
+    hardening: Hardening | None = None
+    """None: the configuration's."""
 
 
 @event("tenant_created")
@@ -82,6 +87,21 @@ class TenantUpdated(Event):
         return evolve(state, tenants=state.tenants.insert(tenant.tenant_id, changed))
 
 
+@event("tenant_hardening_changed")
+@frozen
+class TenantHardeningChanged(Event):
+    """The operator said what becomes of the analyser's findings in the tenant's deployments from now on."""
+
+    hardening: Hardening
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        tenant = state.tenants.get(stamp.tenant_id or "")
+        if tenant is None or tenant.incarnation != stamp.incarnation:
+            raise LookupError(f"no tenant {stamp.tenant_id}")
+        changed = evolve(tenant, hardening=self.hardening)
+        return evolve(state, tenants=state.tenants.insert(tenant.tenant_id, changed))
+
+
 @frozen
 class CreateTenant:
     """Create a tenant with its root key and its own capability; what is random about it comes as arguments."""
@@ -94,6 +114,7 @@ class CreateTenant:
     capability_id: str
     limits: TenantLimits = field(factory=TenantLimits)
     service_limits: Limits = field(factory=Limits)
+    hardening: Hardening | None = None
     tenants_max: int = TENANTS_MAX
     get: bool = False
     """An existing tenant is the answer rather than a refusal."""
@@ -114,6 +135,8 @@ class CreateTenant:
         ]
         if self.service_limits.check().given():
             events.append(TenantUpdated(self.limits, self.service_limits))
+        if self.hardening is not None:
+            events.append(TenantHardeningChanged(self.hardening))
         return Decision(
             events=tuple(Proposed(each, self.tenant_id, self.incarnation) for each in events),
             attachments=(self.key,),
@@ -130,6 +153,7 @@ class UpdateTenant:
     tenant_id: str
     limits: TenantLimits
     service_limits: Limits
+    hardening: Hardening | None = None
 
     def decide(self, state: KernelState, now: Now) -> Decision:
         tenant = tenant_of(state, self.tenant_id)
@@ -137,10 +161,13 @@ class UpdateTenant:
         if self.limits.max_services is not None:
             limits = TenantLimits(self.limits.max_services)
         service_limits = evolve(tenant.service_limits, **self.service_limits.check().given())
-        if (limits, service_limits) == (tenant.limits, tenant.service_limits):
-            return Decision(reply=False)
-        updated = TenantUpdated(limits, service_limits)
-        return Decision((Proposed(updated, tenant.tenant_id, tenant.incarnation),), reply=True)
+        events: list[Event] = []
+        if (limits, service_limits) != (tenant.limits, tenant.service_limits):
+            events.append(TenantUpdated(limits, service_limits))
+        if self.hardening not in (None, tenant.hardening):
+            events.append(TenantHardeningChanged(self.hardening))
+        proposed = tuple(Proposed(each, tenant.tenant_id, tenant.incarnation) for each in events)
+        return Decision(proposed, reply=bool(events))
 
 
 def tenant_of(state: KernelState, tenant_id: str, incarnation: str | None = None) -> TenantState:

@@ -12,7 +12,7 @@ from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import EventQuery
 from solo_trio.model.service import count_services
-from solo_trio.model.tenant import CreateTenant, TenantLimits, TenantState, UpdateTenant, tenant_of
+from solo_trio.model.tenant import CreateTenant, Hardening, TenantLimits, TenantState, UpdateTenant, tenant_of
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.paging import PAGE_DEFAULT, check_cursor, check_page
 from solo_trio.operations.table import Answer, body, operation, path, query
@@ -26,10 +26,17 @@ class CreateTenantInput:
     tenant_id: str = body()
     limits: TenantLimits = body(factory=TenantLimits)
     service_limits: Limits = body(factory=Limits)
+    hardening: Hardening | None = body(None)
 
 
 async def create(
-    caller: Caller, tenant_id: str, limits: TenantLimits, service_limits: Limits | None = None, *, get: bool
+    caller: Caller,
+    tenant_id: str,
+    limits: TenantLimits,
+    service_limits: Limits | None = None,
+    hardening: Hardening | None = None,
+    *,
+    get: bool,
 ) -> TenantState:
     """Create a tenant, or with `get` answer with the one that is there."""
     keyring = caller.system.keyring
@@ -44,6 +51,7 @@ async def create(
         keyring.new_id(),
         limits,
         service_limits,
+        hardening,
         tenants_max=caller.system.settings.max_tenants,
         get=get,
     )
@@ -69,7 +77,7 @@ def _checked(limits: TenantLimits, service_limits: Limits) -> Limits:
 @operation("POST", "/tenants", scope="system", input=CreateTenantInput, mutates=True)
 async def create_tenant(caller: Caller, given: CreateTenantInput) -> Answer:
     """Create a tenant; the answer holds its token, which is not shown again."""
-    tenant = await create(caller, given.tenant_id, given.limits, given.service_limits, get=False)
+    tenant = await create(caller, given.tenant_id, given.limits, given.service_limits, given.hardening, get=False)
     token = caller.system.keyring.mint(tenant.key_id, tenant.capability_id)
     return Answer({"tenant_id": tenant.tenant_id, "token": token.reveal_text()}, 201)
 
@@ -108,11 +116,13 @@ class UpdateTenantInput:
     tenant_id: str = path()
     limits: TenantLimits = body(factory=TenantLimits)
     service_limits: Limits = body(factory=Limits)
+    hardening: Hardening | None = body(None)
 
 
 @operation("PATCH", "/tenants/{tenant_id}", scope="system", input=UpdateTenantInput, mutates=True)
 async def update_tenant(caller: Caller, given: UpdateTenantInput) -> Answer:
     """Change what a tenant may have, at once also for what runs; what is not named, or null, stays as it is."""
     tenant_id = check_id("tenant_id", given.tenant_id)
-    await caller.submit(UpdateTenant(tenant_id, given.limits, _checked(given.limits, given.service_limits)))
+    service_limits = _checked(given.limits, given.service_limits)
+    await caller.submit(UpdateTenant(tenant_id, given.limits, service_limits, given.hardening))
     return Answer(tenant_view(tenant_of(caller.core.loop.state, tenant_id)))

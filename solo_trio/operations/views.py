@@ -44,6 +44,7 @@ def tenant_view(tenant: TenantState) -> dict[str, Any]:
         "created_at": rfc3339(tenant.created_at_us),
         "limits": {name: value for name, value in asdict(tenant.limits).items() if value is not None},
         "service_limits": tenant.service_limits.given(),
+        "hardening": tenant.hardening,
         "services": len(tenant.services),
     }
 

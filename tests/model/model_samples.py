@@ -37,7 +37,7 @@ from solo_trio.model.system import (
     SystemShutdownStarted,
     SystemStarted,
 )
-from solo_trio.model.tenant import TenantCreated, TenantLimits, TenantUpdated
+from solo_trio.model.tenant import TenantCreated, TenantHardeningChanged, TenantLimits, TenantUpdated
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 DIGEST: Final = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
@@ -99,6 +99,7 @@ SAMPLES: Final[dict[str, Event]] = {
         SystemShutdownStarted("SIGTERM"),
         SystemStarted("0.1.0", "3.11.7", clean=False, hold="boot_loop"),
         TenantCreated("key_1", "cap_1", TenantLimits(max_services=10)),
+        TenantHardeningChanged("refuse"),
         TenantUpdated(TenantLimits(max_services=20), Limits(memory_mb=64.0, fds=128)),
     )
 }

@@ -39,6 +39,7 @@ from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.runtimes.tenant_lock import take_over
 from solo_trio.runtimes.watchdog import watchdog
 from solo_trio.telemetry.diagnostics import Diagnostics
+from solo_trio.telemetry.machine import OwnProcess
 from solo_trio.telemetry.service_logs import ServiceLogFiles
 from solo_trio.telemetry.sources import SystemClock, SystemEntropy
 from solo_trio.vault.keyring import Keyring
@@ -84,6 +85,8 @@ async def running_system(
                 logs=logs,
                 ceiling=settings.limits,
                 version=__version__,
+                machine=OwnProcess(data),
+                pressure=settings.pressure,
                 leftovers=partial(_leftovers, data),
                 checkpoints=CheckpointRules(settings.checkpoint_interval_events, settings.checkpoint_interval_s),
             )

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import trio
 from attrs import field, frozen
 
+from solo_trio.model.ending import Breach as Breach
 from solo_trio.model.ending import Ending as Ending
 from solo_trio.model.ending import EndKind as EndKind
 from solo_trio.model.record import (
@@ -175,7 +176,11 @@ class Running(Protocol):
         ...
 
     def usage(self) -> dict[str, float]:
-        """`{rss_bytes, cpu_s}` where the runtime can tell, else {}."""
+        """What the runtime can tell of `rss_bytes memory_bytes cpu_s threads fds throttled_s`; {}: nothing.
+
+        `memory_bytes` is what counts against `memory_mb`: its own, without what it shares with others. `throttled_s`: how
+        long it was held back because of `cpu_percent`.
+        """
         ...
 
 
@@ -230,6 +235,27 @@ class LogQuery:
     after: int = 0
     tail: int | None = None
     limit: int = 100
+
+
+@frozen
+class MachineState:
+    """What the kernel's process uses, and what the machine lets it have; a limit of 0 is none."""
+
+    rss_bytes: int
+    available_bytes: int
+    """Of memory, beyond what it has."""
+    fds: int
+    fds_limit: int
+    threads: int
+    threads_limit: int
+    free_disk_bytes: int
+    """Where the data directory is."""
+
+
+class Machine(Protocol):
+    async def read(self) -> MachineState | None:
+        """None: nothing can be measured, now and later. Raises OSError."""
+        ...
 
 
 class Telemetry(Protocol):

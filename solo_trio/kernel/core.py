@@ -16,6 +16,8 @@ from solo_trio.kernel.calls import Calls
 from solo_trio.kernel.checkpoints import CheckpointRules, Checkpoints, reducer_version
 from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop
+from solo_trio.kernel.monitor import Monitor
+from solo_trio.kernel.pressure import NoMachine, PressureLimits, PressureMonitor
 from solo_trio.kernel.recovery import Recovery, RecoveryReport
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import START_LIMIT_ALL
@@ -24,7 +26,7 @@ from solo_trio.kernel.verification import Leftovers, Verification
 from solo_trio.model.event import Record
 from solo_trio.model.limits import CEILING, Limits
 from solo_trio.model.service import ServiceState, Status
-from solo_trio.model.service_events import ServiceDeployed, ServiceStopped
+from solo_trio.model.service_events import ServiceDeployed, ServiceStarted, ServiceStopped
 from solo_trio.model.system import (
     BOOT_LOOP_S,
     BeginShutdown,
@@ -34,7 +36,7 @@ from solo_trio.model.system import (
     SystemResumed,
 )
 from solo_trio.model.tenant import TenantUpdated
-from solo_trio.ports import CallOut, Clock, Entropy, Journal, Running, Runtime, ServiceLogs, Telemetry
+from solo_trio.ports import CallOut, Clock, Entropy, Journal, Machine, Running, Runtime, ServiceLogs, Telemetry
 
 CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
@@ -56,6 +58,8 @@ class Parts:
     version: str = ""
     checkpoints: CheckpointRules = field(factory=CheckpointRules)
     leftovers: Leftovers = lambda incarnations: []
+    machine: Machine = field(factory=NoMachine)
+    pressure: PressureLimits = field(factory=PressureLimits)
 
 
 class Core:
@@ -76,6 +80,8 @@ class Core:
         self.loop.touched = self._touched
         self.verification = Verification(self, parts.leftovers)
         self.checkpoints = Checkpoints(self, parts.checkpoints, reducer_version(), uncovered=recovery.replayed)
+        self.monitor = Monitor(self)
+        self.pressure = PressureMonitor(self, parts.machine, parts.pressure)
         self.starts = trio.CapacityLimiter(START_LIMIT_ALL)
         self.tenants: dict[str, TenantSupervisor] = {}
         self._tenants_nursery: trio.Nursery | None = None
@@ -97,6 +103,7 @@ class Core:
                 async with trio.open_nursery() as tenants:
                     self._tenants_nursery = tenants
                     await self.recovery.begin(self)
+                    await self.pressure.look()
                     for tenant_id in sorted(self.loop.state.tenants):
                         self._converge(tenant_id, None)
                     task_status.started()
@@ -104,6 +111,8 @@ class Core:
                     nursery.start_soon(self._settle)
                     nursery.start_soon(self.checkpoints.run, self.recovery.done)
                     nursery.start_soon(self.verification.run, self.recovery.done)
+                    nursery.start_soon(self.monitor.run)
+                    nursery.start_soon(self.pressure.run)
                     await self.closed.wait()
                     tenants.cancel_scope.deadline = self.close_deadline  # whatever a supervisor may be waiting for
                 # every tenant's nursery is empty now
@@ -137,6 +146,8 @@ class Core:
             for tenant_id in sorted(self.tenants):
                 self._converge(tenant_id, None)
         for record in records:
+            if isinstance(record.event, ServiceStarted):
+                self.monitor.started()
             if isinstance(record.event, ServiceDeployed | ServiceStopped):
                 self._useful.set()
             if isinstance(record.event, TenantUpdated):  # its services run under other limits from now on

@@ -21,14 +21,16 @@ from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import service_reports as reports
 from solo_trio.model.dependencies import hopeless, waiting_for
-from solo_trio.model.ending import Ending, EndKind
+from solo_trio.model.ending import Breach, Ending, EndKind
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import ServiceState, StopRequest
 from solo_trio.policy.backoff import restart_delay
-from solo_trio.ports import Launch, Running
+from solo_trio.ports import Launch, LogSink, Running
 
 STORAGE_RETRY_S: Final = 1.0
 START_LIMIT_ALL: Final = 64
+CPU_SIGNAL: Final = "SIGXCPU"
+"""What ends a process that has used its processor time up before a sample has seen it."""
 SUPERVISED_LIMITS: Final = frozenset({"start_timeout_s", "stop_timeout_s"})
 """What the supervising task looks up whenever it needs it."""
 
@@ -63,6 +65,9 @@ class ServiceSupervisor:
         """What counts for `running`."""
         self._later: dict[str, float] = {}
         """What was tried to be changed for it and cannot be."""
+        self._log: LogSink | None = None
+        self._breach: Breach | None = None
+        """Why what runs was killed, if it was for a limit."""
 
     @property
     def generation(self) -> int:
@@ -72,6 +77,18 @@ class ServiceSupervisor:
     def notify(self) -> None:
         """The state of this service, or what the kernel does as a whole, has changed."""
         self._changed.set()
+
+    @property
+    def limits(self) -> Limits:
+        """What counts for what runs."""
+        return self._limits
+
+    def end_for(self, breach: Breach) -> None:
+        """Kill what runs because of a limit: a crash, unless it is being ended anyway."""
+        if self.running is None or self.running.ended.is_set() or self.ending_until is not None:
+            return
+        self._breach = breach
+        self.running.kill()
 
     def _state(self) -> ServiceState | None:
         """This deployment, while it is the current one."""
@@ -160,7 +177,7 @@ class ServiceSupervisor:
             if generation is None:
                 return
             self._generation, self._epoch = generation, service.epoch
-            self._later = {}
+            self._later, self._breach = {}, None
             self._limits = limits = effective(service.spec.limits, self._core.ceiling_of(self._tenant_id))
             failure = await self._run_unless_unwanted(service, limits, nursery)
             if failure is not None:
@@ -240,6 +257,9 @@ class ServiceSupervisor:
         if service.spec.entry == "source":
             content = (await self._core.journal.artifact(service.spec.digest)).content
             source = content if service.spec.format == "python_zip" else content.decode()
+        self._log = self._core.logs.sink(
+            self._incarnation, self._service_id, self._generation, bytes_per_s=limits.log_bytes_per_s
+        )
         given = evolve(limits, start_timeout_s=None, stop_timeout_s=None, log_bytes_per_s=None).given()
         return Launch(
             tenant_id=self._tenant_id,
@@ -251,9 +271,7 @@ class ServiceSupervisor:
             source=source,
             config=service.spec.config,
             limits=given,
-            log=self._core.logs.sink(
-                self._incarnation, self._service_id, self._generation, bytes_per_s=limits.log_bytes_per_s
-            ),
+            log=self._log,
             outgoing=self._core.outgoing(self._tenant_id, self._incarnation),
             environment=service.spec.environment,
         )
@@ -331,7 +349,7 @@ class ServiceSupervisor:
             running.kill()
             await self._wait_ended(running, math.inf, killed=True)
         self.running = self.ending_until = None
-        return (running.ending or _no_ending()) if running.ended.is_set() else None
+        return self._explained(running.ending or _no_ending()) if running.ended.is_set() else None
 
     async def _wait_ended(self, running: Running, until: float, *, killed: bool) -> None:
         """Until it has ended, or the time is over: `until`, or the shutdown's, which may begin meanwhile."""
@@ -369,7 +387,23 @@ class ServiceSupervisor:
 
     async def _report_ended(self, ending: Ending, *, timed_out: bool) -> None:
         self.running = None
-        await self._report_end(ending, timed_out=timed_out)
+        await self._report_end(self._explained(ending), timed_out=timed_out)
+
+    def _explained(self, ending: Ending) -> Ending:
+        """An ending that a limit was the reason of says so; so does the service's log."""
+        breach = ending.breach
+        if ending.kind == "killed" and self._breach is not None:
+            breach = self._breach
+        elif ending.kind == "crashed" and ending.signal == CPU_SIGNAL:
+            breach = Breach("cpu_seconds")
+        if breach is None:
+            return ending
+        limit = self._limits.given().get(breach.resource, 0.0) if breach.limit is None else breach.limit
+        value = limit if breach.value is None else breach.value
+        reason = f"killed for its use of {breach.resource}: {value:g} of {limit:g}"
+        if self._log is not None:
+            self._log("log", "error", reason, {"resource": breach.resource, "value": value, "limit": limit})
+        return evolve(ending, kind="crashed", reason=reason, breach=Breach(breach.resource, value, limit))
 
     async def _report_end(self, ending: Ending, *, timed_out: bool) -> None:
         await self._report(

@@ -10,6 +10,15 @@ EndKind = Literal["completed", "crashed", "load_failed", "stopped", "killed", "l
 
 
 @frozen
+class Breach:
+    """The limit that ended a service, in its own unit; None: what knows of it does not know that (the supervisor does)."""
+
+    resource: str
+    value: float | None = None
+    limit: float | None = None
+
+
+@frozen
 class Ending:
     """How a service ended.
 
@@ -25,3 +34,5 @@ class Ending:
     """The last lines, bounded by the runtime."""
     exit_code: int | None = None
     signal: str | None = None
+    breach: Breach | None = None
+    """The kernel, or what it had set up, killed it for this. Recorded as a `resource_violation` beside its crash."""

@@ -12,6 +12,7 @@ from attrs import frozen
 from solo_trio.model import service_events as ev
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Decision, Event, Now
+from solo_trio.model.resources import ResourceViolation
 from solo_trio.model.service import ServiceState
 from solo_trio.model.service_lookup import about
 from solo_trio.policy.restart import count_crash, wants_restart
@@ -90,7 +91,14 @@ class ReportEnded:
         service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
         if service is None or not _is_running(service, self.generation):
             return Decision()
-        return about(state, self.tenant_id, service, *self._consequences(service, now))
+        return about(state, self.tenant_id, service, *self._violation(service), *self._consequences(service, now))
+
+    def _violation(self, service: ServiceState) -> tuple[Event, ...]:
+        breach = self.ending.breach
+        if breach is None or breach.value is None or breach.limit is None:
+            return ()
+        which = (service.deployment, service.generation)
+        return (ResourceViolation(*which, breach.resource, breach.value, breach.limit, "kill"),)
 
     def _consequences(self, service: ServiceState, now: Now) -> tuple[Event, ...]:
         ending, which = self.ending, (service.deployment, service.generation)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from attrs import frozen
 
-from solo_trio.errors import Rejected
+from solo_trio.errors import Faulted, Rejected
 from solo_trio.model import service_events as ev
 from solo_trio.model.dependencies import check_dependencies, dependents, hopeless
 from solo_trio.model.event import Decision, Event, Now, Proposed
@@ -57,6 +57,8 @@ class Deploy:
     revision: int | None = None
     services_max: int = SERVICES_MAX
     services_per_tenant_max: int = SERVICES_PER_TENANT_MAX
+    no_room: Faulted | None = None
+    """Why the kernel has no room for one more; what is there already is still the answer."""
 
     def decide(self, state: KernelState, now: Now) -> Decision:
         tenant = tenant_of(state, self.tenant_id)
@@ -75,6 +77,8 @@ class Deploy:
                 )
         if self.revision is not None and self.revision != (0 if existing is None else existing.revision):
             raise _mismatch(existing)
+        if self.no_room is not None:
+            raise self.no_room
         if existing is None:
             self._check_quotas(state, tenant)
         elif not existing.confirmed:

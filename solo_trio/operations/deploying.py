@@ -98,6 +98,7 @@ async def deploy_spec(
         revision=caller.revision,
         services_max=settings.max_total,
         services_per_tenant_max=settings.max_per_tenant,
+        no_room=caller.core.pressure.check_room(),
     )
     with caller.core.hub.follow(tenant.tenant_id, service_id) as follow:
         reply = await caller.submit(command)

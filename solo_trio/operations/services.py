@@ -7,12 +7,15 @@ from typing import Any, Final, Literal
 from attrs import frozen
 
 from solo_trio.errors import Faulted
+from solo_trio.kernel.core import Core
 from solo_trio.model import codec
 from solo_trio.model.codec import rfc3339
 from solo_trio.model.dependencies import waiting_for
 from solo_trio.model.limits import effective
 from solo_trio.model.record import EventQuery
+from solo_trio.model.service import ServiceState
 from solo_trio.model.service_lookup import find_service
+from solo_trio.model.tenant import TenantState
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.paging import PAGE_DEFAULT, check_cursor, check_page
 from solo_trio.operations.table import Answer, operation, path, query
@@ -66,7 +69,6 @@ async def service_status(caller: Caller, given: ServiceInput) -> Answer:
             newest=True,
         )
     )
-    running = core.running(tenant.tenant_id, service)
     uptime_us = 0 if service.ready_at_us is None else core.loop.now().at_us - service.ready_at_us
     view = service_view(tenant.tenant_id, service) | {
         "spec": spec_view(service.spec),
@@ -74,12 +76,21 @@ async def service_status(caller: Caller, given: ServiceInput) -> Answer:
         "held": service.held,
         "waiting_for": list(waiting_for(tenant.services, service)) if service.wants_to_run else [],
         "uptime_s": max(0, uptime_us) / 1_000_000,
-        "usage": {} if running is None else running.usage(),
+        "usage": _usage(core, tenant, service),
         "limits": effective(service.spec.limits, core.ceiling_of(tenant.tenant_id)).given(),
         "events": [codec.public(stored) for stored in newest],
         "last_crash": crash_view(service),
     }
     return Answer(view, revision=service.revision)
+
+
+def _usage(core: Core, tenant: TenantState, service: ServiceState) -> dict[str, float]:
+    running = core.running(tenant.tenant_id, service)
+    usage = {} if running is None else running.usage()
+    if not usage:
+        return {}
+    which = (tenant.incarnation, service.service_id, service.deployment, service.generation)
+    return usage | {"cpu_percent": core.monitor.cpu_percent(*which)}
 
 
 @operation("GET", "/services/{service_id}/versions", scope="tenant", input=ServiceInput)

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from attrs import NOTHING, Attribute, field, fields, frozen
 
 from solo_trio.kernel.checkpoints import CHECKPOINT_INTERVAL_EVENTS, CHECKPOINT_INTERVAL_S
+from solo_trio.kernel.pressure import FREE_DISK_MB, LAG_LIMIT_MS, PressureLimits
 from solo_trio.model.limits import CEILING, Limits, is_number
 from solo_trio.model.service_requests import SERVICES_MAX
 from solo_trio.model.system import BOOT_LOOP_S, BOOT_LOOP_STARTS
@@ -111,6 +112,23 @@ class Settings:
         256, "limits", "How many streams may be open; a tenth is kept for system credentials.", low=1, high=COUNT_MAX
     )
     max_streams_per_tenant: int = key(32, "limits", "How many streams one tenant may have open.", low=1, high=COUNT_MAX)
+    kernel_memory_mb: int = key(
+        0,
+        "limits",
+        "Memory of the kernel itself; near it deployments are refused. 0: what the machine can give.",
+        low=0,
+        high=1_048_576,
+    )
+    free_disk_mb: int = key(
+        FREE_DISK_MB,
+        "limits",
+        "Space to be left free where the data directory is; near it deployments are refused. 0: any.",
+        low=0,
+        high=1_073_741_824,
+    )
+    loop_lag_ms: int = key(
+        LAG_LIMIT_MS, "limits", "How late the kernel's loop may be; 0 says nothing about it.", low=0, high=3_600_000
+    )
     recovery_timeout_ms: int = key(
         30_000, "recovery", "When to say ready at the latest, with whatever runs by then.", low=0, high=3_600_000
     )
@@ -161,3 +179,7 @@ def keys_of(settings: type[Any]) -> dict[str, tuple[Key, Any]]:
     return {
         name: (told, default) for name, (told, default) in found.items() if told is not None and default is not NOTHING
     }
+    @property
+    def pressure(self) -> PressureLimits:
+        return PressureLimits(self.kernel_memory_mb, self.free_disk_mb, self.loop_lag_ms)
+

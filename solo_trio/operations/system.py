@@ -13,7 +13,7 @@ from solo_trio.model.service import count_services
 from solo_trio.model.system import PauseSystem, ResumeSystem
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.table import Answer, Nothing, operation
-from solo_trio.operations.views import counts_view
+from solo_trio.operations.views import counts_view, pressure_view
 
 
 @operation("GET", "/health", scope="open")
@@ -25,6 +25,8 @@ async def health(caller: Caller, given: Nothing) -> Answer:
         "kernel": "closing" if core.closing else "ok",
     }
     healthy = all(state == "ok" for state in components.values())
+    # Pressure is told, but the kernel works: restarting it for that would help nobody.
+    components["pressure"] = core.pressure.pressure.level
     return Answer({"status": "ok" if healthy else "failing", "components": components}, 200 if healthy else 503)
 
 
@@ -56,6 +58,7 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "tenants": len(state.tenants),
         "services": counts_view(count_services(service for _, service in state.services())),
         "queued": core.loop.queued,
+        "pressure": pressure_view(core.pressure.pressure),
         "recovery": None if report is None else asdict(report) | {"complete": report.complete},
         "verification": None if verified is None else verified.view(),
     }

@@ -10,6 +10,7 @@ from solo_trio.model.codec import rfc3339
 from solo_trio.model.service import Counts, ServiceState
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.tenant import TenantState
+from solo_trio.policy.pressure import Pressure
 
 
 def service_view(tenant_id: str, service: ServiceState) -> dict[str, Any]:
@@ -51,3 +52,15 @@ def tenant_view(tenant: TenantState) -> dict[str, Any]:
 
 def counts_view(counts: Counts) -> dict[str, int]:
     return dict(asdict(counts))
+
+
+def pressure_view(pressure: Pressure) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "value": each.reading.value,
+            "limit": each.reading.limit,
+            "percent": each.reading.percent,
+            "level": each.level,
+        }
+        for name, each in sorted(pressure.pressed.items())
+    }

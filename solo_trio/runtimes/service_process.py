@@ -108,6 +108,7 @@ class ServiceProcess:
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.ending: Ending | None = None
+        self._inherited = procfs.inherited(spawned.pid)
         self.pid = spawned.pid
         self._launch = launch
         self._pidfd = spawned.pidfd
@@ -183,7 +184,7 @@ class ServiceProcess:
 
     def usage(self) -> dict[str, float]:
         """See `ports.Running.usage`."""
-        return {} if self._exited else procfs.usage(self.pid)
+        return {} if self._exited else procfs.usage(self.pid, self._inherited)
 
     # -- its life
 

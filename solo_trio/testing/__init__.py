@@ -14,9 +14,10 @@ from solo_trio.embedding import Kernel
 from solo_trio.journal.memory import MemoryJournal
 from solo_trio.kernel.checkpoints import CheckpointRules
 from solo_trio.kernel.core import Parts
+from solo_trio.kernel.pressure import NoMachine
 from solo_trio.operations.caller import System
 from solo_trio.operations.settings import EMBEDDED, Settings
-from solo_trio.ports import Clock, Entropy, LogQuery, LogSink, Runtime
+from solo_trio.ports import Clock, Entropy, LogQuery, LogSink, Machine, Runtime
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.telemetry.diagnostics import Diagnostics
 from solo_trio.telemetry.sources import SystemClock, SystemEntropy
@@ -86,6 +87,8 @@ class MemoryKernel:
     clock: Clock = field(factory=SystemClock)
     entropy: Entropy = field(factory=SystemEntropy)
     runtimes: Mapping[str, Runtime] = field(factory=dict)
+    machine: Machine = field(factory=NoMachine)
+    """What the kernel's pressure monitor reads; by itself it has nothing to measure."""
     _master: MasterKey = field(factory=lambda: MasterKey(Secret(bytes(32))))
 
     @asynccontextmanager
@@ -112,6 +115,8 @@ class MemoryKernel:
             runtimes={"task": TaskRuntime(callables, self.settings.allowed_imports), **self.runtimes},
             logs=self.logs,
             ceiling=self.settings.limits,
+            machine=self.machine,
+            pressure=self.settings.pressure,
             checkpoints=CheckpointRules(self.settings.checkpoint_interval_events, self.settings.checkpoint_interval_s),
         )
         async with assemble(parts, keyring, self.settings) as system:

@@ -132,7 +132,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
             assert unhealthy.status_code == 503
             assert unhealthy.json() == {
                 "status": "failing",
-                "components": {"journal": "storage_full", "kernel": "ok"},
+                "components": {"journal": "storage_full", "kernel": "ok", "pressure": "ok"},
             }
             assert await tenant.call("calc", "add", 1, 2) == 3
             assert (await tenant.ok("DELETE", "/services/calc"))["status"] == "stopped"

@@ -118,6 +118,8 @@ class Plan:
     dies_s: float = 0.0
     fault: bool = False
     """The runtime cannot start it."""
+    uses: Callable[[float], Mapping[str, float]] | None = None
+    """What it uses so many seconds after its start."""
 
 
 class PlannedRunning:
@@ -128,7 +130,7 @@ class PlannedRunning:
         self.ended = trio.Event()
         self.ending: Ending | None = None
         self._plan = plan
-        now = trio.current_time()
+        now = self._started_at = trio.current_time()
         self._ready_at = now + plan.ready_s
         self._end = (now + plan.ends_s, plan.ending)
         self._changed = trio.Event()
@@ -168,7 +170,9 @@ class PlannedRunning:
         return frozenset(limits) - {"threads"}
 
     def usage(self) -> dict[str, float]:
-        return {}
+        if self._plan.uses is None:
+            return {}
+        return dict(self._plan.uses(trio.current_time() - self._started_at))
 
 
 class PlannedRuntime:

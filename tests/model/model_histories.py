@@ -23,6 +23,7 @@ from solo_trio.model.ending import Ending
 from solo_trio.model.event import Now
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import KeyRow
+from solo_trio.model.resources import ReportPressure, ReportViolation, ResourceViolation, RuntimePressureHigh
 from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.model.system import (
     BeginShutdown,
@@ -262,6 +263,23 @@ class Shutdown(Move):
 
 
 @frozen
+class Notice(Move):
+    """The monitor reports what some service uses, or what the kernel itself does."""
+
+    pick: int | None
+    generation: int
+
+    def command(self, world: World) -> Command:
+        found = list(world.state.services())
+        if self.pick is None or not found:
+            return ReportPressure(RuntimePressureHigh("fds", 950, 1_000, 95.0, "critical"))
+        tenant, service = found[self.pick % len(found)]
+        generation = service.generation + self.generation
+        violation = ResourceViolation(service.deployment, generation, "fds", 210, 256, "warn")
+        return ReportViolation(tenant.tenant_id, tenant.incarnation, service.service_id, violation)
+
+
+@frozen
 class Keep(Move):
     def command(self, world: World) -> Command:
         return RecordCheckpoint(world.state.last_id, 1_000)
@@ -386,6 +404,7 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),
     (1, st.builds(Shutdown, st.booleans())),
     (1, st.builds(Keep)),
+    (1, st.builds(Notice, st.none() | st.integers(0, 3), st.sampled_from((0, 0, -1)))),
 ]
 
 moves: Final[st.SearchStrategy[Move]] = st.sampled_from(

@@ -11,6 +11,7 @@ from solo_trio.model.capability import CapabilityGranted
 from solo_trio.model.checkpoint import CheckpointWritten
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
+from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
 from solo_trio.model.service_events import (
     ServiceCrashed,
     ServiceDeployed,
@@ -47,6 +48,8 @@ SAMPLES: Final[dict[str, Event]] = {
     for sample in (
         CapabilityGranted("cap_1", "key_1", "tenant", ("*",)),
         CheckpointWritten(event_id=10_000, size_bytes=4_096),
+        ResourceViolation(7, 3, "memory_mb", 300.5, 256.0, "kill"),
+        RuntimePressureHigh("disk", 70_000_000.0, 67_108_864.0, 95.9, "critical"),
         ServiceCrashed(
             7,
             3,

@@ -168,6 +168,10 @@ class Settings:
         (), "security", "Import paths, and all below them, that an embedding application may deploy as tasks."
     )
 
+    @property
+    def pressure(self) -> PressureLimits:
+        return PressureLimits(self.kernel_memory_mb, self.free_disk_mb, self.loop_lag_ms)
+
 
 EMBEDDED: Final = Settings(boot_loop_starts=0)
 """Of an application that gives none: that it crashed three times is no reason to hold its services back."""
@@ -179,7 +183,3 @@ def keys_of(settings: type[Any]) -> dict[str, tuple[Key, Any]]:
     return {
         name: (told, default) for name, (told, default) in found.items() if told is not None and default is not NOTHING
     }
-    @property
-    def pressure(self) -> PressureLimits:
-        return PressureLimits(self.kernel_memory_mb, self.free_disk_mb, self.loop_lag_ms)
-

@@ -137,7 +137,7 @@ async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncI
         timeout_s=settings.recovery_timeout_ms / 1_000,
     )
     core = Core(parts, recovery, settled_after_s=settings.boot_loop_s)
-    system = System(core, keyring, settings)
+    system = System(core, keyring, settings, parts.environments)
     with _bare_errors():
         async with trio.open_nursery() as nursery:
             await nursery.start(core.run)

@@ -104,7 +104,8 @@ class Tenant:
         service_id: str,
         target: Callable[..., Any] | str | object | None = None,
         *,
-        source: str | None = None,
+        source: str | bytes | None = None,
+        environment: str | None = None,
         restart: RestartType = "permanent",
         max_restarts: int = 5,
         max_seconds: float = 60.0,
@@ -116,6 +117,7 @@ class Tenant:
     ) -> dict[str, Any]:
         """Deploy a trusted callable (or import path) as a task, or `source` as a process of its own; returns when ready.
 
+        `source`: the text of a module, or the bytes of a zip archive of several. `environment`: the packages that it finds.
         A callable must be one of `Kernel.open(callables=...)`, so that it is found after a restart, or `ephemeral`.
         An equal specification that runs already is left alone. `replace`: another one that is there is stopped for it,
         and put back if this one fails. `depends_on`: services that must be ready before it starts. Raises `SoloError`.
@@ -123,9 +125,9 @@ class Tenant:
         entry = "source"
         if (target is None) == (source is None):
             raise Rejected("invalid_field", "give either a callable (or import path) or source=")
-        if source is not None and not isinstance(source, str):
-            raise Rejected("invalid_field", "source must be a string: the text of a Python module")
-        code = target if source is None and isinstance(target, str) else source
+        if source is not None and not isinstance(source, str | bytes):
+            raise Rejected("invalid_field", "source must be the text of a Python module, or the bytes of an archive")
+        code = target if isinstance(target, str) else source if isinstance(source, str) else None
         given = checked(
             deploying.DeployInput,
             service_id=check_id("service_id", service_id),
@@ -135,6 +137,7 @@ class Tenant:
             limits={} if limits is None else limits,
             config={} if config is None else config,
             depends_on=list(depends_on),
+            environment=environment,
         )
         if not given.code.strip():
             what = "source" if target is None else "the import path"
@@ -143,8 +146,9 @@ class Tenant:
             entry = f"import:{target}"
         elif target is not None:
             entry = f"callable:{self._name_of(target, service_id, ephemeral=ephemeral)}"
-        text = b"" if source is None else given.code.encode()
+        text = source if isinstance(source, bytes) else b"" if source is None else given.code.encode()
         spec = ServiceSpec(
+            format="python_zip" if isinstance(source, bytes) else "python_source",
             entry=entry,
             digest=deploying.digest_of(text) if source is not None else "",
             isolation="process" if source is not None else "task",
@@ -154,6 +158,7 @@ class Tenant:
             config=given.config,
             depends_on=tuple(given.depends_on),
             ephemeral=bool(ephemeral),
+            environment=given.environment,
         )
         before = self._caller.core.loop.state.service(self.tenant_id, given.service_id)
         try:

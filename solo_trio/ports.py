@@ -131,6 +131,14 @@ class Launch:
     """Whose packages it finds beside the kernel's own: the name of an environment."""
 
 
+class Environments(Protocol):
+    """The packages that the operator prepared for services, by name."""
+
+    def check(self, name: str) -> None:
+        """Whether services can be started on it; reads files. Raises `Rejected`: environment_not_found or _unusable."""
+        ...
+
+
 class LogSink(Protocol):
     def __call__(
         self, stream: Literal["stdout", "stderr", "log"], level: str, message: str, fields: dict[str, Any]

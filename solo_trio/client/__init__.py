@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from solo_trio.client.blocking import SoloClient as SoloClient
     from solo_trio.client.finding import Found as Found
     from solo_trio.client.finding import find_server as find_server
+    from solo_trio.client.packing import pack as pack
     from solo_trio.client.trio_client import AsyncSoloClient as AsyncSoloClient
 
-__all__ = ["AsyncSoloClient", "Found", "SoloClient", "find_server"]
+__all__ = ["AsyncSoloClient", "Found", "SoloClient", "find_server", "pack"]
 
-_PLACES = {"AsyncSoloClient": "trio_client", "Found": "finding", "SoloClient": "blocking", "find_server": "finding"}
+_PLACES = {
+    "AsyncSoloClient": "trio_client",
+    "Found": "finding",
+    "SoloClient": "blocking",
+    "find_server": "finding",
+    "pack": "packing",
+}
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: the blocking client must not import Trio

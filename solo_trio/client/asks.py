@@ -5,6 +5,7 @@ Both clients offer every function of this module as a method of the same name, s
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -61,32 +62,37 @@ def _segment(name: str) -> str:
 
 def deploy(
     service_id: str,
-    code: str,
+    code: str | bytes,
     *,
     restart: Restart | None = None,
     restart_limits: Mapping[str, Any] | None = None,
     limits: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     depends_on: Sequence[str] | None = None,
+    environment: str | None = None,
     replace: bool = False,
     wait: bool = True,
     if_match: int | None = None,
     idempotency_key: str | None = None,
 ) -> Ask[Document]:
-    """Deploy the text of a Python module; answered when it runs, or with `wait=False` once that is sure to be tried.
+    """Deploy the text of a Python module, or the bytes of a zip archive of several (`pack` makes one of a directory).
 
+    Answered when it runs, or with `wait=False` once that is sure to be tried. `environment`: the operator's name for the
+    packages that it needs.
     `replace`: in the place of one that is there; the old version comes back if the new one does not become ready.
     `depends_on`: services of the tenant that must be ready before it starts. `if_match`: only if the one that is there still
     has this revision.
     """
     body = _given(
         service_id=service_id,
-        code=code,
+        code=base64.b64encode(code).decode() if isinstance(code, bytes) else code,
+        format="python_zip" if isinstance(code, bytes) else None,
         restart=restart,
         restart_limits=restart_limits,
         limits=limits,
         config=config,
         depends_on=None if depends_on is None else list(depends_on),
+        environment=environment,
     )
     query = _given(wait=None if wait else "false", replace="true" if replace else None)
     return Ask("POST", "/services", _whole, query, body, idempotency_key=idempotency_key, if_match=if_match)
@@ -145,7 +151,10 @@ def update(
 
 
 def versions(service_id: str) -> Ask[Document]:
-    """Its versions, with their source: `{versions: [{version, digest, at, current, source}]}`."""
+    """Its versions, with their source: `{versions: [{version, digest, at, current, format, source, files}]}`.
+
+    Of an archive `source` is its base64, and `files` lists what is in it: `{path, size_bytes}`.
+    """
     return Ask("GET", _service(service_id, "versions"), _whole)
 
 

@@ -36,7 +36,7 @@ from solo_trio.model.system import (
     SystemResumed,
 )
 from solo_trio.model.tenant import TenantUpdated
-from solo_trio.ports import CallOut, Clock, Entropy, Journal, Machine, Running, Runtime, ServiceLogs, Telemetry
+from solo_trio.ports import CallOut, Clock, Entropy, Environments, Journal, Machine, Running, Runtime, ServiceLogs, Telemetry
 
 CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
@@ -58,6 +58,7 @@ class Parts:
     version: str = ""
     checkpoints: CheckpointRules = field(factory=CheckpointRules)
     leftovers: Leftovers = lambda incarnations: []
+    environments: Environments | None = None
     machine: Machine = field(factory=NoMachine)
     pressure: PressureLimits = field(factory=PressureLimits)
 

@@ -21,6 +21,7 @@ from solo_trio.model.ids import check_id
 from solo_trio.model.tenant import TenantState, tenant_of
 from solo_trio.operations.settings import Settings
 from solo_trio.operations.table import Operation
+from solo_trio.ports import Environments
 from solo_trio.vault.keyring import Keyring
 
 SYSTEM_SCOPE: Final = "system"
@@ -33,6 +34,7 @@ class System:
     core: Core
     keyring: Keyring
     settings: Settings
+    environments: Environments | None = None
 
 
 @frozen

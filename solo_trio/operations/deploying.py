@@ -19,7 +19,8 @@ from solo_trio.model.limits import Limits
 from solo_trio.model.service import Status
 from solo_trio.model.service_lookup import find_service
 from solo_trio.model.service_requests import Accepted, Deploy
-from solo_trio.model.spec import SOURCE_BYTES_MAX, RestartLimits, ServiceSpec
+from solo_trio.model.spec import RestartLimits, ServiceSpec
+from solo_trio.operations.archives import check_source, source_of
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, event_of, outcome, version_view
 from solo_trio.operations.table import Answer, body, operation, query
@@ -34,13 +35,14 @@ RESTORE_WAIT_S: Final = 30.0
 class DeployInput:
     service_id: str = body()
     code: str = body()
-    format: Literal["python_source"] = body("python_source")
+    format: Literal["python_source", "python_zip"] = body("python_source")
     restart: Literal["permanent", "transient", "temporary"] = body("permanent")
     restart_limits: RestartLimits = body(factory=RestartLimits)
     limits: Limits = body(factory=Limits)
     config: dict[str, Any] = body(factory=dict)
     depends_on: list[str] = body(factory=list)
     isolation: Literal["process", "task"] | None = body(None)
+    environment: str | None = body(None)
     replace: bool = query(False)
     wait: bool = query(True)
 
@@ -53,9 +55,7 @@ async def deploy(caller: Caller, given: DeployInput) -> Answer:
         raise Rejected(
             "invalid_field", "isolation 'task' runs inside the kernel: only the embedding application may ask for it"
         )
-    source = given.code.encode()
-    if not source.strip():
-        raise Rejected("invalid_field", "code must be the text of a Python module")
+    source = source_of(given.format, given.code)
     spec = ServiceSpec(
         format=given.format,
         digest=digest_of(source),
@@ -64,6 +64,7 @@ async def deploy(caller: Caller, given: DeployInput) -> Answer:
         limits=given.limits,
         config=given.config,
         depends_on=tuple(given.depends_on),
+        environment=given.environment,
     )
     return await deploy_spec(caller, given.service_id, spec, source, wait=given.wait, replace=given.replace)
 
@@ -87,7 +88,7 @@ async def deploy_spec(
     tenant = caller.tenant()
     settings = caller.system.settings
     spec = evolve(spec.check(), config=_as_json(spec.config))
-    _check_sizes(spec, source)
+    await _check_form(caller, spec, source)
     command = Deploy(
         tenant.tenant_id,
         service_id,
@@ -159,12 +160,17 @@ def _as_json(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_sizes(spec: ServiceSpec, source: bytes) -> None:
-    if len(source) > SOURCE_BYTES_MAX:
-        raise Rejected("too_large", f"code may have {SOURCE_BYTES_MAX} bytes; it has {len(source)}")
+async def _check_form(caller: Caller, spec: ServiceSpec, source: bytes) -> None:
+    """Whatever can be told of it before it is started."""
+    await check_source(spec.format, source)
     config_bytes = len(orjson.dumps(spec.config))
     if config_bytes > CONFIG_BYTES_MAX:
         raise Rejected("too_large", f"config may have {CONFIG_BYTES_MAX} bytes as JSON; it has {config_bytes}")
+    if spec.environment is not None:
+        environments = caller.system.environments
+        if environments is None:
+            raise Rejected("environment_not_found", "this kernel has no environments: leave it out")
+        await trio.to_thread.run_sync(environments.check, spec.environment)
 
 
 async def _restored(caller: Caller, deployment: int) -> int | None:

@@ -38,6 +38,7 @@ _FIELDS: Final[dict[str, Schema]] = {
     "code": {"pattern": "[^ \\t\\n\\r\\f\\v]", "maxLength": SOURCE_BYTES_MAX},
     "depends_on": {"items": {"type": "string", **_ID}, "maxItems": DEPENDENCIES_MAX, "uniqueItems": True},
     "isolation": {"not": {"const": "task"}},
+    "environment": _ID,
     "limit": _PAGE,
     "tail": _PAGE,
     "since": {"minimum": 0},

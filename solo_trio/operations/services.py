@@ -16,6 +16,7 @@ from solo_trio.model.record import EventQuery
 from solo_trio.model.service import ServiceState
 from solo_trio.model.service_lookup import find_service
 from solo_trio.model.tenant import TenantState
+from solo_trio.operations.archives import source_view
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.paging import PAGE_DEFAULT, check_cursor, check_page
 from solo_trio.operations.table import Answer, operation, path, query
@@ -103,7 +104,7 @@ async def service_versions(caller: Caller, given: ServiceInput) -> Answer:
         source = None
         if each.digest:
             try:
-                source = (await caller.core.journal.artifact(each.digest)).content.decode()
+                source = (await caller.core.journal.artifact(each.digest)).content
             except Faulted:
                 now = find_service(caller.core.loop.state, tenant.tenant_id, given.service_id)
                 if each.digest in now.digests:
@@ -115,7 +116,7 @@ async def service_versions(caller: Caller, given: ServiceInput) -> Answer:
                 "digest": each.digest,
                 "at": rfc3339(each.at_us),
                 "current": each.version == service.version,
-                "source": source,
+                **source_view(each.format, source),
             }
         )
     return Answer({"versions": versions}, revision=service.revision)

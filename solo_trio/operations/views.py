@@ -25,6 +25,7 @@ def service_view(tenant_id: str, service: ServiceState) -> dict[str, Any]:
         "revision": service.revision,
         "ready_since": None if service.ready_at_us is None else rfc3339(service.ready_at_us),
         "isolation": service.spec.isolation,
+        "environment": service.spec.environment,
     }
 
 

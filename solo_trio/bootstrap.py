@@ -33,8 +33,11 @@ from solo_trio.model.capability import GrantSystem, system_capability
 from solo_trio.model.system import StartSystem
 from solo_trio.operations.caller import SYSTEM_SCOPE, System
 from solo_trio.operations.settings import Settings
-from solo_trio.runtimes.prctl import PR_SET_DUMPABLE, prctl
-from solo_trio.runtimes.process import ProcessRuntime
+from solo_trio.runtimes.environments import DIRECTORY, Environments
+from solo_trio.runtimes.environments import ENVIRONMENTS_MAX as ENVIRONMENTS_MAX
+from solo_trio.runtimes.environments import read_environment as read_environment
+from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
+from solo_trio.runtimes.sandbox.system import PR_SET_DUMPABLE, prctl
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.runtimes.tenant_lock import take_over
 from solo_trio.runtimes.watchdog import watchdog
@@ -75,18 +78,20 @@ async def running_system(
             keyring = Keyring(master, entropy, await journal.keys())
             keyring.check()
             tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
+            sandboxing = Sandboxing(settings.sandbox_level, (data.absolute(),), settings.own_ancestors)
             logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
             parts = Parts(
                 journal=journal,
                 clock=clock,
                 entropy=entropy,
                 telemetry=telemetry,
-                runtimes={"process": ProcessRuntime(locks), "task": tasks},
+                runtimes={"process": ProcessRuntime(locks, sandboxing), "task": tasks},
                 logs=logs,
                 ceiling=settings.limits,
-                version=__version__,
                 machine=OwnProcess(data),
                 pressure=settings.pressure,
+                version=__version__,
+                environments=environments_of(data),
                 leftovers=partial(_leftovers, data),
                 checkpoints=CheckpointRules(settings.checkpoint_interval_events, settings.checkpoint_interval_s),
             )
@@ -108,6 +113,11 @@ def harden_process() -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_DUMPABLE, 0)
+
+
+def environments_of(data: Path) -> Environments:
+    """The environments of the data directory `data`, which need not exist."""
+    return Environments(data / DIRECTORY)
 
 
 def storage_library() -> tuple[str, str | None]:

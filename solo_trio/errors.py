@@ -52,6 +52,7 @@ CODES: Final[dict[str, Code]] = {
     "dependency_cycle": Code(422, "Services depend on each other in a circle"),
     "dependency_not_found": Code(422, "A service that this one depends on does not exist"),
     "egress_refused": Code(422, "The network access is not allowed"),
+    "code_refused": Code(422, "The code is refused for what was found in it"),
     "service_start_failed": Code(422, "The service did not become ready"),
     "upgrade_required": Code(426, "The route takes only a WebSocket"),
     "quota_exceeded": Code(429, "A quota is used up"),
@@ -76,6 +77,7 @@ CODES: Final[dict[str, Code]] = {
     "address_unusable": Code(500, "The address cannot be listened on"),
     "journal_failed": Code(500, "The journal can no longer be written"),
     "runtime_unavailable": Code(503, "The runtime cannot start services here"),
+    "sandbox_unavailable": Code(503, "Code is not run with so little protection"),
     "not_reachable": Code(503, "The server cannot be reached"),
 }
 

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from solo_trio.cli.commands import INTERRUPTED, solo
+from solo_trio.cli.findings import finding_lines
 from solo_trio.cli.showing import ignore_output
 from solo_trio.cli.texts import printable, shortened
 from solo_trio.errors import SoloError
@@ -29,6 +30,9 @@ NEXT: Final = {
     "service_not_running": "see why with: solo status {id}; then solo resume {id} if it is paused, else solo restart {id}; "
     "with another source: solo deploy FILE --id {id} --replace",
     "service_exists": "put this in its place with: solo deploy FILE --id {id} --replace, or take another id",
+    "archive_refused": "solo deploy takes a directory, too, and packs it itself",
+    "environment_not_found": "there are, on the server's machine: solo env list",
+    "environment_unusable": "look at it, on the server's machine: solo env list",
     "service_required": "see which with: solo list; stop those first",
     "service_stopping": "look again with: solo status {id}",
     "dependency_not_found": "deploy what it depends on first; there are: solo list",
@@ -44,6 +48,7 @@ NEXT: Final = {
     "invalid_configuration": "see every key with: solo config show; all that is wrong with a file: solo config check FILE",
     "data_in_use": "find it with: solo health --data DIRECTORY; or name another directory",
     "data_unwritable": "see what this machine offers with: solo doctor --data DIRECTORY",
+    "sandbox_unavailable": "see what is missing and how to allow it with: solo doctor",
     "runtime_unavailable": "see what this machine offers with: solo doctor",
     "journal_failed": "mend the disk, then start the kernel again: nothing acknowledged is lost",
 }
@@ -93,6 +98,10 @@ def _failed(error: SoloError) -> int:
     if isinstance(advice, str):
         advice = advice.replace("{id}", str(error.extra.get("service_id", "ID")))
         sys.stderr.write(f"  next: {shortened(printable(advice))}\n")
+    findings = error.extra.get("findings")
+    if isinstance(findings, list):
+        for line in finding_lines(findings):
+            sys.stderr.write(f"  {shortened(printable(line))}\n")
     traceback = error.extra.get("traceback")
     if isinstance(traceback, str) and traceback.strip():
         sys.stderr.write(printable(traceback.rstrip(), lines=True) + "\n")

@@ -164,6 +164,24 @@ class Settings:
     )
     limits: Limits = field(default=CEILING)
     """A ceiling for every service's limits; in the file one key for each of them."""
+    sandbox_level: int = key(
+        2,
+        "security",
+        "The least protection that deployed code is run with: 1 limits, 2 filters, 3 namespaces.",
+        low=1,
+        high=3,
+    )
+    own_ancestors: bool = key(
+        False,
+        "security",
+        "Each tenant's processes come from a Python started for it alone: other addresses and hash seeds, slower starts.",
+    )
+    hardening: str = key(
+        "warn",
+        "security",
+        "What becomes of the analyser's findings in a deployment; a tenant may have its own.",
+        choices=("off", "warn", "refuse"),
+    )
     allowed_imports: tuple[str, ...] = key(
         (), "security", "Import paths, and all below them, that an embedding application may deploy as tasks."
     )

@@ -1,7 +1,9 @@
-"""The file a zygote is started with. Owns: making the kernel's own packages importable. Never: searches for another Solo.
+"""The file the ancestor of all zygotes is started with. Owns: making the kernel's own packages importable. Never: searches for
+another Solo.
 
-Run as `python -I -B boot.py JSON`, with {"package": directory of solo_trio, "paths": [...], "control": descriptor}. The package
-is loaded from where the kernel has it, whatever else is installed; `paths` are where its dependencies came from, used last.
+Run as `python -I -B boot.py JSON`, with {"package": directory of solo_trio, "paths": [...], "control": descriptor, "sandbox":
+{...}}. The package is loaded from where the kernel has it, whatever else is installed; `paths` are where its dependencies came
+from, used last.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import os
 import socket
 import sys
 import traceback
+from typing import Any
 
 
-def _boot(package: str, paths: list[str], control: int) -> None:
+def _boot(package: str, paths: list[str], control: int, sandbox: dict[str, Any]) -> None:
     sys.path += [path for path in paths if path not in sys.path]
     spec = importlib.util.spec_from_file_location(
         "solo_trio", os.path.join(package, "__init__.py"), submodule_search_locations=[package]
@@ -24,13 +27,9 @@ def _boot(package: str, paths: list[str], control: int) -> None:
     sys.modules["solo_trio"] = module
     spec.loader.exec_module(module)
 
-    from solo_trio.runtimes.keeper import keep
+    from solo_trio.runtimes.ancestor import serve
 
-    bell = keep(control)
-
-    from solo_trio.runtimes.zygote import serve
-
-    serve(control, bell)
+    serve(control, sandbox, package, paths)
 
 
 def _main() -> None:

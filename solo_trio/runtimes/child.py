@@ -1,6 +1,7 @@
-"""From fork to service. Owns: the ordered steps that strip a fresh child of the zygote. Never: runs service code itself.
+"""From fork to service. Owns: the ordered steps that confine a fresh child of the zygote. Never: runs service code itself.
 
-The numbers are those of the sandbox's design; a step that is not there yet has its place in `STEPS`.
+The numbers are those of the sandbox's design. The order is the point: memory is charged before any is used, mounts are made
+while that is allowed, rights are dropped before what cannot be undone, and the filter comes last.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
-from attrs import frozen
+from attrs import define
 
-from solo_trio.runtimes.prctl import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
+from solo_trio.runtimes.sandbox import landlock, root, seccomp, system
+from solo_trio.runtimes.sandbox.plan import Prepared
 
 FDS_DEFAULT: Final = 256
+THREADS_DEFAULT: Final = 64
+SCRATCH_MB_DEFAULT: Final = 16.0
 STEP_FAILED: Final = 97
 """Exit code of a child that could not finish its steps; no service code has run then."""
 SERVICE_SOCKET: Final = 3
@@ -30,15 +34,22 @@ CPU_GRACE_S: Final = 5
 MEBIBYTE: Final = 1024 * 1024
 
 
-@frozen
+@define
 class Setup:
-    """What the zygote hands to its child: descriptors, limits (as in `ports.Launch`), and the zygote's pid."""
+    """What the zygote hands to its child: descriptors, limits (as in `ports.Launch`), how it is confined.
+
+    `groups`: cgroup.procs files; `uid`: its own, None to keep the zygote's; `parent`: the zygote's pid as the child sees it.
+    """
 
     service_socket: int
     stdout: int
     stderr: int
+    groups: tuple[int, ...]
     limits: Mapping[str, float]
+    uid: int | None
     parent: int
+    prepared: Prepared
+    ruleset: int | None = None
 
 
 def become_service(setup: Setup) -> NoReturn:
@@ -61,6 +72,11 @@ def _session(setup: Setup) -> None:
     os.setsid()
 
 
+def _groups(setup: Setup) -> None:
+    for group in setup.groups:
+        os.write(group, b"0")
+
+
 def _descriptors(setup: Setup) -> None:
     # Moved out of the way first: any of the three may have a number that is about to be overwritten.
     high = [_above(descriptor, 10) for descriptor in (setup.stdout, setup.stderr, setup.service_socket)]
@@ -72,6 +88,18 @@ def _descriptors(setup: Setup) -> None:
 
 def _above(descriptor: int, least: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
+
+
+def _scratch(setup: Setup) -> None:
+    layers = setup.prepared.layers
+    if not layers.namespaces:
+        os.chdir("/")
+        return
+    system.unshare(system.CLONE_NEWNS)
+    size_mb = setup.limits.get("disk_mb", SCRATCH_MB_DEFAULT)
+    if size_mb > 0:
+        root.own_scratch(size_mb, os.getuid() if setup.uid is None else setup.uid)
+        os.chdir(root.SCRATCH)
 
 
 def _rlimits(setup: Setup) -> None:
@@ -88,10 +116,13 @@ def _rlimits(setup: Setup) -> None:
     if "cpu_seconds" in limits:
         seconds = max(1, int(limits["cpu_seconds"]))
         _limit(resource.RLIMIT_CPU, seconds, seconds + CPU_GRACE_S)
-    if "threads" in limits and os.getuid() == 0:
-        # NPROC counts every process of the uid. Until step 7 gives the service a uid of its own, an ordinary user's would
-        # count the whole desktop; root's is not enforced.
-        _limit(resource.RLIMIT_NPROC, int(limits["threads"]))
+    if _counts_alone(setup):
+        _limit(resource.RLIMIT_NPROC, int(limits.get("threads", THREADS_DEFAULT)))
+
+
+def _counts_alone(setup: Setup) -> bool:
+    """NPROC counts every process of the uid in the user namespace: only where those are its own."""
+    return setup.uid is not None or setup.prepared.layers.user_namespace
 
 
 def _limit(which: int, soft: int, hard: int | None = None) -> None:
@@ -103,12 +134,43 @@ def _limit(which: int, soft: int, hard: int | None = None) -> None:
     resource.setrlimit(which, (values[0], values[1]))
 
 
+def _make_domain(setup: Setup) -> None:
+    if setup.prepared.layers.landlock:
+        setup.ruleset = landlock.make(setup.prepared.rights)
+
+
+def _identity(setup: Setup) -> None:
+    if setup.uid is not None:
+        os.setgroups([])
+        os.setresgid(setup.uid, setup.uid, setup.uid)
+        os.setresuid(setup.uid, setup.uid, setup.uid)  # which also drops every capability
+    elif setup.prepared.layers.user_namespace:
+        system.unshare(system.CLONE_NEWUSER)  # a count of processes of its own
+        system.drop_capabilities()
+
+
 def _privileges(setup: Setup) -> None:
-    prctl(PR_SET_DUMPABLE, 0)
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    system.prctl(system.PR_SET_DUMPABLE, 0)
+    system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
+    system.prctl(system.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != setup.parent:  # the zygote died before the line above: the signal will never come
         os._exit(STEP_FAILED)
+    if setup.prepared.layers.seccomp:
+        try:
+            system.prctl(system.PR_SET_MDWE, system.PR_MDWE_REFUSE_EXEC_GAIN)
+        except OSError:
+            return  # Linux before 6.3; the filter refuses the same
+
+
+def _enter_domain(setup: Setup) -> None:
+    if setup.ruleset is not None:
+        landlock.enter(setup.ruleset)
+
+
+def _filter(setup: Setup) -> None:
+    program = setup.prepared.program(os.getpid())
+    if program:
+        seccomp.install(program)
 
 
 def _fresh_start(setup: Setup) -> None:
@@ -124,14 +186,14 @@ def _fresh_start(setup: Setup) -> None:
 
 STEPS: Final[tuple[tuple[int, Callable[[Setup], None]], ...]] = (
     (1, _session),
-    # 2: cgroup.procs
+    (2, _groups),
     (3, _descriptors),
-    # 4: a mount namespace and a tmpfs of its own
+    (4, _scratch),
     (5, _rlimits),
-    # 6: make the Landlock ruleset
-    # 7: a uid of its own
+    (6, _make_domain),
+    (7, _identity),
     (8, _privileges),  # after 7, which would clear PDEATHSIG
-    # 9: landlock_restrict_self
-    # 10: the seccomp filter
+    (9, _enter_domain),  # after all mounts, before any thread
+    (10, _filter),
     (11, _fresh_start),
 )

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
 import socket
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 from attrs import define, field, frozen
 
-import solo_trio
 from solo_trio.errors import Faulted
-from solo_trio.runtimes import boot
+from solo_trio.runtimes.ancestry import Ancestor
 from solo_trio.runtimes.tenant_lock import kill_tree, lock_path, remove, take_lock, write_record
 
 ZYGOTE_START_S_MAX: Final = 60.0
@@ -28,8 +26,6 @@ FORK_S_MAX: Final = 10.0
 """From asking for a fork until its answer. A zygote that is silent for longer was stopped, by one of its services say."""
 LOCK_WAIT_S_MAX: Final = 10.0
 PACKET_BYTES_MAX: Final = 64 * 1024
-_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
-_DEPENDENCIES: Final = ("trio", "attrs", "attr", "orjson", "outcome", "sniffio", "sortedcontainers", "idna")
 
 
 @define
@@ -60,12 +56,11 @@ class _Request:
 class Zygote:
     """A running zygote; `dead` once nothing can be forked any more, `gone` once all its processes have ended."""
 
-    def __init__(self, keeper: subprocess.Popen[bytes], pidfd: int, control: socket.socket, lock: Path) -> None:
+    def __init__(self, keeper: int, pidfd: int, control: socket.socket, lock: Path) -> None:
         self.dead = trio.Event()
         self.gone = trio.Event()
-        self.pid = keeper.pid
+        self.pid = keeper
         self.fork_s_max = FORK_S_MAX
-        self._keeper = keeper
         self._pidfd = pidfd
         self._control = control
         self._lock = lock
@@ -78,14 +73,14 @@ class Zygote:
         self._sending = trio.Lock()
 
     @classmethod
-    async def start(cls, directory: Path, incarnation: str) -> Zygote:
-        """Start its process. Who has it must `close` it; it can fork after `wait_ready`.
+    async def start(
+        cls, directory: Path, incarnation: str, name: str, ancestor: Ancestor, groups: Sequence[str]
+    ) -> Zygote:
+        """Start its process. Who has it must `close` it; it can fork after `wait_ready`. `groups`: see `keeper.keep`.
 
         Raises `Faulted`: "runtime_unavailable", or "services_alive" if an earlier one does not end.
         """
-        if not sys.executable:
-            raise Faulted("runtime_unavailable", "sys.executable is empty: there is no Python to start services with")
-        path = lock_path(directory, incarnation)
+        path = lock_path(directory, name)
         with contextlib.ExitStack() as mine:
             try:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -94,12 +89,10 @@ class Zygote:
                 with theirs:
                     lock = await take_lock(path, LOCK_WAIT_S_MAX)
                     try:
-                        # In a thread, as it blocks until the exec. So PDEATHSIG, which fires when that thread ends, is no way
-                        # to end a zygote: the end of its socket is.
-                        keeper, pidfd = await trio.to_thread.run_sync(_execute, theirs.fileno(), lock)
+                        keeper, pidfd = await ancestor.keeper(theirs.fileno(), lock, groups)
                         mine.callback(os.close, pidfd)
-                        write_record(lock, keeper.pid)
-                    except OSError:
+                        write_record(lock, keeper)
+                    except (OSError, Faulted):
                         remove(path)  # nothing was forked by it: it was asked for nothing
                         raise
                     finally:
@@ -129,14 +122,18 @@ class Zygote:
         """Nothing can be forked any more, though it may not be `gone` yet."""
         return self._closed or self.dead.is_set()
 
-    async def spawn(self, limits: Mapping[str, float], descriptors: tuple[int, int, int]) -> Spawned:
-        """Fork a service with (socket, stdout, stderr), which stay the caller's. Raises `Faulted("runtime_unavailable")`."""
+    async def spawn(self, limits: Mapping[str, float], uid: int | None, descriptors: Sequence[int]) -> Spawned:
+        """Fork a service with (socket, stdout, stderr, cgroups), which stay the caller's.
+
+        Raises `Faulted("runtime_unavailable")`.
+        """
         number, self._next = self._next, self._next + 1
         request = self._requests[number] = _Request()
+        packet = json.dumps({"spawn": number, "limits": dict(limits), "uid": uid}).encode()
         sent = False
         try:
             with trio.move_on_after(self.fork_s_max):
-                await self._send(json.dumps({"spawn": number, "limits": dict(limits)}).encode(), descriptors)
+                await self._send(packet, descriptors)
                 sent = True
                 await request.answered.wait()
             if not request.answered.is_set():
@@ -176,11 +173,11 @@ class Zygote:
         if not poll.poll(0):  # else its pid may be another's
             kill_tree(self.pid)
 
-    async def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
+    async def _send(self, packet: bytes, descriptors: Sequence[int]) -> None:
         async with self._sending:
             while True:
                 try:
-                    socket.send_fds(self._control, [packet], descriptors)
+                    socket.send_fds(self._control, [packet], list(descriptors))
                     return
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._control)
@@ -214,14 +211,14 @@ class Zygote:
                 self._ready.set()
             case {"failed": str(report)}:
                 self._failure = report
-            case {"spawned": int(number), "pid": int(_)} if not descriptors:
+            case {"spawned": int(number)} if not descriptors:
                 # No descriptor was left for the pidfd, here or there. The child ends by itself: its socket will be closed.
                 self._exits[number] = Exit()
                 self._refuse(number, "no descriptor is left for its pidfd")
-            case {"spawned": int(number), "pid": int(pid)}:
+            case {"spawned": int(number)}:
                 self._exits[number] = found = Exit()
                 request = self._requests[number]
-                request.spawned = Spawned(pid, descriptors[0], found)
+                request.spawned = Spawned(_host_pid(descriptors[0]), descriptors[0], found)
                 request.answered.set()
                 if request.abandoned:  # its socket is closed already, so it ends by itself
                     os.close(descriptors[0])
@@ -264,8 +261,6 @@ class Zygote:
                 self._kill_tree()
                 await self._has_exited()
         trio.lowlevel.notify_closing(self._pidfd)
-        with contextlib.suppress(OSError):
-            self._keeper.poll()
         with contextlib.suppress(Faulted, OSError):
             descriptor = await take_lock(self._lock, LOCK_WAIT_S_MAX)
             remove(self._lock)
@@ -281,29 +276,10 @@ class Zygote:
         return False
 
 
-def _execute(control: int, lock: int) -> tuple[subprocess.Popen[bytes], int]:
-    """The keeper and its pidfd, taken at once: later its pid might be another's."""
-    package = os.path.dirname(os.path.abspath(solo_trio.__file__))
-    settings = {"package": package, "paths": _dependency_paths(), "control": control}
-    keeper = subprocess.Popen(
-        [sys.executable, "-I", "-B", os.path.abspath(boot.__file__), json.dumps(settings)],
-        env=_ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        pass_fds=(control, lock),
-        start_new_session=True,
-    )
-    try:
-        return keeper, os.pidfd_open(keeper.pid)
-    except OSError:
-        keeper.kill()
-        keeper.wait()
-        raise
-
-
-def _dependency_paths() -> list[str]:
-    """Where this process found what the zygote imports, in case that is not where a plain Python looks."""
-    files = [sys.modules[name].__file__ for name in _DEPENDENCIES if name in sys.modules]
-    return list(dict.fromkeys(os.path.dirname(os.path.dirname(os.path.abspath(file))) for file in files if file))
+def _host_pid(pidfd: int) -> int:
+    """The pid of what `pidfd` is about as this process sees it: in its own pid namespace it has another."""
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
+        for line in file:
+            if line.startswith(b"Pid:"):
+                return int(line[len(b"Pid:") :])
+    raise OSError(errno.ESRCH, "a pidfd is about no process")

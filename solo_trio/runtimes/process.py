@@ -1,35 +1,69 @@
-"""The process runtime. Owns: one zygote a tenant incarnation, started when first needed. Never: decides what should run."""
+"""The process runtime. Owns: one zygote a tenant incarnation and environment, started when first needed; the sandboxes forked
+from it, also those that wait. Never: decides what should run.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import resource
-import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from solo_trio.errors import Faulted
 from solo_trio.ports import Launch
-from solo_trio.runtimes.control import Spawned, Zygote
+from solo_trio.runtimes.ancestry import Ancestor, Confinement
+from solo_trio.runtimes.cgroups import Cgroups, Hierarchies, find
+from solo_trio.runtimes.control import Zygote
+from solo_trio.runtimes.pool import Kind, Pool
+from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED, Layers
+from solo_trio.runtimes.sandboxes import Sandbox, Uids, make, shape_of
 from solo_trio.runtimes.service_process import ServiceProcess, greet
 from solo_trio.runtimes.tenant_lock import take_over as take_over
 
 STARTING_MAX: Final = 64
-"""Forks asked for at the same time; the rest wait. Each holds six descriptors for a moment."""
+"""Forks asked for at the same time; the rest wait. Each holds some descriptors for a moment."""
+FOUNDING_MAX: Final = 8
+"""Zygotes that are being started at the same time."""
 FORCED_CLOSE_S_MAX: Final = 5.0
 """After the deadline of `close`, for the kernel to bury what was killed."""
+REFILL_DELAY_S: Final = 0.05
+"""After a start, before another sandbox is made in advance: whatever else is to start comes first."""
+NAME_CHARACTERS: Final = 16
+
+
+@frozen
+class Sandboxing:
+    """How services are confined. `level`: the least that code is run at; `without`: layers to do without (for tests of them)."""
+
+    level: int = LEVEL_FILTERED
+    hidden: tuple[Path, ...] = ()
+    own_ancestors: bool = False
+    """Each tenant's zygote is executed, not forked from one that all share: its own address layout and hash seed."""
+    without: tuple[str, ...] = ()
+    pool: bool = True
 
 
 @define
 class _Tenant:
-    """The zygote of one incarnation, and who may start it."""
+    """The zygote of one incarnation and environment, and who may start it."""
 
     starting: trio.Lock = field(factory=trio.Lock)
     zygote: Zygote | None = None
+    own_uid: bool = False
+
+
+@define
+class _Environment:
+    """Whose packages come first; its ancestor."""
+
+    starting: trio.Lock = field(factory=trio.Lock)
+    ancestor: Ancestor | None = None
 
 
 class ProcessRuntime:
@@ -40,12 +74,34 @@ class ProcessRuntime:
 
     isolation = "process"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, sandboxing: Sandboxing | None = None) -> None:
         self._directory = directory
-        self._tenants: dict[str, _Tenant] = {}
+        self._sandboxing = sandboxing or Sandboxing()
+        self._tenants: dict[tuple[str, str], _Tenant] = {}
+        self._environments: dict[str, _Environment] = {}
         self._services: set[ServiceProcess] = set()
         self._forks: trio.CapacityLimiter | None = None
+        self._founding = trio.CapacityLimiter(FOUNDING_MAX)
+        self._pool = Pool()
+        self._refilling = False
         self._closed = False
+        name = hashlib.sha256(os.fsencode(directory.absolute())).digest()
+        self._name = name.hex()[:NAME_CHARACTERS]
+        self._uids = Uids(int.from_bytes(name[:4], "big"))
+        self._hierarchies: Hierarchies | None = None
+        self._cgroups: Cgroups | None = None
+        self.layers: Layers | None = None
+        """What is in force, once the first ancestor has found out."""
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """The cgroup controllers that count for services, once something was started."""
+        return () if self._cgroups is None else self._cgroups.controllers
+
+    async def probe(self) -> Layers:
+        """What is in force here, also if that is not enough to run anything. Raises `Faulted("runtime_unavailable")`."""
+        self._prepare()
+        return (await self._ancestor("", ())).layers
 
     async def start(self, launch: Launch, nursery: trio.Nursery) -> ServiceProcess:
         """See `ports.Runtime.start`."""
@@ -53,16 +109,10 @@ class ProcessRuntime:
             raise Faulted("runtime_unavailable", "the runtime was closed")
         if launch.entry != "source":
             raise Faulted("runtime_unavailable", f"a process runs deployed source, not {launch.entry!r}")
-        if self._forks is None:
-            try:
-                raise_descriptor_limit()
-                self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            except OSError as error:
-                raise Faulted("runtime_unavailable", f"cannot prepare {self._directory}: {error}") from error
-            self._forks = trio.CapacityLimiter(STARTING_MAX)
-        zygote = await self._zygote(launch.incarnation)
-        async with self._forks:
-            service = await _fork(zygote, launch)
+        self._prepare()
+        greeting = greet(launch)
+        sandbox = await self._sandbox(launch)
+        service = ServiceProcess(launch, greeting, sandbox)
         self._services.add(service)
         if self._is_closed():
             service.kill()
@@ -72,14 +122,16 @@ class ProcessRuntime:
     async def close(self, deadline: float) -> None:
         """See `ports.Runtime.close`. Cancelling it goes over to force."""
         self._closed = True
+        self._pool.clear()
         for service in self._services:
             service.kill()
         try:
             with trio.CancelScope(deadline=deadline):
                 for service in list(self._services):
                     await service.ended.wait()
-                for tenant in self._tenants.values():
-                    async with tenant.starting:  # whoever is starting one sees that the runtime is closed
+                locks = [each.starting for each in self._tenants.values()]
+                for lock in [*locks, *(each.starting for each in self._environments.values())]:
+                    async with lock:  # whoever is starting one sees that the runtime is closed
                         pass
                 for zygote in self._zygotes():
                     zygote.close()
@@ -92,6 +144,13 @@ class ProcessRuntime:
                         zygote.kill()
                 for zygote in self._zygotes():
                     await zygote.gone.wait()
+                ancestors = [each.ancestor for each in self._environments.values() if each.ancestor is not None]
+                for ancestor in ancestors:
+                    ancestor.close()
+                for ancestor in ancestors:
+                    await ancestor.gone.wait()
+            if self._cgroups is not None:
+                self._cgroups.remove()
 
     def _is_closed(self) -> bool:
         return self._closed  # as a function: mypy takes an attribute for unchanged across an await
@@ -99,54 +158,139 @@ class ProcessRuntime:
     def _zygotes(self) -> list[Zygote]:
         return [tenant.zygote for tenant in self._tenants.values() if tenant.zygote is not None]
 
+    def _prepare(self) -> None:
+        if self._forks is not None:
+            return
+        try:
+            raise_descriptor_limit()
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Faulted("runtime_unavailable", f"cannot prepare {self._directory}: {error}") from error
+        self._forks = trio.CapacityLimiter(STARTING_MAX)
+        self._cgroups = Cgroups(find(self._name))
+
     async def _run(self, service: ServiceProcess) -> None:
         try:
             await service.run()
         finally:
             self._services.discard(service)
 
-    async def _zygote(self, incarnation: str) -> Zygote:
-        tenant = self._tenants.setdefault(incarnation, _Tenant())
+    # -- sandboxes
+
+    async def _sandbox(self, launch: Launch) -> Sandbox:
+        shape = shape_of(launch.limits)
+        kind = Kind(launch.incarnation, "", tuple(sorted(shape.items())))
+        tenant = await self._tenant(kind.incarnation, kind.environment)
+        found = self._pool.take(kind, trio.current_time())
+        if found is None:
+            found = await self._make(tenant, launch.incarnation, shape)
+        self._refill_soon()
+        return found
+
+    async def _make(self, tenant: _Tenant, incarnation: str, shape: Mapping[str, float]) -> Sandbox:
+        assert self._forks is not None and self._cgroups is not None and tenant.zygote is not None
+        async with self._forks:
+            return await make(tenant.zygote, incarnation, shape, self._cgroups, self._uids, own_uid=tenant.own_uid)
+
+    def _refill_soon(self) -> None:
+        if self._sandboxing.pool and not self._refilling and not self._closed:
+            self._refilling = True
+            # A system task: the pool is nobody's service. It lets nothing out.
+            trio.lowlevel.spawn_system_task(self._refill, name="sandboxes in advance")
+
+    async def _refill(self) -> None:
+        """Make what is wanted in advance, and end what is not wanted any more; over when there is nothing left to do."""
+        assert self._forks is not None
+        try:
+            while not self._closed:
+                await trio.sleep(REFILL_DELAY_S)
+                kind = self._pool.lacks(trio.current_time())
+                if kind is not None and not self._forks.borrowed_tokens:
+                    await self._add(kind)
+                    continue
+                look_again = self._pool.expire(trio.current_time())
+                if look_again is None and kind is None:
+                    return
+                if kind is None and look_again is not None:
+                    await trio.sleep(min(1.0, max(0.0, look_again - trio.current_time())))
+        finally:
+            self._refilling = False
+
+    async def _add(self, kind: Kind) -> None:
+        tenant = self._tenants.get((kind.incarnation, kind.environment))
+        if tenant is None or tenant.zygote is None or tenant.zygote.over:
+            self._pool.clear(kind)
+            return
+        try:
+            made = await self._make(tenant, kind.incarnation, dict(kind.shape))
+        except Faulted:  # whoever starts something hears it
+            self._pool.clear(kind)
+            return
+        if self._closed:
+            made.discard()
+        else:
+            self._pool.put(kind, made, trio.current_time())
+
+    # -- zygotes
+
+    async def _tenant(self, incarnation: str, environment: str) -> _Tenant:
+        tenant = self._tenants.setdefault((incarnation, environment), _Tenant())
         async with tenant.starting:
             if tenant.zygote is not None and tenant.zygote.over:
                 await tenant.zygote.gone.wait()  # its services are dead then: no two copies
                 tenant.zygote = None
             if tenant.zygote is None:
-                # Kept before it is waited for: given up half-way it has processes too, which `close` must see the end of.
-                tenant.zygote = await Zygote.start(self._directory, incarnation)
-                await tenant.zygote.wait_ready()
+                async with self._founding:
+                    await self._found(tenant, incarnation, environment)
             if self._is_closed():  # during the start
+                assert tenant.zygote is not None
                 tenant.zygote.close()
                 raise Faulted("runtime_unavailable", "the runtime was closed")
-            return tenant.zygote
+            return tenant
 
+    async def _found(self, tenant: _Tenant, incarnation: str, environment: str) -> None:
+        ancestor = await self._ancestor(environment, ())
+        self._check_level(ancestor)
+        assert self._cgroups is not None
+        groups = self._cgroups.tenant(incarnation)
+        name = incarnation
+        try:
+            # Kept before it is waited for: given up half-way it has processes too, which `close` must see the end of.
+            tenant.zygote = await Zygote.start(self._directory, incarnation, name, ancestor, groups)
+            tenant.own_uid = ancestor.layers.own_uid
+            await tenant.zygote.wait_ready()
+        finally:
+            if self._sandboxing.own_ancestors:
+                ancestor.close()
 
-async def _fork(zygote: Zygote, launch: Launch) -> ServiceProcess:
-    """Have a service forked; every descriptor has an owner at every point."""
-    greeting = greet(launch)
-    with contextlib.ExitStack() as mine:
-        with contextlib.ExitStack() as childs:
-            try:
-                ours, theirs = socket.socketpair()
-                mine.callback(ours.close)
-                childs.callback(theirs.close)
-                ours.setblocking(False)
-                (stdout, stdout_write), (stderr, stderr_write) = _pipe(mine, childs), _pipe(mine, childs)
-            except OSError as error:
-                raise Faulted("runtime_unavailable", f"cannot connect to a new service: {error}") from error
-            spawned: Spawned = await zygote.spawn(launch.limits, (theirs.fileno(), stdout_write, stderr_write))
-            mine.callback(os.close, spawned.pidfd)
-        service = ServiceProcess(launch, greeting, spawned, ours, stdout, stderr)
-        mine.pop_all()
-        return service
+    async def _ancestor(self, environment: str, packages: tuple[Path, ...]) -> Ancestor:
+        confinement = Confinement(self._directory, self._sandboxing.hidden, packages, self._sandboxing.without)
+        if self._sandboxing.own_ancestors:
+            found = await Ancestor.start(confinement)
+            self.layers = found.layers
+            return found
+        kept = self._environments.setdefault(environment, _Environment())
+        async with kept.starting:
+            if kept.ancestor is None or kept.ancestor.dead.is_set():
+                kept.ancestor = await Ancestor.start(confinement)
+                self.layers = kept.ancestor.layers
+            return kept.ancestor
 
-
-def _pipe(mine: contextlib.ExitStack, childs: contextlib.ExitStack) -> tuple[int, int]:
-    read, write = os.pipe2(os.O_CLOEXEC)
-    mine.callback(os.close, read)
-    childs.callback(os.close, write)
-    os.set_blocking(read, False)
-    return read, write
+    def _check_level(self, ancestor: Ancestor) -> None:
+        layers = ancestor.layers
+        if layers.level < self._sandboxing.level:
+            why = "; ".join(f"{name}: {reason}" for name, reason in layers.missing.items())
+            raise Faulted(
+                "sandbox_unavailable",
+                f"services need sandbox level {self._sandboxing.level}, and this machine gives {layers.level} ({why}); "
+                "allow what is missing, or lower security.sandbox_level if you trust the code",
+            )
+        if not layers.namespaces and ancestor.unreachable:
+            raise Faulted(
+                "sandbox_unavailable",
+                f"services have another user id and cannot read {', '.join(ancestor.unreachable)}: let everybody read it, "
+                "or install Python where everybody can",
+            )
 
 
 def raise_descriptor_limit() -> None:

@@ -26,12 +26,12 @@ from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.policy.bucket import Bucket
 from solo_trio.ports import Ending, Launch
 from solo_trio.runtimes import procfs, rlimits, wire
-from solo_trio.runtimes.control import Spawned
 from solo_trio.runtimes.fence import reason_of
 from solo_trio.runtimes.judge import Evidence, judge
 from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT
 from solo_trio.runtimes.output import drain
 from solo_trio.runtimes.replies import call_interrupted, value_of
+from solo_trio.runtimes.sandboxes import Sandbox
 
 QUEUED_BYTES_MAX: Final = 4 * 1024 * 1024
 ASKS_IN_FLIGHT_MAX: Final = 16
@@ -102,19 +102,19 @@ class _Pending:
 class ServiceProcess:
     """`ports.Running` for a process. `run` is its one task; it owns the descriptors and closes them."""
 
-    def __init__(
-        self, launch: Launch, greeting: Greeting, spawned: Spawned, sock: socket.socket, stdout: int, stderr: int
-    ) -> None:
+    def __init__(self, launch: Launch, greeting: Greeting, sandbox: Sandbox) -> None:
+        spawned = sandbox.spawned
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.ending: Ending | None = None
-        self._inherited = procfs.inherited(spawned.pid)
         self.pid = spawned.pid
+        self._inherited = procfs.inherited(spawned.pid)
         self._launch = launch
+        self._sandbox = sandbox
         self._pidfd = spawned.pidfd
         self._exit = spawned.exit
-        self._sock = sock
-        self._pipes = {"stdout": stdout, "stderr": stderr}
+        self._sock = sandbox.sock
+        self._pipes = {"stdout": sandbox.stdout, "stderr": sandbox.stderr}
         self._wire = greeting.wire
         self._queued = bytearray(greeting.frame)
         self._wake = trio.Event()
@@ -175,7 +175,7 @@ class ServiceProcess:
         """See `ports.Running.adjust`. More calls than it was greeted with would be refused on its side."""
         if self._exited:
             return frozenset()
-        done = rlimits.adjust(self.pid, limits)
+        done = rlimits.adjust(self.pid, limits) | self._sandbox.group.adjust(limits)
         calls_max = limits.get("calls_in_flight")
         if calls_max is not None and calls_max <= self._calls_greeted:
             self._calls_max = int(calls_max)
@@ -229,9 +229,13 @@ class ServiceProcess:
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
         self._queued.clear()
+        if not self._killed and self._sandbox.group.ran_out_of_memory():
+            most = self._launch.limits.get("memory_mb")
+            self._fault = self._fault or f"it was killed: it used more memory than its memory_mb of {most:g}"
         self.ending = judge(
             Evidence(self._exit.status, self._last_word, self._killed, self._stop_requested, self._fault)
         )
+        self._sandbox.release()
         self.ended.set()
         for pending in self._calls.values():
             pending.done.set()

@@ -1,9 +1,11 @@
-"""The inner process of a zygote. Owns: forking services and reporting their ends. Never: runs service code, starts a thread.
+"""The inner process of a zygote. Owns: leaving what services must not see, forking them, reporting their ends. Never: runs
+service code, starts a thread.
 
 The control socket is SOCK_SEQPACKET; one JSON object a packet.
-    kernel -> zygote   {"spawn": number, "limits": {...}}  with the service's socket, stdout and stderr
+    kernel -> zygote   {"spawn": number, "limits": {...}, "uid": number or null}
+                           with the service's socket, stdout, stderr, and the cgroup.procs files that it belongs to
     zygote -> kernel   {"ready": pid}
-                       {"spawned": number, "pid": pid}  with a pidfd
+                       {"spawned": number}  with a pidfd
                        {"refused": number, "reason": text}
                        {"exited": number, "status": wait status, "cpu_s": seconds, "rss_max_bytes": bytes}
 The control socket ending means that the kernel is gone: every child is killed and reaped.
@@ -22,43 +24,36 @@ import socket
 from typing import Any, Final, NoReturn
 
 from solo_trio.runtimes.child import Setup, become_service
+from solo_trio.runtimes.sandbox import root, system
+from solo_trio.runtimes.sandbox.layers import NAMESPACES
+from solo_trio.runtimes.sandbox.plan import Plan, Prepared
 
 REQUEST_BYTES_MAX: Final = 64 * 1024
-DESCRIPTORS_PER_SPAWN: Final = 3
+DESCRIPTORS_LEAST: Final = 3
+DESCRIPTORS_MOST: Final = 8
 _KIBIBYTE: Final = 1024
 
 
-def serve(control: int, bell: int) -> NoReturn:
-    """Warm up, then fork services until the control socket ends."""
-    warm_up()
-    zygote = _Zygote(socket.socket(fileno=control), bell)
+def serve(control: int, bell: int, plan: Plan) -> NoReturn:
+    """Leave everything that services must not see, then fork them until the control socket ends."""
+    tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # there is no /proc later
+    if plan.layers.namespaces:
+        system.unshare(NAMESPACES)
+        root.build(plan.mount, plan.shown, plan.hidden)
+    prepared = Prepared.of(plan)
+    gc.collect()
+    gc.freeze()
+    zygote = _Zygote(socket.socket(fileno=control), bell, tasks, prepared)
     zygote.send({"ready": os.getpid()})
     zygote.loop()
 
 
-def warm_up() -> None:
-    """Load and touch whatever a service needs, so that all of them share it; then freeze it, so that it stays shared."""
-    import trio
-
-    import solo_trio.runtimes.host
-    import solo_trio.service  # noqa: F401
-
-    async def once() -> None:
-        with trio.move_on_after(0):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.lowlevel.checkpoint)
-                await trio.lowlevel.checkpoint()
-
-    trio.run(once)
-    gc.collect()
-    gc.disable()
-    gc.freeze()
-
-
 class _Zygote:
-    def __init__(self, control: socket.socket, bell: int) -> None:
+    def __init__(self, control: socket.socket, bell: int, tasks: int, prepared: Prepared) -> None:
         self._control = control
         self._bell = bell
+        self._tasks = tasks
+        self._prepared = prepared
         self._numbers: dict[int, int] = {}
         """pid -> the kernel's number for it"""
         self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -87,7 +82,7 @@ class _Zygote:
     def _request(self) -> None:
         try:
             data, descriptors, _, _ = socket.recv_fds(
-                self._control, REQUEST_BYTES_MAX, DESCRIPTORS_PER_SPAWN, socket.MSG_CMSG_CLOEXEC
+                self._control, REQUEST_BYTES_MAX, DESCRIPTORS_MOST, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             data, descriptors = b"", []
@@ -96,7 +91,7 @@ class _Zygote:
         request = json.loads(data)
         number = request["spawn"]
         try:
-            pid = self._fork(request["limits"], descriptors)
+            pid = self._fork(request["limits"], request["uid"], descriptors)
         except OSError as error:
             self.send({"refused": number, "reason": f"fork: {error.strerror}"})
             return
@@ -107,25 +102,26 @@ class _Zygote:
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:  # no descriptor is left; the kernel takes it for a refusal and lets the child end
-            self.send({"spawned": number, "pid": pid})
+            self.send({"spawned": number})
             return
         try:
-            self.send({"spawned": number, "pid": pid}, (pidfd,))
+            self.send({"spawned": number}, (pidfd,))
         finally:
             os.close(pidfd)
 
-    def _fork(self, limits: dict[str, float], descriptors: list[int]) -> int:
-        if len(descriptors) != DESCRIPTORS_PER_SPAWN:
+    def _fork(self, limits: dict[str, float], uid: int | None, descriptors: list[int]) -> int:
+        if len(descriptors) < DESCRIPTORS_LEAST:
             raise OSError(errno.EMFILE, "the zygote has no descriptors left")
-        service_socket, stdout, stderr = descriptors
-        threads = len(os.listdir("/proc/self/task"))
+        service_socket, stdout, stderr, *groups = descriptors
+        threads = len(os.listdir(self._tasks))
         if threads != 1:
             raise OSError(errno.EDEADLK, f"the zygote has {threads} threads; the child could deadlock")
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._control.detach()  # its number will be another descriptor's; a finaliser must not close that
-            become_service(Setup(service_socket, stdout, stderr, limits, parent))
+            setup = Setup(service_socket, stdout, stderr, tuple(groups), limits, uid, parent, self._prepared)
+            become_service(setup)
         return pid
 
     def _reap(self, options: int) -> bool:
@@ -137,11 +133,14 @@ class _Zygote:
                 return False
             if pid == 0:
                 return True
+            number = self._numbers.pop(pid, None)
+            if number is None:
+                continue  # left behind by a service, where nothing keeps one from forking
             with contextlib.suppress(OSError):  # the keeper then kills what the service left behind
                 os.write(self._bell, b".")
             self.send(
                 {
-                    "exited": self._numbers.pop(pid),
+                    "exited": number,
                     "status": status,
                     "cpu_s": used.ru_utime + used.ru_stime,
                     "rss_max_bytes": used.ru_maxrss * _KIBIBYTE,

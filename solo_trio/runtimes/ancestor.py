@@ -1,0 +1,147 @@
+"""The one process that is exec'ed; every tenant's zygote is a fork of it. Owns: finding out what this machine has, forking
+keepers, reaping them. Never: forks a service, starts a thread, serves a tenant.
+
+The control socket is SOCK_SEQPACKET; one JSON object a packet.
+    kernel -> ancestor  {"tenant": number, "groups": [...]}  with the zygote's control socket and the tenant's lock
+    ancestor -> kernel  {"ready": pid, "plan": {...}}
+                        {"keeper": number, "pid": pid}  with a pidfd
+                        {"refused": number, "reason": text}
+The control socket ending means that the kernel is gone, or needs no more zygotes: those that there are live on their own sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import traceback
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+from attrs import asdict
+
+from solo_trio.runtimes.keeper import keep
+from solo_trio.runtimes.sandbox import root, system
+from solo_trio.runtimes.sandbox.layers import detect
+from solo_trio.runtimes.sandbox.plan import Plan
+
+REQUEST_BYTES_MAX: Final = 64 * 1024
+_DESCRIPTORS: Final = 2
+
+
+def serve(control: int, given: Mapping[str, Any], package: str, paths: list[str]) -> NoReturn:
+    """Warm up, then fork keepers until the control socket ends. `given`: `mount`, `hidden`, `without`."""
+    layers = detect(tuple(given["without"]))
+    shown = root.places(package, paths)
+    plan = Plan(layers, given["mount"], tuple(shown), tuple(given["hidden"]))
+    warm_up()
+    system.prctl(system.PR_SET_DUMPABLE, 0)
+    _Ancestor(socket.socket(fileno=control), plan).loop(root.unreachable(shown) if layers.own_uid else [])
+
+
+def warm_up() -> None:
+    """Load and touch whatever a service needs, so that all of them share it; then freeze it, so that it stays shared.
+
+    After the root has changed nothing outside of it can be loaded, and within a service each import costs its own memory.
+    """
+    import trio
+
+    import solo_trio.runtimes.host
+    import solo_trio.runtimes.zygote
+    import solo_trio.service  # noqa: F401
+
+    async def once() -> None:
+        with trio.move_on_after(0):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.lowlevel.checkpoint)
+                await trio.lowlevel.checkpoint()
+
+    trio.run(once)
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+
+
+class _Ancestor:
+    def __init__(self, control: socket.socket, plan: Plan) -> None:
+        self._control = control
+        self._plan = plan
+        self._wake, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    def loop(self, unreachable: list[str]) -> NoReturn:
+        self._send({"ready": os.getpid(), "plan": asdict(self._plan), "unreachable": unreachable})
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+                with contextlib.suppress(ChildProcessError):
+                    while os.waitpid(-1, os.WNOHANG)[0]:
+                        pass
+            if self._control.fileno() in ready:
+                self._request()
+
+    def _send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+        except OSError:
+            os._exit(0)
+
+    def _request(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(
+                self._control, REQUEST_BYTES_MAX, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            data, descriptors = b"", []
+        if not data:
+            os._exit(0)
+        request = json.loads(data)
+        number = request["tenant"]
+        try:
+            if len(descriptors) != _DESCRIPTORS:
+                raise OSError(24, "no descriptors are left")
+            pid = os.fork()
+            if pid == 0:
+                self._become_keeper(descriptors[0], request["groups"])
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            self._send({"refused": number, "reason": f"fork: {error.strerror}"})
+            return
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        try:
+            self._send({"keeper": number, "pid": pid}, (pidfd,))
+        finally:
+            os.close(pidfd)
+
+    def _become_keeper(self, control: int, groups: list[str]) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            self._control.close()
+            os.close(self._wake)
+            os.close(self._wake_write)
+            bell = keep(control, self._plan.layers, groups)
+
+            from solo_trio.runtimes.zygote import serve as serve_zygote
+
+            serve_zygote(control, bell, self._plan)
+        except BaseException:  # noqa: BLE001 - the kernel has no other way to learn why
+            report = json.dumps({"failed": traceback.format_exc()[-4000:]}).encode()
+            with contextlib.suppress(OSError):
+                socket.socket(fileno=control).send(report)
+            os._exit(1)

@@ -1,0 +1,241 @@
+"""The kernel's end of the ancestor. Owns: executing it, what it found out, asking it for keepers. Never: knows a service."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from attrs import define, field, frozen
+
+import solo_trio
+from solo_trio.errors import Faulted
+from solo_trio.runtimes import boot
+from solo_trio.runtimes.sandbox.layers import Layers
+
+START_S_MAX: Final = 60.0
+FORK_S_MAX: Final = 30.0
+"""From asking for a keeper until its answer."""
+EXIT_S_MAX: Final = 5.0
+PACKET_BYTES_MAX: Final = 256 * 1024
+_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+_DEPENDENCIES: Final = ("trio", "attrs", "attr", "orjson", "outcome", "sniffio", "sortedcontainers", "idna")
+
+
+@frozen
+class Confinement:
+    """What every sandbox of one kernel has in common.
+
+    `mount`: a directory of the kernel's that the new roots may cover; `hidden`: what no service may see wherever it lies;
+    `packages`: directories that services import from before the kernel's own; `without`: layers to do without.
+    """
+
+    mount: Path
+    hidden: tuple[Path, ...] = ()
+    packages: tuple[Path, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+@define
+class _Request:
+    answered: trio.Event = field(factory=trio.Event)
+    keeper: tuple[int, int] | None = None
+    refusal: str = "the ancestor of all zygotes died"
+    abandoned: bool = False
+
+
+class Ancestor:
+    """A running ancestor; `dead` once nothing can be forked from it any more, `gone` once it was reaped.
+
+    Zygotes outlive it.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        self.dead = trio.Event()
+        self.gone = trio.Event()
+        self.layers = Layers()
+        self.unreachable: tuple[str, ...] = ()
+        """What services are to read and cannot, as they have another uid."""
+        self._process = process
+        self._control = control
+        self._ready = trio.Event()
+        self._failure = "it ended without a word"
+        self._next = 1
+        self._requests: dict[int, _Request] = {}
+        self._sending = trio.Lock()
+
+    @classmethod
+    async def start(cls, confinement: Confinement) -> Ancestor:
+        """Until it can fork. Raises `Faulted("runtime_unavailable")`."""
+        if not sys.executable:
+            raise Faulted("runtime_unavailable", "sys.executable is empty: there is no Python to start services with")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            with theirs:
+                # In a thread, as it blocks until the exec. So PDEATHSIG, which fires when that thread ends, is no way to end
+                # it: the end of its socket is.
+                process = await trio.to_thread.run_sync(_execute, theirs.fileno(), confinement)
+        except OSError as error:
+            ours.close()
+            raise Faulted("runtime_unavailable", f"cannot start the ancestor of zygotes: {error}") from error
+        except BaseException:
+            ours.close()
+            raise
+        found = cls(process, ours)
+        trio.lowlevel.spawn_system_task(found._serve, name="ancestor")
+        try:
+            with trio.move_on_after(START_S_MAX):
+                await found._ready.wait()
+        finally:
+            if not found._ready.is_set():
+                found.close()
+        if found.dead.is_set() or not found._ready.is_set():
+            raise Faulted("runtime_unavailable", f"the ancestor of zygotes did not start: {found._failure}")
+        return found
+
+    async def keeper(self, control: int, lock: int, groups: Sequence[str]) -> tuple[int, int]:
+        """Fork a keeper with these descriptors, which stay the caller's; its pid and pidfd. Raises `Faulted`."""
+        number, self._next = self._next, self._next + 1
+        request = self._requests[number] = _Request()
+        sent = False
+        try:
+            with trio.move_on_after(FORK_S_MAX):
+                await self._send(json.dumps({"tenant": number, "groups": list(groups)}).encode(), (control, lock))
+                sent = True
+                await request.answered.wait()
+            if not request.answered.is_set():
+                request.abandoned = sent
+                request.refusal = f"it did not answer within {FORK_S_MAX:g} s"
+                self.close()
+        except (OSError, trio.ClosedResourceError):
+            pass  # it died; `request` says so already
+        except trio.Cancelled:
+            request.abandoned = sent and not request.answered.is_set()
+            if request.keeper is not None:
+                os.close(request.keeper[1])  # it ends by itself: its control socket is closed
+            raise
+        finally:
+            if not request.abandoned:
+                self._requests.pop(number, None)
+        if request.keeper is None:
+            raise Faulted("runtime_unavailable", f"cannot start a zygote: {request.refusal}")
+        return request.keeper
+
+    def close(self) -> None:
+        """End it; what was forked from it stays."""
+        if self._control.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)
+
+    async def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
+        async with self._sending:
+            while True:
+                try:
+                    socket.send_fds(self._control, [packet], descriptors)
+                    return
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._control)
+
+    async def _serve(self) -> None:
+        try:
+            await self._receive()
+        except Exception as error:  # noqa: BLE001 - a garbled packet costs this process, never the run that system tasks end
+            self._failure = f"{type(error).__name__}: {error}"
+        finally:
+            self.dead.set()
+            self._ready.set()
+            for request in self._requests.values():
+                request.answered.set()
+            self._requests.clear()
+            trio.lowlevel.notify_closing(self._control)
+            self._control.close()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._bury)
+            self.gone.set()
+
+    def _bury(self) -> None:
+        try:
+            self._process.wait(EXIT_S_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    async def _receive(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._control)
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._control, PACKET_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                return
+            if not data:
+                return
+            self._take(json.loads(data), descriptors)
+
+    def _take(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        match message:
+            case {"ready": _, "plan": {"layers": dict(layers)}, "unreachable": list(unreachable)}:
+                self.layers = Layers(**layers)
+                self.unreachable = tuple(unreachable)
+                self._ready.set()
+            case {"failed": str(report)}:
+                self._failure = report
+            case {"keeper": int(number), "pid": int(pid)} if descriptors:
+                request = self._requests[number]
+                request.keeper = (pid, descriptors[0])
+                request.answered.set()
+                if request.abandoned:
+                    os.close(descriptors[0])
+                    del self._requests[number]
+            case {"keeper": int(number), "pid": _}:
+                self._refuse(number, "no descriptor is left for its pidfd")
+            case {"refused": int(number), "reason": str(reason)}:
+                self._refuse(number, reason)
+            case _:
+                raise ValueError(f"unknown packet {message!r}")
+
+    def _refuse(self, number: int, reason: str) -> None:
+        request = self._requests[number]
+        request.refusal = reason
+        request.answered.set()
+        if request.abandoned:
+            del self._requests[number]
+
+
+def _execute(control: int, confinement: Confinement) -> subprocess.Popen[bytes]:
+    package = os.path.dirname(os.path.abspath(solo_trio.__file__))
+    settings = {
+        "package": package,
+        "paths": [*map(str, confinement.packages), *_dependency_paths()],
+        "control": control,
+        "sandbox": {
+            "mount": str(confinement.mount),
+            "hidden": [str(path) for path in confinement.hidden],
+            "without": list(confinement.without),
+        },
+    }
+    return subprocess.Popen(
+        [sys.executable, "-I", "-B", os.path.abspath(boot.__file__), json.dumps(settings)],
+        env=_ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        pass_fds=(control,),
+        start_new_session=True,
+    )
+
+
+def _dependency_paths() -> list[str]:
+    """Where this process found what the zygote imports, in case that is not where a plain Python looks."""
+    files = [sys.modules[name].__file__ for name in _DEPENDENCIES if name in sys.modules]
+    return list(dict.fromkeys(os.path.dirname(os.path.dirname(os.path.abspath(file))) for file in files if file))

@@ -8,7 +8,14 @@ from typing import Any, Final
 import click
 
 from solo_trio import __version__
-from solo_trio.cli import life_commands, local_commands, offline_commands, service_commands, system_commands
+from solo_trio.cli import (
+    environment_commands,
+    life_commands,
+    local_commands,
+    offline_commands,
+    service_commands,
+    system_commands,
+)
 from solo_trio.cli.options import DATA, FILE, HOST
 from solo_trio.cli.showing import ignore_output
 
@@ -108,5 +115,6 @@ for command in (
     *system_commands.COMMANDS,
     *local_commands.COMMANDS,
     *offline_commands.COMMANDS,
+    *environment_commands.COMMANDS,
 ):
     solo.add_command(command)

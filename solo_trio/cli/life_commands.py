@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,12 +151,28 @@ def versions(place: Place, service_id: str, source: int | None) -> None:
         show_json(answer)
         return
     show_table(
-        ("VERSION", "CURRENT", "AT", "DIGEST"),
+        ("VERSION", "CURRENT", "AT", "DIGEST", "FILES"),
         [
-            (each["version"], "yes" if each["current"] else None, each["at"], (each["digest"] or "")[:DIGEST_SHOWN])
+            (
+                each["version"],
+                "yes" if each["current"] else None,
+                each["at"],
+                (each["digest"] or "")[:DIGEST_SHOWN],
+                len(each["files"]) if each["files"] is not None else None,
+            )
             for each in answer["versions"]
         ],
     )
+
+
+def _show_archive(version: dict[str, Any]) -> None:
+    """The archive itself for a file or `solo deploy -`; at a terminal, what is in it."""
+    if not sys.stdout.isatty():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(base64.b64decode(version["source"]))
+        return
+    show_table(("BYTES", "FILE"), [(each["size_bytes"], each["path"]) for each in version["files"]])
+    note("this is an archive: > FILE.zip writes it to a file")
 
 
 def _show_source(place: Place, service_id: str, number: int, known: list[dict[str, Any]]) -> None:
@@ -167,6 +184,8 @@ def _show_source(place: Place, service_id: str, number: int, known: list[dict[st
         show_json(found)
     elif found["source"] is None:
         raise Rejected("invalid_field", f"version {number} of {service_id} is not deployed from text: it has no source")
+    elif found["format"] == "python_zip":
+        _show_archive(found)
     else:
         show_text(found["source"])
 

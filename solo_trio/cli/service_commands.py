@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from solo_trio.cli.following import Told, following
-from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, LIMIT, RESTART, SERVICE, SOURCE, WINDOW, for_tenant
+from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, LIMIT, PROGRAM, RESTART, SERVICE, WINDOW, for_tenant
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table, show_text
 from solo_trio.cli.texts import argument
 from solo_trio.errors import Rejected
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from solo_trio.cli.session import Place
 
 PAGE: Final = 1_000
+ARCHIVE_BEGINS: Final = (b"PK\3\4", b"PK\5\6")
 DIGEST_SHOWN: Final = 12
 STATUSES: Final = ["starting", "ready", "restarting", "paused", "stopping", "stopped", "given_up"]
 LEVELS: Final = ["debug", "info", "warning", "error", "critical"]
@@ -29,7 +30,7 @@ _HIDDEN: Final = "\0"
 
 
 @click.command()
-@click.argument("file", type=SOURCE)
+@click.argument("file", type=PROGRAM)
 @click.option("--id", "service_id", required=True, help="The service's id.", shell_complete=SERVICE)
 @click.option("--replace", is_flag=True, help="In the place of one that is there; it comes back if this one fails.")
 @click.option("--restart", type=RESTART, help="After which ends to restart.")
@@ -46,6 +47,7 @@ _HIDDEN: Final = "\0"
     shell_complete=SERVICE,
     help="A service that must be ready before it starts; any number of times.",
 )
+@click.option("--environment", metavar="NAME", help="The packages that it finds: one that solo env list shows.")
 @click.option(
     "--if-match", type=click.IntRange(0), metavar="REVISION", help="Replace only what still has this revision."
 )
@@ -62,10 +64,14 @@ def deploy(
     max_seconds: float | None,
     limits: tuple[tuple[str, float], ...],
     depends_on: tuple[str, ...],
+    environment: str | None,
     if_match: int | None,
     no_wait: bool,
 ) -> None:
-    """Deploy FILE, a Python module (- is standard input), and wait until it runs."""
+    """Deploy FILE, a Python module (- is standard input), and wait until it runs.
+
+    FILE may be a directory or a zip archive with a service.py in it, and further modules and data.
+    """
     given = {"max_restarts": max_restarts, "max_seconds": max_seconds}
     restart_limits = {name: value for name, value in given.items() if value is not None}
     code = _source(file)
@@ -78,6 +84,7 @@ def deploy(
             limits=dict(limits) or None,
             config=config,
             depends_on=depends_on or None,
+            environment=environment,
             replace=replace,
             wait=not no_wait,
             if_match=if_match,
@@ -90,9 +97,16 @@ def deploy(
         )
 
 
-def _source(file: Path) -> str:
+def _source(file: Path) -> str | bytes:
+    """The text of a module, or the bytes of an archive."""
+    if file.is_dir():
+        from solo_trio.client import pack
+
+        return pack(file)
     with click.open_file(str(file), "rb") as opened:
         content: bytes = opened.read()
+    if content.startswith(ARCHIVE_BEGINS):
+        return content
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -156,6 +170,7 @@ def status(place: Place, service_id: str) -> None:
             ("held", "yes: it starts with solo resume" if answer.get("held") else None),
             ("depends on", ", ".join(spec.get("depends_on") or ()) or None),
             ("waiting for", ", ".join(answer.get("waiting_for") or ()) or None),
+            ("environment", spec.get("environment")),
             ("config", json.dumps(spec["config"]) if spec["config"] else None),
         ]
     )

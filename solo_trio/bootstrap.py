@@ -33,8 +33,9 @@ from solo_trio.model.capability import GrantSystem, system_capability
 from solo_trio.model.system import StartSystem
 from solo_trio.operations.caller import SYSTEM_SCOPE, System
 from solo_trio.operations.settings import Settings
-from solo_trio.runtimes.environments import DIRECTORY, Environments
+from solo_trio.runtimes.environments import DIRECTORY as ENVIRONMENTS_DIRECTORY
 from solo_trio.runtimes.environments import ENVIRONMENTS_MAX as ENVIRONMENTS_MAX
+from solo_trio.runtimes.environments import Environments as Environments
 from solo_trio.runtimes.environments import read_environment as read_environment
 from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
 from solo_trio.runtimes.sandbox.system import PR_SET_DUMPABLE, prctl
@@ -117,7 +118,7 @@ def harden_process() -> None:
 
 def environments_of(data: Path) -> Environments:
     """The environments of the data directory `data`, which need not exist."""
-    return Environments(data / DIRECTORY)
+    return Environments(data / ENVIRONMENTS_DIRECTORY)
 
 
 def storage_library() -> tuple[str, str | None]:

@@ -34,7 +34,8 @@ async def test_replaced_the_new_version_answers_and_the_old_process_is_gone(tena
     assert [(each["version"], each["current"]) for each in versions] == [(1, False), (2, True)]
     assert versions[0]["source"] == VERSION.format(which=1).strip("\n") or "which" in versions[0]["source"]
     assert all(
-        RFC3339.fullmatch(each["at"]) and each.keys() == {"version", "digest", "at", "current", "source"}
+        RFC3339.fullmatch(each["at"])
+        and each.keys() == {"version", "digest", "at", "current", "format", "source", "files"}
         for each in versions
     )
     assert (await tenant.ok("DELETE", "/services/calc"))["status"] == "stopped"

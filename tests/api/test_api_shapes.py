@@ -19,6 +19,7 @@ SERVICE = {
     "revision",
     "ready_since",
     "isolation",
+    "environment",
 }
 STATUS = SERVICE | {"spec", "generation", "held", "waiting_for", "uptime_s", "usage", "limits", "events", "last_crash"}
 LOG_ENTRY = {"id", "at", "level", "service_id", "generation", "stream", "message", "fields"}

@@ -18,6 +18,7 @@ import attrs
 import click
 
 from solo_trio.cli.commands import solo
+from solo_trio.hardening import RULES, Rule
 from solo_trio.model import codec  # noqa: F401  (fills KINDS)
 from solo_trio.model.event import KINDS
 from solo_trio.model.limits import DEFAULT_LIMITS, RANGES, WHOLE, Limits
@@ -226,6 +227,25 @@ def number(value: float | None) -> str:
     return "none" if value is None else f"{value:,.10g}"
 
 
+# -- rules of the analyser
+
+EXAMPLE_LINES_MAX: Final = 20
+
+
+def rules() -> str:
+    return "\n".join(_rule(each) for each in RULES)
+
+
+def _rule(each: Rule) -> str:
+    levels = " or ".join(each.levels)
+    lines = [f"## `{each.id}`\n", f"{each.title} ({levels}).\n", f"**Why:** {each.why}\n"]
+    lines.append(f"**What to do:** {each.remedy}\n")
+    if each.example.count("\n") <= EXAMPLE_LINES_MAX:
+        lines.append(f"Found:\n\n```python\n{each.example}```\n")
+        lines.append(f"Better:\n\n```python\n{each.better}```\n")
+    return "\n".join(lines)
+
+
 # -- changes
 
 
@@ -247,5 +267,6 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "operations": operations,
     "commands": commands,
     "limits": limits,
+    "rules": rules,
     "changes": changes,
 }

@@ -95,18 +95,23 @@ def config_check(file: Path | None, data: Path | None, as_json: bool) -> int:
 def check(file: Path, as_json: bool) -> int:
     """Look for mistakes in FILE, a service's module (- is standard input), without running it; exit 1 if there are errors.
 
-    This is advice: what it finds is wrong or doubtful, what it does not find may be wrong all the same.
+    A deployment finds the same, and tells or refuses it as the tenant's hardening says. This is advice: what it does not find
+    may be wrong all the same, and the sandbox is the boundary.
     """
     from solo_trio.cli.checking import check_source
+    from solo_trio.cli.findings import where
 
     with click.open_file(str(file), "rb") as opened:
         report = check_source(opened.read())
     if as_json:
         show_json({"file": str(file), **report.document()})
         return 0 if report.ok else 1
-    for finding in report.findings:
-        where = f"{file}:{finding.line}" if finding.line else str(file)
-        show_line(f"{where}: {finding.severity}: {finding.says}")
+    if report.findings:
+        rows = [
+            (where(each.document(), str(file)), each.level, each.rule, each.what, each.remedy)
+            for each in report.findings
+        ]
+        show_table(("WHERE", "LEVEL", "RULE", "FOUND", "WHAT TO DO"), rows)
     if report.ok:
         exports = ", ".join(report.exports) or "nothing"
         show_line(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from solo_trio.cli.findings import finding_lines
 from solo_trio.cli.following import Told, following
 from solo_trio.cli.options import DURATION, JSON_OBJECT, KEYWORD, LIMIT, PROGRAM, RESTART, SERVICE, WINDOW, for_tenant
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table, show_text
@@ -95,6 +96,8 @@ def deploy(
         show_line(
             f"{service_id} {answer['status']}: version {answer['version']}, digest {answer['digest'][:DIGEST_SHOWN]}"
         )
+        for line in finding_lines(answer.get("findings", []), str(file)):
+            note(line)
 
 
 def _source(file: Path) -> str | bytes:

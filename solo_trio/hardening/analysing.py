@@ -7,14 +7,18 @@ import warnings
 from collections.abc import Iterable
 from typing import Final
 
-from solo_trio.hardening.finding import FINDINGS_MAX, LEVELS, Finding, Found, Rule
+from attrs import evolve
+
+from solo_trio.hardening.finding import FINDINGS_MAX, LEVELS, Finding, Found, Rule, shown
 from solo_trio.hardening.module import Module, TooManyNodes
 from solo_trio.hardening.rules import RULES
 from solo_trio.hardening.rules.readable import SYNTAX, TOO_LARGE
 
-ANALYSED_BYTES_MAX: Final = 262_144
-"""A tree takes a thousand times the memory of its source, and a second for so much of it."""
-NODES_MAX: Final = 300_000
+ANALYSED_BYTES_MAX: Final = 131_072
+"""A tree takes a thousand times the memory of its source, and some seconds for so much of it."""
+NODES_MAX: Final = 150_000
+MODULES_BYTES_MAX: Final = 262_144
+"""Of all modules of an archive together."""
 
 
 def analyse(source: str | bytes, *, rules: Iterable[Rule] = RULES) -> list[Finding]:
@@ -49,6 +53,24 @@ def analyse_tree(tree: ast.Module, *, rules: Iterable[Rule] = RULES) -> list[Fin
     return _bounded(found)
 
 
+def analyse_modules(modules: Iterable[tuple[str, bytes]]) -> list[Finding]:
+    """What is found in the modules of an archive, each with its path, as long as they are not too many bytes."""
+    found: list[Finding] = []
+    looked_at = 0
+    for path, source in modules:
+        looked_at += len(source)
+        if looked_at > MODULES_BYTES_MAX:
+            rest = _whole(TOO_LARGE, f"from here on it is not looked at: {MODULES_BYTES_MAX} bytes are")
+            return _bounded([*found, evolve(rest, file=shown(path))])
+        found += (evolve(each, file=shown(path)) for each in analyse(source))
+    return _bounded(found)
+
+
+def not_analysed(why: str) -> list[Finding]:
+    """The one finding about a source that nobody could look at."""
+    return [_whole(TOO_LARGE, f"it could not be looked at: {why}")]
+
+
 def _whole(rule: Rule, what: str) -> Finding:
     return rule.finding(Found(ast.Pass(), "error", what))
 
@@ -56,7 +78,7 @@ def _whole(rule: Rule, what: str) -> Finding:
 def _bounded(found: list[Finding]) -> list[Finding]:
     """The worst, by line."""
     worst = sorted(found, key=lambda each: LEVELS.index(each.level))
-    kept = sorted(worst[:FINDINGS_MAX], key=lambda each: (each.line or 0, each.column or 0, each.rule))
+    kept = sorted(worst[:FINDINGS_MAX], key=lambda each: (each.file or "", each.line or 0, each.column or 0, each.rule))
     left = len(found) - len(kept)
     if left:
         last = TOO_LARGE.finding(Found(ast.Pass(), "note", f"{left} more were found, and left out"))

@@ -22,7 +22,7 @@ SHOWN_CHARACTERS_MAX: Final = 80
 
 @frozen
 class Finding:
-    """One thing found. `line` counts from 1 and `column` from 1; None where it is about the whole source."""
+    """One thing found. `line` and `column` count from 1, None where it is about the whole source; `file`: of an archive."""
 
     rule: str
     level: Level
@@ -31,6 +31,7 @@ class Finding:
     what: str
     why: str
     remedy: str
+    file: str | None = None
 
     def document(self) -> dict[str, Any]:
         return asdict(self)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from attrs import frozen
 
 from solo_trio.errors import Faulted, Rejected
+from solo_trio.hardening.finding import Finding
 from solo_trio.model import service_events as ev
 from solo_trio.model.dependencies import check_dependencies, dependents, hopeless
 from solo_trio.model.event import Decision, Event, Now, Proposed
@@ -57,6 +58,10 @@ class Deploy:
     revision: int | None = None
     services_max: int = SERVICES_MAX
     services_per_tenant_max: int = SERVICES_PER_TENANT_MAX
+    hardening: str = "warn"
+    """The configuration's, for a tenant that has nothing of its own."""
+    findings: tuple[Finding, ...] = ()
+    """What the analyser said about the source."""
     no_room: Faulted | None = None
     """Why the kernel has no room for one more; what is there already is still the answer."""
 
@@ -79,6 +84,8 @@ class Deploy:
             raise _mismatch(existing)
         if self.no_room is not None:
             raise self.no_room
+        if (tenant.hardening or self.hardening) == "refuse":
+            self._check_findings()
         if existing is None:
             self._check_quotas(state, tenant)
         elif not existing.confirmed:
@@ -93,6 +100,18 @@ class Deploy:
             (Proposed(intent, tenant.tenant_id, tenant.incarnation, self.service_id),),
             attachments,
             Accepted(event_id, event_id),
+        )
+
+    def _check_findings(self) -> None:
+        errors = [each for each in self.findings if each.level == "error"]
+        if not errors:
+            return
+        first = errors[0]
+        where = "" if first.line is None else f" in line {first.line}"
+        raise Rejected(
+            "code_refused",
+            f"mend what was found and deploy again; the first of {len(errors)}{where}: {first.what} ({first.rule})",
+            findings=[each.document() for each in self.findings],
         )
 
     def _check_quotas(self, state: KernelState, tenant: TenantState) -> None:

@@ -22,6 +22,7 @@ from solo_trio.model.service_requests import Accepted, Deploy
 from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.operations.archives import check_source, source_of
 from solo_trio.operations.caller import Caller
+from solo_trio.operations.findings import findings_of
 from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, event_of, outcome, version_view
 from solo_trio.operations.table import Answer, body, operation, query
 from solo_trio.operations.views import service_view
@@ -89,6 +90,10 @@ async def deploy_spec(
     settings = caller.system.settings
     spec = evolve(spec.check(), config=_as_json(spec.config))
     await _check_form(caller, spec, source)
+    policy = tenant.hardening or settings.hardening
+    looked_at = spec.entry == "source" and policy != "off"
+    findings = await findings_of(source, spec.format) if looked_at else ()
+    told = {"findings": [each.document() for each in findings]}
     command = Deploy(
         tenant.tenant_id,
         service_id,
@@ -99,6 +104,8 @@ async def deploy_spec(
         revision=caller.revision,
         services_max=settings.max_total,
         services_per_tenant_max=settings.max_per_tenant,
+        hardening=settings.hardening,
+        findings=findings,
         no_room=caller.core.pressure.check_room(),
     )
     with caller.core.hub.follow(tenant.tenant_id, service_id) as follow:
@@ -107,12 +114,12 @@ async def deploy_spec(
         if isinstance(reply, Accepted) and not reply.changed:
             service = find_service(caller.core.loop.state, tenant.tenant_id, service_id)
             if service.confirmed:
-                return Answer(service_view(tenant.tenant_id, service), revision=service.revision)
+                return Answer(service_view(tenant.tenant_id, service) | told, revision=service.revision)
         if not wait:
             intent = await event_of(caller, deployment)
             assert isinstance(intent, ev.ServiceDeploymentStarted)
             view = version_view(caller, service_id, intent, deployment, status="starting")
-            return Answer(view, 202, revision=deployment)
+            return Answer(view | told, 202, revision=deployment)
         record = await outcome(
             caller,
             follow,
@@ -128,7 +135,8 @@ async def deploy_spec(
     if isinstance(record.event, ev.ServiceDeploymentFailed):
         raise _start_failed(record.event, await _restored(caller, deployment))
     if isinstance(record.event, ev.ServiceDeployed):
-        return Answer(version_view(caller, service_id, record.event, deployment), 201, revision=deployment)
+        view = version_view(caller, service_id, record.event, deployment)
+        return Answer(view | told, 201, revision=deployment)
     raise Rejected("service_deleted", "it was deleted while it started; deploy it again if it is still wanted")
 
 

@@ -64,7 +64,7 @@ _OF_START: Final = frozenset(
 _OWN_CODES: Final[dict[str, frozenset[str]]] = {
     "deploy": _OF_START
     | {"archive_refused", "environment_not_found", "environment_unusable"}
-    | {"service_exists", "dependency_not_found", "dependency_cycle"},
+    | {"code_refused", "service_exists", "dependency_not_found", "dependency_cycle"},
     "restart_service": _OF_START | {"wrong_status", "service_not_running"},
     "resume_service": _OF_START | {"wrong_status", "service_not_running"},
     "delete_service": frozenset(("service_required", "service_stopping")),

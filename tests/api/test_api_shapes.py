@@ -46,6 +46,7 @@ async def test_deploy(tenant: Client) -> None:
         "digest": hashlib.sha256(CALC.encode()).hexdigest(),
         "status": "ready",
         "revision": revision,
+        "findings": [],
     }
     assert type(revision) is int
     assert response.headers["etag"] == f'"{revision}"'

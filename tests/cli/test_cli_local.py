@@ -18,6 +18,7 @@ from solo_trio.cli import doctor, machine
 from solo_trio.cli.checking import Report, check_source
 from solo_trio.cli.running import run
 from solo_trio.configuration import table
+from solo_trio.hardening import FINDINGS_MAX
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -271,14 +272,14 @@ WARNINGS = {
 def test_what_is_wrong_is_an_error(text: str) -> None:
     report = check(text)
     assert not report.ok
-    assert any(ERRORS[text] in each.says for each in report.findings if each.severity == "error"), report
+    assert any(ERRORS[text] in each.what for each in report.findings if each.level == "error"), report
 
 
 @pytest.mark.parametrize("text", list(WARNINGS))
 def test_what_is_doubtful_is_a_warning(text: str) -> None:
     report = check(text)
     assert report.ok
-    assert any(WARNINGS[text] in each.says for each in report.findings), report
+    assert any(WARNINGS[text] in each.what for each in report.findings), report
 
 
 @pytest.mark.parametrize(
@@ -301,8 +302,8 @@ def test_what_may_be_is_left_alone(text: str) -> None:
 
 def test_bytes_that_are_no_text() -> None:
     assert check(b"a = 1\n\xff").findings[0].line == 2
-    assert "make it shorter" in check(b"#" * (1 << 21)).findings[0].says
-    assert len(check(S + "@service.export()\ndef f(): pass\n" * 500).findings) == 100
+    assert "a service may have" in check(b"#" * (1 << 21)).findings[0].what
+    assert len(check(S + "@service.export()\ndef f(): pass\n" * 500).findings) == FINDINGS_MAX
 
 
 def test_check_as_a_command(command: Run, tmp_path: Path) -> None:
@@ -319,16 +320,26 @@ def test_check_as_a_command(command: Run, tmp_path: Path) -> None:
         "main": True,
     }
     source.write_text("\n\ndef main(ctx): pass\n")
-    assert command("check", source)[:2] == (
-        1,
-        f"{source}:3: error: main must be an async function: async def main(ctx)\n",
-    )
+    code, out, _ = command("check", source)
+    assert (code, [line.split("  ") for line in out.splitlines()][1][0]) == (1, f"{source}:3:1")
+    assert "main must be an async function  Write async def main(ctx)." in out
     assert json.loads(command("check", source, "--json")[1])["findings"][0]["line"] == 3
     for wrong in ([], [tmp_path / "none"], [tmp_path], [source, source], [""]):
         assert command("check", *wrong)[0] == 2
+    source.write_text("import os\n\nasync def main(ctx):\n    os.system('ls')\n    open('a')\n")
+    code, out, _ = command("check", source)
+    [header, first, second] = out.splitlines()
+    assert (code, header.split()) == (1, ["WHERE", "LEVEL", "RULE", "FOUND", "WHAT", "TO", "DO"])
+    assert first.startswith(f"{source}:4:5  error    process_use    os.system starts another process  ")
+    assert second.startswith(f"{source}:5:5  warning  blocking_call  open blocks, in an async function ")
+    [first, second] = json.loads(command("check", source, "--json")[1])["findings"]
+    assert (first["rule"], first["level"], first["line"], first["column"]) == ("process_use", "error", 4, 5)
+    source.write_text("async def main(ctx):\n    open('a')\n")
+    code, out, _ = command("check", source)
+    assert code == 0 and out.splitlines()[-1].startswith(f"{source}: no errors found;"), "warnings are no failure"
     piped = solo("check", "-", text="x = (\n")
     assert (piped.returncode, piped.stderr) == (1, "")
-    assert piped.stdout.startswith("-:1: error: the syntax is wrong")
+    assert piped.stdout.splitlines()[1].startswith("-:1:5  error  syntax  the syntax is wrong")
 
 
 def test_check_runs_nothing(command: Run, tmp_path: Path) -> None:

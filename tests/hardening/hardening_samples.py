@@ -14,7 +14,7 @@ BAD: dict[str, list[str]] = {
         "\ud800",
         "return = 1",
     ],
-    "too_large": ["#" * 300_000],
+    "too_large": ["#" * 200_000],
     "process_use": [
         "import os\nos.system('ls')",
         "import os as o\no.fork()",
@@ -142,7 +142,7 @@ BAD: dict[str, list[str]] = {
 
 GOOD: dict[str, list[str]] = {
     "syntax": ["", "x = '\\d'", "1if 1else 2", "#" * 1000, "x = 1\r\ny = 2\r"],
-    "too_large": ["#" * 200_000],
+    "too_large": ["#" * 100_000],
     "process_use": [
         "import os\nos.getpid()",
         "import os\nos.path.join('a')",

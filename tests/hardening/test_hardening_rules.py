@@ -63,6 +63,7 @@ def test_lines_and_columns_count_from_one() -> None:
         "what": "os.system starts another process",
         "why": BY_ID["process_use"].why,
         "remedy": BY_ID["process_use"].remedy,
+        "file": None,
     }
     [finding] = analyse("x = 1\ndef f(:\n")
     assert (finding.rule, finding.line) == ("syntax", 2)

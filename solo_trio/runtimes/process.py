@@ -109,6 +109,8 @@ class ProcessRuntime:
             raise Faulted("runtime_unavailable", "the runtime was closed")
         if launch.entry != "source":
             raise Faulted("runtime_unavailable", f"a process runs deployed source, not {launch.entry!r}")
+        if launch.environment is not None:  # never without the packages that it asks for
+            raise Faulted("runtime_unavailable", "services cannot be started on an environment yet: deploy it without one")
         self._prepare()
         greeting = greet(launch)
         sandbox = await self._sandbox(launch)

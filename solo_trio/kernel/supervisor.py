@@ -29,6 +29,8 @@ from solo_trio.ports import Launch, LogSink, Running
 
 STORAGE_RETRY_S: Final = 1.0
 START_LIMIT_ALL: Final = 64
+WATCHED_LIMITS: Final = frozenset({"memory_mb", "cpu_seconds"})
+"""What the monitor kills for: lowered, they count at once even where the runtime cannot change them."""
 CPU_SIGNAL: Final = "SIGXCPU"
 """What ends a process that has used its processor time up before a sample has seen it."""
 SUPERVISED_LIMITS: Final = frozenset({"start_timeout_s", "stop_timeout_s"})
@@ -63,6 +65,8 @@ class ServiceSupervisor:
         self._delayed_until: tuple[int, float] | None = None
         self._limits = Limits()
         """What counts for `running`."""
+        self._enforced = Limits()
+        """What the runtime itself holds it to."""
         self._later: dict[str, float] = {}
         """What was tried to be changed for it and cannot be."""
         self._log: LogSink | None = None
@@ -158,6 +162,11 @@ class ServiceSupervisor:
             return frozenset(changed)
         asked = {name: wanted[name] for name in changed if self._later.get(name) != wanted[name]}
         done = self.running.adjust(asked) if asked else frozenset()
+        self._enforced = evolve(self._enforced, **{name: wanted[name] for name in done})
+        enforced = self._enforced.given()
+        lower = {name for name in changed & WATCHED_LIMITS if wanted[name] <= enforced.get(name, math.inf)}
+        if lower - done and self.running.usage():  # the monitor sees to it, if nothing else can
+            done |= lower
         self._limits = evolve(self._limits, **{name: wanted[name] for name in done})
         self._later = {name: wanted[name] for name in changed - done}
         return frozenset(self._later)
@@ -178,7 +187,9 @@ class ServiceSupervisor:
                 return
             self._generation, self._epoch = generation, service.epoch
             self._later, self._breach = {}, None
-            self._limits = limits = effective(service.spec.limits, self._core.ceiling_of(self._tenant_id))
+            self._enforced = self._limits = limits = effective(
+                service.spec.limits, self._core.ceiling_of(self._tenant_id)
+            )
             failure = await self._run_unless_unwanted(service, limits, nursery)
             if failure is not None:
                 await self._report_end(failure, timed_out=False)

@@ -239,6 +239,19 @@ class Group:
                     return int(count) > 0
         return False
 
+    def throttled_s(self) -> float | None:
+        """How long its share of the processor held it back; None: nobody does."""
+        path = self.paths.get("cpu")
+        if path is None:
+            return None
+        unit, per_s = ("throttled_time", 1e9) if self.version == 1 else ("throttled_usec", 1e6)
+        with contextlib.suppress(OSError, ValueError):
+            for line in (path / "cpu.stat").read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == unit:
+                    return int(count) / per_s
+        return None
+
     def close(self) -> None:
         """Remove it; nothing may be in it. What stays is the keeper's."""
         for path in dict.fromkeys(self.paths.values()):

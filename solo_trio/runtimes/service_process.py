@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.policy.bucket import Bucket
-from solo_trio.ports import Ending, Launch
+from solo_trio.ports import Breach, Ending, Launch
 from solo_trio.runtimes import procfs, rlimits, wire
 from solo_trio.runtimes.fence import reason_of
 from solo_trio.runtimes.judge import Evidence, judge
@@ -109,6 +109,8 @@ class ServiceProcess:
         self.ending: Ending | None = None
         self.pid = spawned.pid
         self._inherited = procfs.inherited(spawned.pid)
+        self._shares_cpu = "cpu_percent" in launch.limits
+        """Then it is worth a look whether it is held to that."""
         self._launch = launch
         self._sandbox = sandbox
         self._pidfd = spawned.pidfd
@@ -176,6 +178,7 @@ class ServiceProcess:
         if self._exited:
             return frozenset()
         done = rlimits.adjust(self.pid, limits) | self._sandbox.group.adjust(limits)
+        self._shares_cpu = self._shares_cpu or "cpu_percent" in done
         calls_max = limits.get("calls_in_flight")
         if calls_max is not None and calls_max <= self._calls_greeted:
             self._calls_max = int(calls_max)
@@ -184,7 +187,11 @@ class ServiceProcess:
 
     def usage(self) -> dict[str, float]:
         """See `ports.Running.usage`."""
-        return {} if self._exited else procfs.usage(self.pid, self._inherited)
+        if self._exited:
+            return {}
+        found = procfs.usage(self.pid, self._inherited)
+        throttled_s = self._sandbox.group.throttled_s() if found and self._shares_cpu else None
+        return found if throttled_s is None else found | {"throttled_s": throttled_s}
 
     # -- its life
 
@@ -229,12 +236,11 @@ class ServiceProcess:
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
         self._queued.clear()
-        if not self._killed and self._sandbox.group.ran_out_of_memory():
-            most = self._launch.limits.get("memory_mb")
-            self._fault = self._fault or f"it was killed: it used more memory than its memory_mb of {most:g}"
         self.ending = judge(
             Evidence(self._exit.status, self._last_word, self._killed, self._stop_requested, self._fault)
         )
+        if not self._killed and self._sandbox.group.ran_out_of_memory():
+            self.ending = evolve(self.ending, kind="crashed", breach=Breach("memory_mb"))  # the supervisor says it in words
         self._sandbox.release()
         self.ended.set()
         for pending in self._calls.values():

@@ -15,7 +15,8 @@ from solo_trio.ports import MachineState
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _AVAILABLE: Final = re.compile(rb"^MemAvailable:\s*(\d+) kB", re.MULTILINE)
-_CGROUPS: Final = Path("/sys/fs/cgroup")
+GROUPS_ROOT: Final = Path("/sys/fs/cgroup")
+OWN_GROUPS: Final = Path("/proc/self/cgroup")
 UNLIMITED: Final = 1 << 60
 """A limit as high as this is none (cgroup v1 says so with a number)."""
 
@@ -33,14 +34,14 @@ class OwnProcess:
     def _read(self) -> MachineState:
         disk = os.statvfs(self.data)
         fds_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        available = [found for found in (_machine_available(), _group_available()) if found is not None]
+        available = [found for found in (_machine_available(), group_available()) if found is not None]
         return MachineState(
             rss_bytes=int(_text("/proc/self/statm").split()[1]) * _PAGE_BYTES,
             available_bytes=min(available, default=UNLIMITED),
             fds=len(os.listdir("/proc/self/fd")),
             fds_limit=0 if fds_limit == resource.RLIM_INFINITY else fds_limit,
             threads=len(os.listdir("/proc/self/task")),
-            threads_limit=_threads_limit(),
+            threads_limit=threads_limit(),
             free_disk_bytes=disk.f_bavail * disk.f_frsize,
         )
 
@@ -50,11 +51,17 @@ def _machine_available() -> int | None:
     return None if found is None else int(found[1]) * 1_024
 
 
-def _group_available() -> int | None:
+def group_available() -> int | None:
     """What the process's memory control group may still take; what it can give back by itself does not count as taken."""
     group, version = _group("memory")
     if group is None:
         return None
+    groups = [each for each in (group, *group.parents) if each.is_relative_to(GROUPS_ROOT)]  # the limit may be above it
+    found = [free for each in groups if (free := _free_in(each, version)) is not None]
+    return min(found, default=None)
+
+
+def _free_in(group: Path, version: int) -> int | None:
     names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
     limit, used = (_number(group / name) for name in names)
     if limit is None or used is None or limit >= UNLIMITED:
@@ -63,7 +70,7 @@ def _group_available() -> int | None:
     return max(0, limit - used + (int(file_pages[1]) if file_pages else 0))
 
 
-def _threads_limit() -> int:
+def threads_limit() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     group, _ = _group("pids")
     of_group = None if group is None else _number(group / "pids.max")
@@ -73,14 +80,13 @@ def _threads_limit() -> int:
 
 def _group(controller: str) -> tuple[Path | None, int]:
     """The directory of this process's control group that has `controller`, and the version of control groups."""
-    for line in _text("/proc/self/cgroup").decode("utf-8", "replace").splitlines():
-        _, names, path = line.split(":", 2)
+    lines = [line.split(":", 2) for line in _text(OWN_GROUPS).decode("utf-8", "replace").splitlines()]
+    for _, names, path in lines:
         if controller in names.split(","):
-            return _there(_CGROUPS / controller, path), 1
-    for line in _text("/proc/self/cgroup").decode("utf-8", "replace").splitlines():
-        number, _, path = line.split(":", 2)
+            return _there(GROUPS_ROOT / controller, path), 1
+    for number, _, path in lines:
         if number == "0":
-            return _there(_CGROUPS, path), 2
+            return _there(GROUPS_ROOT, path), 2
     return None, 2
 
 

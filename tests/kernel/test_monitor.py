@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import kernel_rig
 import pytest
 import trio
 from attrs import evolve
-from kernel_rig import DEPLOYED, EXIT_1, Plan, PlannedRuntime, history, opened, recorded, story
+from kernel_rig import DEPLOYED, EXIT_1, Plan, PlannedRunning, PlannedRuntime, history, opened, recorded, story
 from trio.testing import MockClock
 
 from solo_trio.embedding import Kernel
@@ -199,6 +200,28 @@ async def test_a_limit_that_is_lowered_counts_for_the_next_sample(autojump_clock
         tenant = await running.tenant("acme")
         await tenant.deploy("web", source="large", limits={"memory_mb": 512})
         await trio.sleep(10)
+        await tenant.update("web", limits={"memory_mb": 128})
+        await recorded(running, "web", "service_crashed")
+    assert await violations(kernel) == [("memory_mb", 200, 128, "kill")]
+
+
+async def test_what_the_runtime_cannot_lower_is_watched_all_the_same(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fixed(PlannedRunning):
+        def adjust(self, limits: Mapping[str, float]) -> frozenset[str]:
+            return frozenset()
+
+    monkeypatch.setattr(kernel_rig, "PlannedRunning", Fixed)
+    kernel = MemoryKernel()
+    async with opened(kernel) as running:
+        with_plans(running, large=[Plan(uses=memory(200)), Plan()])
+        tenant = await running.tenant("acme")
+        await tenant.deploy("web", source="large", limits={"memory_mb": 512, "fds": 100})
+        answer = await tenant.update("web", limits={"memory_mb": 256, "fds": 50})
+        assert answer["applies_at_next_start"] == ["fds"]
+        assert (await tenant.update("web", limits={"memory_mb": 400}))["applies_at_next_start"] == []
+        assert (await tenant.update("web", limits={"memory_mb": 600}))["applies_at_next_start"] == ["memory_mb"]
         await tenant.update("web", limits={"memory_mb": 128})
         await recorded(running, "web", "service_crashed")
     assert await violations(kernel) == [("memory_mb", 200, 128, "kill")]

@@ -66,6 +66,7 @@ def link(environments: Environments, name: str, prefix: Path) -> None:
     _check_new(environments, name)
     found = read_environment(name, prefix)
     _prepare(environments.directory)
+    sweep(environments.directory)
     try:
         (environments.directory / name).symlink_to(found.prefix)
     except FileExistsError:
@@ -86,6 +87,7 @@ def remove(environments: Environments, name: str) -> None:
     except OSError as error:
         raise Faulted("data_unwritable", f"{path} cannot be removed ({error.strerror}): correct it") from error
     shutil.rmtree(gone, ignore_errors=True)
+    sweep(environments.directory)
 
 
 def sweep(directory: Path) -> None:
@@ -173,11 +175,13 @@ def _install(place: Path, requirements: Path, pip_args: Sequence[str], *, quiet:
     command += ["--disable-pip-version-check", "--no-input", "--no-warn-script-location"]
     command += ["--requirement", str(requirements), *pip_args]
     output = subprocess.PIPE if quiet else sys.stderr.fileno()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT) as pip:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    ) as pip:
         try:
             said, _ = pip.communicate()
-        except BaseException:  # it is to be gone before its directory is
-            pip.kill()
+        except BaseException:  # it and all that it started are to be gone before their directory is
+            os.killpg(pip.pid, signal.SIGKILL)
             raise
     if pip.returncode:
         if said:

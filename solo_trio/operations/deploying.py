@@ -91,7 +91,8 @@ async def deploy_spec(
     spec = evolve(spec.check(), config=_as_json(spec.config))
     await _check_form(caller, spec, source)
     policy = tenant.hardening or settings.hardening
-    looked_at = spec.entry == "source" and policy != "off"
+    no_room = caller.core.pressure.check_room()
+    looked_at = spec.entry == "source" and policy != "off" and no_room is None
     findings = await findings_of(source, spec.format) if looked_at else ()
     told = {"findings": [each.document() for each in findings]}
     command = Deploy(
@@ -106,7 +107,7 @@ async def deploy_spec(
         services_per_tenant_max=settings.max_per_tenant,
         hardening=settings.hardening,
         findings=findings,
-        no_room=caller.core.pressure.check_room(),
+        no_room=no_room,
     )
     with caller.core.hub.follow(tenant.tenant_id, service_id) as follow:
         reply = await caller.submit(command)

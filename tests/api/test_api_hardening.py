@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -173,7 +172,7 @@ async def test_who_gives_up_waiting_leaves_no_process() -> None:
 
 def children() -> list[str]:
     """The command lines of this process's."""
-    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    pids = [pid for thread in Path("/proc/self/task").iterdir() for pid in (thread / "children").read_text().split()]
     return [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
 
 

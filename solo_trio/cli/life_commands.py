@@ -150,15 +150,18 @@ def versions(place: Place, service_id: str, source: int | None) -> None:
     if place.json:
         show_json(answer)
         return
+    header: tuple[str, ...] = ("VERSION", "CURRENT", "AT", "DIGEST")
+    if any(each["files"] for each in answer["versions"]):
+        header = (*header, "FILES")
     show_table(
-        ("VERSION", "CURRENT", "AT", "DIGEST", "FILES"),
+        header,
         [
             (
                 each["version"],
                 "yes" if each["current"] else None,
                 each["at"],
                 (each["digest"] or "")[:DIGEST_SHOWN],
-                len(each["files"]) if each["files"] is not None else None,
+                *([len(each["files"]) if each["files"] else None] if "FILES" in header else ()),
             )
             for each in answer["versions"]
         ],

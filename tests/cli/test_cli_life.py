@@ -113,7 +113,7 @@ def test_replace_and_versions(command: Run, source: Path, tmp_path: Path) -> Non
         assert done(command("deploy", second, "--id", "v", "--replace")).startswith("v ready: version 2, ")
         assert done(command("call", "v", "other")) == "other\n"
         lines = done(command("versions", "v")).splitlines()
-        assert lines[0].split() == ["VERSION", "CURRENT", "AT", "DIGEST", "FILES"]
+        assert lines[0].split() == ["VERSION", "CURRENT", "AT", "DIGEST"]
         assert sorted(line.split()[0] for line in lines[1:]) == ["1", "2"]
         [current] = [line for line in lines[1:] if "yes" in line]
         assert current.startswith("2")

@@ -33,7 +33,9 @@ def keep(control: int, layers: Layers, groups: Sequence[str]) -> int:
     system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     listen, bell = os.pipe2(os.O_CLOEXEC)
     if layers.user_namespace:
+        system.prctl(system.PR_SET_DUMPABLE, 1)  # else the files that say who is who in it are root's
         enter_user_namespace(system.CLONE_NEWPID)
+        system.prctl(system.PR_SET_DUMPABLE, 0)
     elif layers.namespaces:
         system.unshare(system.CLONE_NEWPID)
     inner = os.fork()

@@ -5,7 +5,9 @@ Never: takes a step itself.
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterable
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -61,4 +63,16 @@ def _rights(plan: Plan) -> tuple[tuple[str, int], ...]:
     devices = [("/dev/null", landlock.USE)]
     if plan.layers.level == LEVEL_FULL or plan.layers.namespaces:
         return (("/", landlock.READ), (root.SCRATCH, landlock.OWN), *devices)
-    return (*((path, landlock.READ) for path in plan.shown if path != "/dev/null"), *devices)
+    return (*((path, landlock.READ) for path in _without(plan.shown, plan.hidden) if path != "/dev/null"), *devices)
+
+
+def _without(shown: Iterable[str], hidden: Iterable[str]) -> list[str]:
+    """Landlock takes nothing back: a directory with something hidden in it becomes what else is in it."""
+    found: list[str] = []
+    for path in shown:
+        inside = [each for each in hidden if root.is_within(each, path)]
+        if not inside:
+            found.append(path)
+        elif path not in inside:
+            found += _without((os.path.join(path, name) for name in sorted(os.listdir(path))), inside)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import trio
@@ -21,6 +21,7 @@ from solo_trio.model.record import (
     Scan,
     StoredEvent,
 )
+from solo_trio.policy.egress import NOWHERE, Reach
 
 
 class Clock(Protocol):
@@ -129,6 +130,8 @@ class Launch:
     outgoing: CallOut = field(repr=False)
     environment: str | None = None
     """Whose packages it finds beside the kernel's own: the name of an environment."""
+    egress: Callable[[], Reach] = field(default=lambda: NOWHERE, repr=False)
+    """What it may reach at the moment; nothing that a task runtime could keep anybody to."""
 
 
 class Environments(Protocol):
@@ -181,6 +184,10 @@ class Running(Protocol):
 
     def adjust(self, limits: Mapping[str, float]) -> frozenset[str]:
         """Make these limits (as in `Launch`) count from now on; the names of those for which that worked."""
+        ...
+
+    def reconsider_egress(self) -> None:
+        """What `Launch.egress` says has changed: cut connections that it no longer admits."""
         ...
 
     def usage(self) -> dict[str, float]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import itertools
 import linecache
 import logging
 import os
 import re
 import select
 import socket
+import struct
 import sys
 import threading
+from collections import deque
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
@@ -21,7 +23,7 @@ import attrs
 import trio
 from attrs import define, field
 
-from solo_trio.runtimes import wire, zip_modules
+from solo_trio.runtimes import egress_child, wire, zip_modules
 from solo_trio.runtimes.fence import message_of, reason_of, traceback_tail
 from solo_trio.runtimes.life import Life, Reply, Verdict, crashed
 from solo_trio.service.context import LOG_MESSAGE_CHARS_MAX, CallError, Context
@@ -30,6 +32,9 @@ from solo_trio.service.values import printable
 
 MODULE_NAME: Final = "__service__"
 RECEIVE_BYTES: Final = 64 * 1024
+RIGHTS_BYTES: Final = socket.CMSG_LEN(struct.calcsize("i"))
+"""`socket.recv_fds` would take no flags before Python 3.12."""
+RECEIVE_FLAGS: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 EXIT_KERNEL_GONE: Final = 120
 """Nobody is left to read this exit code."""
 LOG_WAIT_S_MAX: Final = 1.0
@@ -63,6 +68,11 @@ class Link:
         self._lines_lost = 0
         self._wire = wire.Wire("service")
         self._lock = threading.RLock()  # re-entrant: a logging call inside a signal handler or a __del__
+        self._receiving = threading.Lock()
+        self._inbox: deque[wire.Message] = deque()
+        self.broker = egress_child.Broker(sock, self.send, self._receive_anywhere)
+        self.on_messages: Callable[[], None] | None = None
+        """Called, in any thread, when messages came in outside the session's own reading."""
 
     def send(self, message: wire.FromService) -> None:
         with self._lock:
@@ -99,28 +109,54 @@ class Link:
         except wire.FrameTooLarge:
             self.send(attrs.evolve(message, traceback=message.traceback[-SHORT_TRACEBACK_CHARS:]))
 
-    def hello(self) -> tuple[wire.Hello, list[wire.Message]]:
-        """Block for the first message; also returns what came in the same breath."""
-        while True:
-            messages = self._feed(self._sock.recv(RECEIVE_BYTES))
-            if messages:
-                first, *rest = messages
-                assert isinstance(first, wire.Hello)
-                return first, rest
+    def hello(self) -> wire.Hello:
+        """Block for the first message."""
+        while not self._inbox:
+            readable = select.poll()
+            readable.register(self._sock, select.POLLIN)
+            readable.poll()
+            self._receive()
+        first = self._inbox.popleft()
+        assert isinstance(first, wire.Hello)
+        return first
 
-    async def messages(self) -> list[wire.Message]:
-        while True:
-            await trio.lowlevel.wait_readable(self._sock)
+    async def wait_messages(self) -> None:
+        """Until something has come, which `next_message` may give."""
+        await trio.lowlevel.wait_readable(self._sock)
+        self._receive()
+
+    def next_message(self) -> wire.Message | None:
+        """What came in, in order."""
+        try:
+            return self._inbox.popleft()
+        except IndexError:
+            return None
+
+    def _receive_anywhere(self) -> None:
+        self._receive()
+        if self._inbox and self.on_messages is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self.on_messages()
+
+    def _receive(self) -> None:
+        """Take in what there is, without blocking: answers to connects for who waits for them, the rest for the session."""
+        with self._receiving:
             try:
-                data = self._sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                # One descriptor at a time is all that the kernel sends (`service_process._send_part`).
+                data, ancillary, flags, _ = self._sock.recvmsg(RECEIVE_BYTES, RIGHTS_BYTES, RECEIVE_FLAGS)
             except BlockingIOError:
-                continue
-            return self._feed(data)
-
-    def _feed(self, data: bytes) -> list[wire.Message]:
-        if not data:
-            os._exit(EXIT_KERNEL_GONE)
-        return self._wire.receive(data)
+                return
+            except ConnectionError:
+                os._exit(EXIT_KERNEL_GONE)
+            if not data:
+                os._exit(EXIT_KERNEL_GONE)
+            descriptors = [struct.unpack("i", rights)[0] for *_, rights in ancillary]
+            self.broker.arrived(descriptors, lost=bool(flags & socket.MSG_CTRUNC) and not descriptors)
+            for message in self._wire.receive(data):
+                if isinstance(message, wire.Connected):
+                    self.broker.answered(message)
+                else:
+                    self._inbox.append(message)
 
 
 class _WireHandler(logging.Handler):
@@ -146,7 +182,8 @@ def _bounded(text: str) -> str:
 
 
 def _host(link: Link) -> int:
-    hello, early = link.hello()
+    hello = link.hello()
+    egress_child.install(link.broker)
     sys.stdout = _stream(1)
     sys.stderr = _stream(2)
     logging.basicConfig(level=logging.INFO, handlers=[_WireHandler(link)], force=True)
@@ -157,7 +194,7 @@ def _host(link: Link) -> int:
         return 1
     link.send(wire.Loaded())
     try:
-        verdict = trio.run(_Session(link, hello, module, early).serve)
+        verdict = trio.run(_Session(link, hello, module).serve)
     except BaseException as error:  # noqa: BLE001 - service code broke Trio itself
         verdict = crashed(error)
     link.last_word(wire.Ended(verdict.kind, verdict.reason, verdict.traceback))
@@ -193,11 +230,10 @@ class _Waiting:
 class _Session:
     """The Trio side: the life of the service, with the wire beside it."""
 
-    def __init__(self, link: Link, hello: wire.Hello, module: Module, early: list[wire.Message]) -> None:
+    def __init__(self, link: Link, hello: wire.Hello, module: Module) -> None:
         self._link = link
-        self._early = early
         self._waiting: dict[int, _Waiting] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = link.broker.numbers
         context = Context(
             tenant_id=hello.tenant_id,
             service_id=hello.service_id,
@@ -218,11 +254,15 @@ class _Session:
         return verdict
 
     async def _read(self) -> None:
-        messages = self._early
+        token = trio.lowlevel.current_trio_token()
+        self._link.on_messages = functools.partial(token.run_sync_soon, self._take_all, idempotent=True)
         while True:
-            for message in messages:
-                self._take(message)
-            messages = await self._link.messages()
+            self._take_all()
+            await self._link.wait_messages()
+
+    def _take_all(self) -> None:
+        while (message := self._link.next_message()) is not None:
+            self._take(message)
 
     def _take(self, message: wire.Message) -> None:
         match message:

@@ -20,6 +20,7 @@ from solo_trio.ports import Launch
 from solo_trio.runtimes.ancestry import Ancestor, Confinement
 from solo_trio.runtimes.cgroups import Cgroups, Hierarchies, find
 from solo_trio.runtimes.control import Zygote
+from solo_trio.runtimes.egress import Egress
 from solo_trio.runtimes.pool import Kind, Pool
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED, Layers
 from solo_trio.runtimes.sandboxes import Sandbox, Uids, make, shape_of
@@ -77,6 +78,8 @@ class ProcessRuntime:
     def __init__(self, directory: Path, sandboxing: Sandboxing | None = None) -> None:
         self._directory = directory
         self._sandboxing = sandboxing or Sandboxing()
+        self.egress = Egress()
+        """What the connections of all services share."""
         self._tenants: dict[tuple[str, str], _Tenant] = {}
         self._environments: dict[str, _Environment] = {}
         self._services: set[ServiceProcess] = set()
@@ -115,6 +118,7 @@ class ProcessRuntime:
         greeting = greet(launch)
         sandbox = await self._sandbox(launch)
         service = ServiceProcess(launch, greeting, sandbox)
+        service.share(self.egress)
         self._services.add(service)
         if self._is_closed():
             service.kill()

@@ -10,12 +10,15 @@ waits in its own socket. An unfinished frame is at most the largest that `wire.B
 
 from __future__ import annotations
 
+import array
 import contextlib
+import errno
 import functools
 import itertools
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -26,6 +29,8 @@ from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.policy.bucket import Bucket
 from solo_trio.ports import Breach, Ending, Launch
 from solo_trio.runtimes import procfs, rlimits, wire
+from solo_trio.runtimes.egress import Door, Egress, Refused
+from solo_trio.runtimes.egress_pump import Pump
 from solo_trio.runtimes.fence import reason_of
 from solo_trio.runtimes.judge import Evidence, judge
 from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT
@@ -52,6 +57,8 @@ STATUS_S_MAX: Final = 5.0
 DEATH_S_MAX: Final = 10.0
 """From SIGKILL until the process is gone; longer only in an uninterruptible sleep."""
 RECEIVE_BYTES: Final = 64 * 1024
+DESCRIPTOR_RETRY_S: Final = 0.05
+"""Until a descriptor is tried again to be sent, where too many are on their way on this machine."""
 LOG_LEVELS: Final = frozenset({"debug", "info", "warning", "error", "critical"})
 
 
@@ -125,6 +132,12 @@ class ServiceProcess:
         self._calls_max = self._calls_greeted = greeting.calls_max
         self._asks: dict[int, trio.CancelScope] = {}
         self._asked_bytes = 0
+        self._door = Door(launch)
+        self._connects: dict[int, trio.CancelScope] = {}
+        self._sweeping = False
+        self._sent_bytes = 0
+        self._descriptors: deque[tuple[int, socket.socket]] = deque()
+        """What goes with which byte of all that is sent."""
         self._nursery: trio.Nursery | None = None
         self._last_word: wire.Failed | wire.Ended | None = None
         self._exited = False
@@ -185,11 +198,21 @@ class ServiceProcess:
             done |= {"calls_in_flight"}
         return done
 
+    def share(self, egress: Egress) -> None:
+        """Before it runs: its connections count with those of all others."""
+        self._door.share(egress)
+
+    def reconsider_egress(self) -> None:
+        """See `ports.Running.reconsider_egress`."""
+        self._door.reconsider()
+
     def usage(self) -> dict[str, float]:
         """See `ports.Running.usage`."""
         if self._exited:
             return {}
         found = procfs.usage(self.pid, self._inherited)
+        if found:
+            found |= self._door.usage()
         throttled_s = self._sandbox.group.throttled_s() if found and self._shares_cpu else None
         return found if throttled_s is None else found | {"throttled_s": throttled_s}
 
@@ -236,6 +259,10 @@ class ServiceProcess:
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
         self._queued.clear()
+        for _, unsent in self._descriptors:
+            unsent.close()
+        self._descriptors.clear()
+        self._door.tell_refusals()
         self.ending = judge(
             Evidence(self._exit.status, self._last_word, self._killed, self._stop_requested, self._fault)
         )
@@ -262,11 +289,15 @@ class ServiceProcess:
 
     # -- the wire
 
-    def _queue(self, message: wire.FromKernel) -> None:
+    def _queue(self, message: wire.FromKernel, descriptor: socket.socket | None = None) -> None:
         frame = self._wire.send(message)
         if len(self._queued) + len(frame) > QUEUED_BYTES_MAX + wire.FRAME_BYTES_MAX:
             self._break(f"it left {len(self._queued)} bytes unread")
+            if descriptor is not None:
+                descriptor.close()
             return
+        if descriptor is not None:
+            self._descriptors.append((self._sent_bytes + len(self._queued), descriptor))
         self._queued += frame
         self._wake.set()
 
@@ -276,13 +307,27 @@ class ServiceProcess:
                 self._wake = trio.Event()
                 await self._wake.wait()
             try:
-                with memoryview(self._queued) as view, view[:RECEIVE_BYTES] as part:
-                    sent = self._sock.send(part)
+                sent = self._send_part()
                 del self._queued[:sent]
+                self._sent_bytes += sent
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._sock)
-            except OSError:
-                return  # it closed its socket: the reader sees that too
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    return  # it closed its socket: the reader sees that too
+                await trio.sleep(DESCRIPTOR_RETRY_S)
+
+    def _send_part(self) -> int:
+        """Send some of what is queued, up to where a descriptor goes along, or that descriptor with what follows it."""
+        places = [place - self._sent_bytes for place, _ in itertools.islice(self._descriptors, 2)]
+        end = min(RECEIVE_BYTES, *(place for place in places if place > 0), RECEIVE_BYTES)
+        with memoryview(self._queued) as view, view[:end] as part:
+            if not places or places[0] > 0:
+                return self._sock.send(part)
+            rights = array.array("i", [self._descriptors[0][1].fileno()])
+            sent = self._sock.sendmsg([part], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        self._descriptors.popleft()[1].close()
+        return sent
 
     async def _read(self) -> None:
         bucket = Bucket(READ_BYTES_PER_S, READ_BURST_BYTES, READ_BURST_BYTES, trio.current_time())
@@ -342,14 +387,50 @@ class ServiceProcess:
             case wire.Ask():
                 self._ask(message)
             case wire.Drop():
-                if message.id in self._asks:
-                    self._asks[message.id].cancel()
+                for asked in (self._asks, self._connects):
+                    if message.id in asked:
+                        asked[message.id].cancel()
+            case wire.Connect():
+                self._connect(message)
             case wire.Failed() | wire.Ended():
                 self._last_word = message
             case _:
                 pass
 
     # -- its own calls
+
+    def _connect(self, asked: wire.Connect) -> None:
+        if asked.id in self._connects:
+            raise wire.WireError(f"connect {asked.id} is open already")
+        if self._nursery is not None and not self._sweeping:
+            self._sweeping = True
+            self._nursery.start_soon(self._door.sweep)
+        try:
+            host = self._door.check(asked.host, asked.port)
+        except Refused as refused:
+            self._queue(wire.Connected(asked.id, refused.error, refused.detail))
+            return
+        if self._nursery is not None:
+            self._connects[asked.id] = trio.CancelScope()
+            self._nursery.start_soon(self._connection, asked, host)
+
+    async def _connection(self, asked: wire.Connect, host: str) -> None:
+        """Make it, hand it over, carry it."""
+        refused: Refused | None = None
+        made: tuple[Pump, socket.socket] | None = None
+        with self._connects[asked.id]:
+            try:
+                made = await self._door.connect(host, asked.port, asked.timeout_s)
+            except Refused as error:
+                refused = error
+        self._connects.pop(asked.id)
+        if refused is not None:
+            self._queue(wire.Connected(asked.id, refused.error, refused.detail))
+        if made is None:  # or it was dropped
+            return
+        pump, theirs = made
+        self._queue(wire.Connected(asked.id, 0, ""), theirs)
+        await self._door.run(pump)
 
     def _ask(self, ask: wire.Ask) -> None:
         if ask.id in self._asks:

@@ -56,6 +56,7 @@ class ServiceTask:
             sink=functools.partial(launch.log, "log"),
             ask=self._ask,
         )
+        self._context = context
         self._life = Life(module, context, calls_max, self.ready.set)
 
     async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -99,6 +100,9 @@ class ServiceTask:
         self._life.calls_max = int(calls_max)
         return frozenset({"calls_in_flight"})
 
+    def reconsider_egress(self) -> None:
+        """Nothing: a task is trusted, with the network too."""
+
     def usage(self) -> dict[str, float]:
         """Nothing: a task has no memory of its own to measure."""
         return {}
@@ -108,7 +112,10 @@ class ServiceTask:
     async def run(self) -> None:
         """Until the service ended. Nothing comes out of it but the `Cancelled` of an outer scope."""
         assert self._life is not None
-        verdict = await self._life.run()
+        try:
+            verdict = await self._life.run()
+        finally:
+            await self._context.close()
         kind: Any = "killed" if self._killed and verdict.kind == "stopped" else verdict.kind
         self.ending = Ending(kind, verdict.reason, verdict.traceback)
         self.ended.set()

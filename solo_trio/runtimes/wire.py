@@ -5,9 +5,12 @@ lengths, then a JSON object, then a raw body (the source, in `Hello`; empty othe
 order raises `WireError`, after which this end is of no use any more. The service is the untrusted end: the order and the size
 of what it says, which has a bound for each kind, are checked from those nine bytes, before any of it is kept or parsed.
 
-    kernel:   Hello, then any of Call Cancel Stop Answer
+    kernel:   Hello, then any of Call Cancel Stop Answer Connected
     service:  LOADING -Loaded-> LOADED -Ready-> READY, from each of them -Failed or Ended-> OVER
-              Log in all but OVER; Result Ask Drop once loaded
+              Log Connect Drop in all but OVER; Result Ask once loaded
+
+With the first byte of a `Connected` that grants something comes one descriptor (SCM_RIGHTS); descriptors come in the order of
+those messages. The kernel takes none.
 """
 
 from __future__ import annotations
@@ -82,6 +85,15 @@ class Answer:
 
 
 @frozen
+class Connected:
+    """To a `Connect`. `error` 0: a descriptor came with it. Otherwise an errno, or if below 0 one of getaddrinfo's."""
+
+    id: int
+    error: int
+    detail: str
+
+
+@frozen
 class Loaded:
     pass
 
@@ -124,8 +136,18 @@ class Ask:
 
 
 @frozen
+class Connect:
+    """The service wants a connection to `host`, a name or an address; waits so long for it at the most."""
+
+    id: int
+    host: str
+    port: int
+    timeout_s: float
+
+
+@frozen
 class Drop:
-    """The service no longer waits for the answer to an `Ask`."""
+    """The service no longer waits for the answer to an `Ask`, or to a `Connect`: they are numbered together."""
 
     id: int
 
@@ -147,8 +169,8 @@ class Ended:
     traceback: str
 
 
-FromKernel = Hello | Call | Cancel | Stop | Answer
-FromService = Loaded | Ready | Log | Result | Ask | Drop | Failed | Ended
+FromKernel = Hello | Call | Cancel | Stop | Answer | Connected
+FromService = Loaded | Ready | Log | Result | Ask | Connect | Drop | Failed | Ended
 Message = FromKernel | FromService
 
 Role = Literal["kernel", "service"]
@@ -156,12 +178,16 @@ Role = Literal["kernel", "service"]
 # state of the sender -> message -> its next state
 _KERNEL: Final[dict[str, dict[type, str]]] = {
     "new": {Hello: "open"},
-    "open": {Call: "open", Cancel: "open", Stop: "open", Answer: "open"},
+    "open": {Call: "open", Cancel: "open", Stop: "open", Answer: "open", Connected: "open"},
 }
 _SERVICE: Final[dict[str, dict[type, str]]] = {
-    "loading": {Log: "loading", Loaded: "loaded", Failed: "over", Ended: "over"},
-    "loaded": {Log: "loaded", Result: "loaded", Ask: "loaded", Drop: "loaded", Ready: "ready", Ended: "over"},
-    "ready": {Log: "ready", Result: "ready", Ask: "ready", Drop: "ready", Ended: "over"},
+    "loading": {Log: "loading", Connect: "loading", Drop: "loading", Loaded: "loaded", Failed: "over", Ended: "over"},
+    "loaded": {
+        **dict.fromkeys((Log, Result, Ask, Connect, Drop), "loaded"),
+        Ready: "ready",
+        Ended: "over",
+    },
+    "ready": {**dict.fromkeys((Log, Result, Ask, Connect, Drop), "ready"), Ended: "over"},
     "over": {},
 }
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -184,6 +210,7 @@ _BY_TAG: Final[dict[int, type]] = {
     3: Cancel,
     4: Stop,
     5: Answer,
+    6: Connected,
     16: Loaded,
     17: Ready,
     18: Log,
@@ -192,6 +219,7 @@ _BY_TAG: Final[dict[int, type]] = {
     21: Drop,
     22: Failed,
     23: Ended,
+    24: Connect,
 }
 TAGS: Final[dict[type, int]] = {kind: tag for tag, kind in _BY_TAG.items()}
 """The first byte of a frame."""
@@ -200,6 +228,7 @@ BYTES_MAX: Final[dict[type, int]] = {
     Loaded: SIGN_BYTES_MAX,
     Ready: SIGN_BYTES_MAX,
     Drop: SIGN_BYTES_MAX,
+    Connect: SIGN_BYTES_MAX,
     Log: LOG_BYTES_MAX,
     Result: RESULT_BYTES_MAX,
     Ask: ASK_BYTES_MAX,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from solo_trio.service.values import plain, printable
 
+if TYPE_CHECKING:
+    import httpx
+
+CLOSE_S_MAX: Final = 1.0
+"""For taking leave of the connections of `ctx.http`, once the service has ended."""
 CALL_TIMEOUT_S: Final = 30.0
 """The longest an outgoing call waits; a shorter `trio.fail_after` around it counts."""
 LOG_MESSAGE_CHARS_MAX: Final = 8_192
@@ -65,7 +70,7 @@ class Context:
     deployment's; `version` counts deployments, `generation` starts.
     """
 
-    __slots__ = ("_ask", "config", "generation", "isolation", "log", "service_id", "tenant_id", "version")
+    __slots__ = ("_ask", "_http", "config", "generation", "isolation", "log", "service_id", "tenant_id", "version")
 
     def __init__(
         self,
@@ -87,6 +92,22 @@ class Context:
         self.config: dict[str, Any] = plain(config, "config")
         self.log = Log(sink)
         self._ask = ask
+        self._http: httpx.AsyncClient | None = None
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """An HTTP client of the service's own, for what its `egress` lists; anything else raises `httpx.ConnectError`."""
+        if self._http is None:
+            import httpx  # takes a while, and most services never need it
+
+            self._http = httpx.AsyncClient()
+        return self._http
+
+    async def close(self) -> None:
+        """Let go of what the service used; for the runtime, once it has ended."""
+        if self._http is not None:
+            with trio.move_on_after(CLOSE_S_MAX, shield=True):
+                await self._http.aclose()
 
     async def call(self, service: str, function: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call an exported function of another service of the tenant.

@@ -136,6 +136,7 @@ class PlannedRunning:
         self._changed = trio.Event()
         self._asked = self._killed = False
         self.adjusted: list[dict[str, float]] = []
+        self.reconsidered = 0
 
     async def run(self) -> None:
         while trio.current_time() < self._end[0]:
@@ -168,6 +169,9 @@ class PlannedRunning:
     def adjust(self, limits: Mapping[str, float]) -> frozenset[str]:
         self.adjusted.append(dict(limits))
         return frozenset(limits) - {"threads"}
+
+    def reconsider_egress(self) -> None:
+        self.reconsidered += 1
 
     def usage(self) -> dict[str, float]:
         if self._plan.uses is None:

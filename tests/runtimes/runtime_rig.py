@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from solo_trio.policy.egress import NOWHERE, Reach
 from solo_trio.ports import Ending, Launch, Running, Runtime
 from solo_trio.runtimes import procfs
 from solo_trio.runtimes.process import ProcessRuntime
@@ -44,6 +45,7 @@ class Rig:
         incarnation: str = INCARNATION,
         service_id: str = "svc",
         entry: str | None = None,
+        egress: Callable[[], Reach] = lambda: NOWHERE,
         nursery: trio.Nursery | None = None,
     ) -> Running:
         found, text = self._entry_of(textwrap.dedent(source)) if entry is None else (entry, source)
@@ -59,6 +61,7 @@ class Rig:
             limits=limits or {},
             log=self._log,
             outgoing=self._outgoing,
+            egress=egress,
         )
         return await self.runtime.start(launch, nursery or self.nursery)
 

@@ -29,12 +29,18 @@ FROM_KERNEL = st.lists(
     | st.builds(wire.Cancel, NUMBERS)
     | st.builds(wire.Stop)
     | st.builds(wire.Answer, NUMBERS, st.text(), st.text(), JSON)
+    | st.builds(wire.Connected, NUMBERS, st.integers(-20, 200), st.text())
 )
-LOGS = st.lists(st.builds(wire.Log, st.text(), st.text(), OBJECTS), max_size=3)
+LOGS = st.lists(
+    st.builds(wire.Log, st.text(), st.text(), OBJECTS)
+    | st.builds(wire.Connect, NUMBERS, st.text(max_size=300), NUMBERS, st.floats(0, 30)),
+    max_size=3,
+)
 WORK = st.lists(
     st.builds(wire.Result, NUMBERS, st.text(), JSON, st.text(), st.text())
     | st.builds(wire.Ask, NUMBERS, st.text(), st.text(), st.lists(JSON, max_size=3), OBJECTS, st.floats(0, 30))
     | st.builds(wire.Drop, NUMBERS)
+    | st.builds(wire.Connect, NUMBERS, st.text(max_size=300), NUMBERS, st.floats(0, 30))
     | st.builds(wire.Log, st.text(), st.text(), OBJECTS),
     max_size=4,
 )
@@ -121,7 +127,11 @@ def test_known_names_with_wrong_values_are_at_worst_a_protocol_error(name: str, 
         frame(255, {}),
         frame("loaded", {"more": 1}),
         frame("loaded", {}, b"body"),
-        frame("drop", {"id": 1}),
+        frame("result", {"id": 1, "kind": "ok", "value": 1, "error_type": "", "message": ""}),
+        frame("connect", {"id": 1, "host": "a", "port": True, "timeout_s": 1}),
+        frame("connect", {"id": 1, "host": "a", "port": 1.5, "timeout_s": 1}),
+        frame("connect", {"id": 1, "host": None, "port": 1, "timeout_s": 1}),
+        frame("connected", {"id": 1, "error": 0, "detail": ""}),
         frame("loaded", {}) + frame("drop", {"id": True}),
         frame("loaded", {}) + frame("drop", {"id": "1"}),
         frame("loaded", {}) + frame("drop", {"id": 1.5}),
@@ -142,7 +152,17 @@ def test_what_the_kernel_does_not_take(data: bytes) -> None:
         end.receive(data)
 
 
-FROM_SERVICE = (wire.Loaded, wire.Ready, wire.Log, wire.Result, wire.Ask, wire.Drop, wire.Failed, wire.Ended)
+FROM_SERVICE = (
+    wire.Loaded,
+    wire.Ready,
+    wire.Log,
+    wire.Result,
+    wire.Ask,
+    wire.Connect,
+    wire.Drop,
+    wire.Failed,
+    wire.Ended,
+)
 
 
 @pytest.mark.parametrize("kind", FROM_SERVICE)

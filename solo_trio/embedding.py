@@ -139,7 +139,7 @@ class Tenant:
             depends_on=list(depends_on),
             environment=environment,
         )
-        if not given.code.strip():
+        if not given.code.strip() or source == b"":
             what = "source" if target is None else "the import path"
             raise Rejected("invalid_field", f"{what} must not be empty")
         if isinstance(target, str):

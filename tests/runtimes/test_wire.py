@@ -240,4 +240,4 @@ def test_the_bound_is_exact() -> None:
 
 
 HELLO_VALUES: tuple[Any, ...] = ("t", "s", 1, 1, "process", {}, 64)
-HELLO_FIELDS = ("tenant_id", "service_id", "version", "generation", "isolation", "config", "calls_in_flight")
+HELLO_FIELDS = ("tenant_id", "service_id", "version", "generation", "isolation", "config", "calls_in_flight", "format")

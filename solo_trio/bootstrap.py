@@ -79,7 +79,7 @@ async def running_system(
             keyring = Keyring(master, entropy, await journal.keys())
             keyring.check()
             tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
-            sandboxing = Sandboxing(settings.sandbox_level, (data.absolute(),), settings.own_ancestors)
+            sandboxing = _sandboxing(data, settings)
             logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
             parts = Parts(
                 journal=journal,
@@ -251,6 +251,12 @@ def _write_admin_token(data: Path, system: System) -> None:
         whole.replace(path)
     except OSError as error:
         raise Faulted("data_unwritable", f"{path} cannot be written: {error.strerror}") from error
+
+
+def _sandboxing(data: Path, settings: Settings) -> Sandboxing:
+    return Sandboxing(
+        settings.sandbox_level, (data.absolute(),), settings.own_ancestors, environments=environments_of(data)
+    )
 
 
 async def _close(journal: SqliteJournal, telemetry: Diagnostics) -> None:

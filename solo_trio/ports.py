@@ -210,6 +210,17 @@ class Runtime(Protocol):
         """
         ...
 
+    def confinement(self) -> dict[str, Any]:
+        """What keeps services from everything else: `level` (0: nothing does), and what it is made of; see `solo doctor`.
+
+        `level` is None while it is not known.
+        """
+        ...
+
+    async def probe(self) -> object:
+        """Find out what `confinement` says, before anything is started. Raises `Faulted("runtime_unavailable")`."""
+        ...
+
     async def close(self, deadline: float) -> None:
         """End whatever still runs by `deadline` (trio.current_time() seconds); called when no service is wanted any more."""
         ...

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import time
@@ -67,12 +68,12 @@ def _refuse_missing(report: Report) -> Report:
 def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The first fixture to be set up, so the last to be torn down; with xdist once in every worker."""
     directory = str(tmp_path_factory.getbasetemp())
-    before = {*_processes(directory), *_mounts(directory), *_control_groups()}
+    before = {*_processes(directory), *_mounts(directory), *_control_groups(directory)}
     os.environ[MARK] = mark = f"{os.getpid()}-{time.monotonic_ns()}"
     yield
     deadline = time.monotonic() + LEAVING_SECONDS_MAX
     while True:
-        left = {*_processes(directory, mark), *_mounts(directory), *_control_groups()} - before
+        left = {*_processes(directory, mark), *_mounts(directory), *_control_groups(directory)} - before
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -139,6 +140,11 @@ def _mounts(directory: str) -> set[str]:
     return {f"mount {point}" for point in points if point.startswith(directory + "/") or "/solo" in point}
 
 
-def _control_groups() -> set[str]:
-    groups = Path("/sys/fs/cgroup")
-    return {f"control group {path}" for path in groups.rglob("solo*") if path.is_dir()}
+def _control_groups(directory: str) -> set[str]:
+    """Those of kernels with data in `directory`: other test runs on this machine have theirs."""
+    groups = {path for path in Path("/sys/fs/cgroup").rglob("solo-*") if path.is_dir()}
+    if not groups:
+        return set()
+    places = (os.fsencode(path) for path in [Path(directory), *Path(directory).rglob("*")] if path.is_dir())
+    ours = {f"solo-{hashlib.sha256(place).hexdigest()[:16]}" for place in places}
+    return {f"control group {path}" for path in groups if path.name in ours}

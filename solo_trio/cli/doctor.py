@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
 import time
@@ -13,11 +14,10 @@ from attrs import asdict, frozen
 
 from solo_trio.cli import machine
 from solo_trio.errors import SoloError
+from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED, LEVEL_FULL
 
 PYTHON_FIRST: Final = (3, 11)
 PYTHON_LAST: Final = (3, 14)
-LANDLOCK_WANTED: Final = 3
-"""From this version of its interface on it covers truncation; older ones leave a gap."""
 FDS_WANTED: Final = 4_096
 FDS_NEEDED: Final = 256
 SPACE_WANTED_BYTES: Final = 1 << 30
@@ -47,12 +47,14 @@ class Check:
 def examine(data: Path | None) -> list[Check]:
     """Every check, in the order of a table; none raises."""
     configuration, directory = _configuration(data)
+    sandbox = functools.cache(machine.sandbox)
     checks: list[tuple[str, Callable[[], Check]]] = [
         ("python", _python),
         ("sqlite", _sqlite),
-        ("user namespaces", _namespaces),
-        ("landlock", _landlock),
-        ("seccomp", _seccomp),
+        ("sandbox", lambda: _sandbox(sandbox())),
+        ("namespaces", lambda: _layer(sandbox(), "namespaces", "of the kernel's, for every tenant")),
+        ("landlock", lambda: _layer(sandbox(), "landlock", f"version {sandbox()['landlock']}")),
+        ("seccomp", lambda: _layer(sandbox(), "seccomp", "filters can be set")),
         ("cgroups", _cgroups),
         ("open files", _open_files),
         ("data directory", lambda: _directory(directory)),
@@ -104,40 +106,31 @@ def _sqlite() -> Check:
     return Check("sqlite", "ok", version)
 
 
-def _namespaces() -> Check:
-    if machine.can_unshare_user():
-        return Check("user namespaces", "ok", "can be made")
-    advice = (
-        "allow them: sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns, or the container's"
-    )
-    return Check("user namespaces", "warn", "cannot be made: services are separated less", f"{advice} seccomp profile")
+def _sandbox(found: dict[str, Any]) -> Check:
+    level = found["level"]
+    if level >= LEVEL_FULL:
+        return Check("sandbox", "ok", f"level {level}: all there is")
+    if level == LEVEL_FILTERED:
+        return Check("sandbox", "warn", f"level {level}: services are separated less", "see the layers below")
+    advice = "see the layers below; or, if you trust the code: security.sandbox_level = 1"
+    return Check("sandbox", "fail", f"level {level}: deployed code is not run", advice)
 
 
-def _landlock() -> Check:
-    version = machine.landlock_version()
-    if version >= LANDLOCK_WANTED:
-        return Check("landlock", "ok", f"version {version}")
-    says = "not there" if version <= 0 else f"version {version}"
-    return Check("landlock", "warn", says, "use Linux 6.2 or newer with landlock among its lsm= modules")
-
-
-def _seccomp() -> Check:
-    if machine.seccomp_filters():
-        return Check("seccomp", "ok", "filters can be set")
-    return Check("seccomp", "warn", "filters cannot be set", "use a kernel with CONFIG_SECCOMP_FILTER")
+def _layer(found: dict[str, Any], name: str, says: str) -> Check:
+    why = found["missing"].get(name)
+    if why is None:
+        return Check(name, "ok", says)
+    what, _, remedy = why.partition("; ")
+    return Check(name, "warn", what, remedy)
 
 
 def _cgroups() -> Check:
-    found = machine.own_cgroup()
+    found = machine.cgroups()
     advice = "run it as a systemd unit with Delegate=yes; without, memory and processor are limited less exactly"
-    if found is None:
-        return Check("cgroups", "warn", "version 2 is not mounted", advice)
-    missing = sorted({"cpu", "memory", "pids"} - found.controllers)
-    if missing:
-        return Check("cgroups", "warn", f"{found.path} has no {', '.join(missing)}", advice)
-    if not found.writable:
-        return Check("cgroups", "warn", f"{found.path} cannot be written", advice)
-    return Check("cgroups", "ok", f"{found.path} can be written")
+    if found.missing:
+        why = "; ".join(sorted(set(found.missing.values())))
+        return Check("cgroups", "warn", f"not for {', '.join(sorted(found.missing))}: {why}", advice)
+    return Check("cgroups", "ok", f"version {found.version}: {', '.join(found.bases)}")
 
 
 def _open_files() -> Check:

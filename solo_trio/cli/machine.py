@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
+import json
 import os
 import resource
 import statistics
@@ -12,64 +11,37 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from attrs import frozen
 
-LANDLOCK_CREATE_RULESET: Final = 444
-"""The number of the system call, the same on every architecture."""
-LANDLOCK_VERSION: Final = 1
-PR_SET_SECCOMP: Final = 22
-SECCOMP_MODE_FILTER: Final = 2
-CLONE_NEWUSER: Final = 0x10000000
+from solo_trio.runtimes.cgroups import Cgroups, Hierarchies, find
+
 CHILD_S: Final = 10.0
 FSYNC_TIMES: Final = 11
 FSYNC_S_MAX: Final = 5.0
 FSYNC_BYTES: Final = 4_096
 
 
-def landlock_version() -> int:
-    """Of its interface; 0 or less where there is none."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    return int(libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_VERSION))
-
-
-def seccomp_filters() -> bool:
-    """Whether a filter could be set: without one the answer is that its address is wrong."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, None, 0, 0)
-    return ctypes.get_errno() == errno.EFAULT
-
-
-def can_unshare_user() -> bool:
-    """Whether a process may make a user namespace of its own; another process tries it."""
-    code = f"import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare({CLONE_NEWUSER}) != 0)"
-    command = [sys.executable, "-I", "-S", "-c", code]
+def sandbox() -> dict[str, Any]:
+    """What protects services here, tried in another process: `level`, each layer, `missing` with why. Raises `OSError`."""
+    command = [sys.executable, "-m", "solo_trio.runtimes.sandbox"]
     try:
-        return subprocess.run(command, capture_output=True, timeout=CHILD_S).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+        # It finds packages where this process did, whatever that was told.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        done = subprocess.run(command, capture_output=True, timeout=CHILD_S, check=True, env=environment)
+        found = json.loads(done.stdout)
+    except (subprocess.SubprocessError, ValueError) as error:
+        raise OSError(f"the attempt ended badly: {error}") from error
+    assert isinstance(found, dict)
+    return found
 
 
-@frozen
-class Cgroup:
-    """This process's own, of version 2."""
-
-    path: Path
-    controllers: frozenset[str]
-    writable: bool
-
-
-def own_cgroup() -> Cgroup | None:
-    mounts = [each for each in _mounts() if each.kind == "cgroup2"]
-    own = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
-    if not mounts or not own:
-        return None
-    path = mounts[0].path / own[0].lstrip("/")
-    if not path.is_dir():
-        path = mounts[0].path
-    controllers = frozenset((path / "cgroup.controllers").read_text().split())
-    return Cgroup(path, controllers, os.access(path, os.W_OK) and os.access(path / "cgroup.procs", os.W_OK))
+def cgroups() -> Hierarchies:
+    """Which controllers a kernel would have for its services. What is made to find out is removed."""
+    found = find(f"doctor-{os.getpid()}")
+    Cgroups(found).remove()
+    return found
 
 
 def open_files() -> tuple[int, int]:

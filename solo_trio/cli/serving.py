@@ -152,6 +152,7 @@ async def _run(kernel: Kernel, data: Path, serving: Serving) -> None:
             )
         except OSError as error:
             raise _unusable(host, port, error) from None
+        nursery.start_soon(_probe, kernel)
         with _state_file(data, url):
             log.info("listening on %s, data in %s", url, data)
             async with trio.open_nursery() as waiting:
@@ -177,6 +178,20 @@ def _recovering(kernel: Kernel) -> str:
     wanted = [service for _, service in kernel.system.core.loop.state.services() if service.wants_to_run]
     ready = sum(service.status is Status.READY for service in wanted)
     return f"recovering: {ready} of {len(wanted)} services ready"
+
+
+async def _probe(kernel: Kernel) -> None:
+    """Say what protects services here, as soon as that is known."""
+    process = kernel.system.core.runtimes["process"]
+    try:
+        await process.probe()
+    except Faulted as fault:
+        log.warning("%s; see solo doctor", fault)
+        return
+    found = process.confinement()
+    log.info("sandbox level %s, %s required", found["level"], found["required"])
+    for layer, why in found["missing"].items():
+        log.warning("the sandbox goes without %s: %s", layer, why)
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

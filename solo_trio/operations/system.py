@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from typing import Any
 
 from attrs import asdict
 
@@ -27,6 +28,7 @@ async def health(caller: Caller, given: Nothing) -> Answer:
     healthy = all(state == "ok" for state in components.values())
     # Pressure is told, but the kernel works: restarting it for that would help nobody.
     components["pressure"] = core.pressure.pressure.level
+    components["sandbox"] = _sandbox_level(caller)
     return Answer({"status": "ok" if healthy else "failing", "components": components}, 200 if healthy else 503)
 
 
@@ -59,10 +61,23 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "services": counts_view(count_services(service for _, service in state.services())),
         "queued": core.loop.queued,
         "pressure": pressure_view(core.pressure.pressure),
+        "sandbox": _sandbox(caller),
         "recovery": None if report is None else asdict(report) | {"complete": report.complete},
         "verification": None if verified is None else verified.view(),
     }
     return Answer(view)
+
+
+def _sandbox_level(caller: Caller) -> str:
+    """Of deployed code, in a word."""
+    process = caller.core.runtimes.get("process")
+    level = None if process is None else process.confinement().get("level")
+    return "unknown" if level is None else f"level {level}"
+
+
+def _sandbox(caller: Caller) -> dict[str, Any] | None:
+    process = caller.core.runtimes.get("process")
+    return None if process is None else process.confinement()
 
 
 def _held(caller: Caller) -> int:

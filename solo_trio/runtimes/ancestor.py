@@ -6,7 +6,7 @@ The control socket is SOCK_SEQPACKET; one JSON object a packet.
     ancestor -> kernel  {"ready": pid, "plan": {...}}
                         {"keeper": number, "pid": pid}  with a pidfd
                         {"refused": number, "reason": text}
-The control socket ending means that the kernel is gone, or needs no more zygotes: those that there are live on their own sockets.
+The control socket ending means that the kernel is gone, or needs no more zygotes; each of those lives on its own socket.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
@@ -34,13 +35,21 @@ _DESCRIPTORS: Final = 2
 
 
 def serve(control: int, given: Mapping[str, Any], package: str, paths: list[str]) -> NoReturn:
-    """Warm up, then fork keepers until the control socket ends. `given`: `mount`, `hidden`, `without`."""
+    """Warm up, then fork keepers until the control socket ends. `given`: `mount`, `hidden`, `without`, `packages`."""
     layers = detect(tuple(given["without"]))
-    shown = root.places(package, paths)
+    shown = root.places(package, [*paths, *given["packages"]])
     plan = Plan(layers, given["mount"], tuple(shown), tuple(given["hidden"]))
     warm_up()
+    first = _first_packages()
+    sys.path[first:first] = given["packages"]  # after what the host runs on was imported: that stays as it is
     system.prctl(system.PR_SET_DUMPABLE, 0)
     _Ancestor(socket.socket(fileno=control), plan).loop(root.unreachable(shown) if layers.own_uid else [])
+
+
+def _first_packages() -> int:
+    """Where in sys.path installed packages begin: after the standard library."""
+    names = [os.path.basename(path) in ("site-packages", "dist-packages") for path in sys.path]
+    return names.index(True) if True in names else len(names)
 
 
 def warm_up() -> None:

@@ -34,7 +34,8 @@ class Confinement:
     """What every sandbox of one kernel has in common.
 
     `mount`: a directory of the kernel's that the new roots may cover; `hidden`: what no service may see wherever it lies;
-    `packages`: directories that services import from before the kernel's own; `without`: layers to do without.
+    `packages`: directories that services import from before the kernel's own packages, but for those it runs on itself;
+    `without`: layers to do without.
     """
 
     mount: Path
@@ -215,12 +216,13 @@ def _execute(control: int, confinement: Confinement) -> subprocess.Popen[bytes]:
     package = os.path.dirname(os.path.abspath(solo_trio.__file__))
     settings = {
         "package": package,
-        "paths": [*map(str, confinement.packages), *_dependency_paths()],
+        "paths": _dependency_paths(),
         "control": control,
         "sandbox": {
             "mount": str(confinement.mount),
             "hidden": [str(path) for path in confinement.hidden],
             "without": list(confinement.without),
+            "packages": [str(path) for path in confinement.packages],
         },
     }
     return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""cgroups. Owns: where this kernel's are, one for each service, what they count. Never: puts a process into one (the child does).
+"""cgroups. Owns: where this kernel's are, one for each service, what they count. Never: puts a process into one (children do).
 
 `<own>/solo-<name>/<incarnation>/<number>`, in each hierarchy that can be written: tenants share a processor evenly however many
 services they have. Version 1 has a hierarchy for each controller, version 2 one for all. Removed by whoever is last: the kernel

@@ -4,23 +4,23 @@ from it, also those that wait. Never: decides what should run.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import resource
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 from attrs import define, field, frozen
 
-from solo_trio.errors import Faulted
+from solo_trio.errors import Faulted, SoloError
 from solo_trio.ports import Launch
 from solo_trio.runtimes.ancestry import Ancestor, Confinement
-from solo_trio.runtimes.cgroups import Cgroups, Hierarchies, find
+from solo_trio.runtimes.cgroups import Cgroups, find
 from solo_trio.runtimes.control import Zygote
 from solo_trio.runtimes.egress import Egress
+from solo_trio.runtimes.environments import Environments
 from solo_trio.runtimes.pool import Kind, Pool
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED, Layers
 from solo_trio.runtimes.sandboxes import Sandbox, Uids, make, shape_of
@@ -36,11 +36,12 @@ FORCED_CLOSE_S_MAX: Final = 5.0
 REFILL_DELAY_S: Final = 0.05
 """After a start, before another sandbox is made in advance: whatever else is to start comes first."""
 NAME_CHARACTERS: Final = 16
+NO_ENVIRONMENT: Final = ""
 
 
 @frozen
 class Sandboxing:
-    """How services are confined. `level`: the least that code is run at; `without`: layers to do without (for tests of them)."""
+    """How services are confined. `level`: the least that code is run at; `without`: layers to do without, for tests."""
 
     level: int = LEVEL_FILTERED
     hidden: tuple[Path, ...] = ()
@@ -48,6 +49,7 @@ class Sandboxing:
     """Each tenant's zygote is executed, not forked from one that all share: its own address layout and hash seed."""
     without: tuple[str, ...] = ()
     pool: bool = True
+    environments: Environments | None = None
 
 
 @define
@@ -63,6 +65,7 @@ class _Tenant:
 class _Environment:
     """Whose packages come first; its ancestor."""
 
+    packages: tuple[Path, ...] = ()
     starting: trio.Lock = field(factory=trio.Lock)
     ancestor: Ancestor | None = None
 
@@ -91,7 +94,6 @@ class ProcessRuntime:
         name = hashlib.sha256(os.fsencode(directory.absolute())).digest()
         self._name = name.hex()[:NAME_CHARACTERS]
         self._uids = Uids(int.from_bytes(name[:4], "big"))
-        self._hierarchies: Hierarchies | None = None
         self._cgroups: Cgroups | None = None
         self.layers: Layers | None = None
         """What is in force, once the first ancestor has found out."""
@@ -104,7 +106,24 @@ class ProcessRuntime:
     async def probe(self) -> Layers:
         """What is in force here, also if that is not enough to run anything. Raises `Faulted("runtime_unavailable")`."""
         self._prepare()
-        return (await self._ancestor("", ())).layers
+        return (await self._ancestor(NO_ENVIRONMENT)).layers
+
+    def confinement(self) -> dict[str, Any]:
+        """See `ports.Runtime.confinement`."""
+        if self.layers is None:
+            return {"level": None, "required": self._sandboxing.level}
+        return {
+            "level": self.layers.level,
+            "required": self._sandboxing.level,
+            "layers": {
+                "namespaces": self.layers.namespaces,
+                "landlock": bool(self.layers.landlock),
+                "seccomp": self.layers.seccomp,
+                "own_uid": self.layers.own_uid,
+                "cgroups": list(self.controllers),
+            },
+            "missing": dict(self.layers.missing),
+        }
 
     async def start(self, launch: Launch, nursery: trio.Nursery) -> ServiceProcess:
         """See `ports.Runtime.start`."""
@@ -112,8 +131,6 @@ class ProcessRuntime:
             raise Faulted("runtime_unavailable", "the runtime was closed")
         if launch.entry != "source":
             raise Faulted("runtime_unavailable", f"a process runs deployed source, not {launch.entry!r}")
-        if launch.environment is not None:  # never without the packages that it asks for
-            raise Faulted("runtime_unavailable", "services cannot be started on an environment yet: deploy it without one")
         self._prepare()
         greeting = greet(launch)
         sandbox = await self._sandbox(launch)
@@ -173,6 +190,7 @@ class ProcessRuntime:
         except OSError as error:
             raise Faulted("runtime_unavailable", f"cannot prepare {self._directory}: {error}") from error
         self._forks = trio.CapacityLimiter(STARTING_MAX)
+        Cgroups(find(self._name)).remove()  # what a kernel left whose keepers were killed too
         self._cgroups = Cgroups(find(self._name))
 
     async def _run(self, service: ServiceProcess) -> None:
@@ -185,7 +203,8 @@ class ProcessRuntime:
 
     async def _sandbox(self, launch: Launch) -> Sandbox:
         shape = shape_of(launch.limits)
-        kind = Kind(launch.incarnation, "", tuple(sorted(shape.items())))
+        environment = await self._environment(launch.environment)
+        kind = Kind(launch.incarnation, environment, tuple(sorted(shape.items())))
         tenant = await self._tenant(kind.incarnation, kind.environment)
         found = self._pool.take(kind, trio.current_time())
         if found is None:
@@ -255,11 +274,13 @@ class ProcessRuntime:
             return tenant
 
     async def _found(self, tenant: _Tenant, incarnation: str, environment: str) -> None:
-        ancestor = await self._ancestor(environment, ())
+        ancestor = await self._ancestor(environment)
         self._check_level(ancestor)
         assert self._cgroups is not None
         groups = self._cgroups.tenant(incarnation)
         name = incarnation
+        if environment:
+            name += hashlib.sha256(environment.encode()).hexdigest()[:NAME_CHARACTERS]
         try:
             # Kept before it is waited for: given up half-way it has processes too, which `close` must see the end of.
             tenant.zygote = await Zygote.start(self._directory, incarnation, name, ancestor, groups)
@@ -269,13 +290,32 @@ class ProcessRuntime:
             if self._sandboxing.own_ancestors:
                 ancestor.close()
 
-    async def _ancestor(self, environment: str, packages: tuple[Path, ...]) -> Ancestor:
-        confinement = Confinement(self._directory, self._sandboxing.hidden, packages, self._sandboxing.without)
+    async def _environment(self, name: str | None) -> str:
+        """What tells an environment from others, also from an earlier one of its name. Raises `Faulted`."""
+        if name is None:
+            return NO_ENVIRONMENT
+        try:
+            found = await trio.to_thread.run_sync(self._find_environment, name)
+        except (SoloError, OSError) as error:
+            raise Faulted("runtime_unavailable", f"its environment cannot be used: {error}") from None
+        return found
+
+    def _find_environment(self, name: str) -> str:
+        if self._sandboxing.environments is None:
+            raise Faulted("runtime_unavailable", "this kernel has no environments")
+        found = self._sandboxing.environments.find(name)
+        made = os.stat(found.site_packages)
+        identity = f"{name}:{made.st_dev}:{made.st_ino}"
+        self._environments.setdefault(identity, _Environment()).packages = (found.site_packages,)
+        return identity
+
+    async def _ancestor(self, environment: str) -> Ancestor:
+        kept = self._environments.setdefault(environment, _Environment())
+        confinement = Confinement(self._directory, self._sandboxing.hidden, kept.packages, self._sandboxing.without)
         if self._sandboxing.own_ancestors:
             found = await Ancestor.start(confinement)
             self.layers = found.layers
             return found
-        kept = self._environments.setdefault(environment, _Environment())
         async with kept.starting:
             if kept.ancestor is None or kept.ancestor.dead.is_set():
                 kept.ancestor = await Ancestor.start(confinement)

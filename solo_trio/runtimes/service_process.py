@@ -267,7 +267,9 @@ class ServiceProcess:
             Evidence(self._exit.status, self._last_word, self._killed, self._stop_requested, self._fault)
         )
         if not self._killed and self._sandbox.group.ran_out_of_memory():
-            self.ending = evolve(self.ending, kind="crashed", breach=Breach("memory_mb"))  # the supervisor says it in words
+            self.ending = evolve(
+                self.ending, kind="crashed", breach=Breach("memory_mb")
+            )  # the supervisor says it in words
         self._sandbox.release()
         self.ended.set()
         for pending in self._calls.values():

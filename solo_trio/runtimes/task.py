@@ -168,6 +168,14 @@ class TaskRuntime:
         nursery.start_soon(self._run, service, name=f"service {launch.service_id}")
         return service
 
+    def confinement(self) -> dict[str, Any]:
+        """See `ports.Runtime.confinement`: Python in one process is no boundary."""
+        return {"level": 0}
+
+    async def probe(self) -> object:
+        """See `ports.Runtime.probe`."""
+        return None
+
     async def close(self, deadline: float) -> None:
         """See `ports.Runtime.close`. A shielded task may outlive it."""
         for service in self._services:

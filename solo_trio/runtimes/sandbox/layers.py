@@ -118,8 +118,8 @@ def _enter_namespaces() -> None:
         enter_user_namespace()
     system.unshare(system.CLONE_NEWPID | NAMESPACES)
     system.mount(None, "/", None, system.MS_REC | system.MS_PRIVATE)
-    system.mount("tmpfs", "/tmp", "tmpfs", system.MS_NOSUID, "size=64k")  # noqa: S108 - in a namespace of its own
-    system.restrict_mount("/tmp", system.MOUNT_ATTR_RDONLY)  # noqa: S108
+    system.mount("tmpfs", "/tmp", "tmpfs", system.MS_NOSUID, "size=64k")
+    system.restrict_mount("/tmp", system.MOUNT_ATTR_RDONLY)
 
 
 def enter_user_namespace(flags: int = 0) -> None:

@@ -55,8 +55,19 @@ def is_within(path: str, directory: str) -> bool:
 
 
 def unreachable(found: Iterable[str]) -> list[str]:
-    """Those that another user may not read, of the directories themselves."""
-    return [path for path in found if os.stat(path).st_mode & 0o005 != 0o005 and os.path.isdir(path)]
+    """Those that another user cannot get to or read."""
+    return [path for path in found if not _is_public(path)]
+
+
+def _is_public(path: str) -> bool:
+    above = os.path.dirname(path)
+    if os.path.isdir(path) and os.stat(path).st_mode & 0o005 != 0o005:
+        return False
+    while above != "/":
+        if not os.stat(above).st_mode & 0o001:
+            return False
+        above = os.path.dirname(above)
+    return True
 
 
 def build(where: str, found: Iterable[str], hidden: Iterable[str]) -> None:

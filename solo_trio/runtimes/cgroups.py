@@ -21,6 +21,7 @@ PERIOD_US: Final = 100_000
 """Of the processor's quota."""
 QUOTA_US_LEAST: Final = 1_000
 THREADS_DEFAULT: Final = 64
+MAKE_TIMES: Final = 3
 _MEBIBYTE: Final = 1024 * 1024
 _KERNEL_LEAF: Final = "solo-kernel"
 
@@ -59,7 +60,7 @@ class Hierarchies:
 
 
 def find(name: str, proc: Path = Path("/proc/self")) -> Hierarchies:
-    """Make the directories of the kernel `name` where that is possible. Never raises."""
+    """Where the kernel `name` can have directories: tried, and nothing is left there. Never raises."""
     try:
         mounts, own = _mounts(proc), _own(proc)
     except (OSError, ValueError) as error:
@@ -71,7 +72,7 @@ def find(name: str, proc: Path = Path("/proc/self")) -> Hierarchies:
             continue
         base = _below(mounts[controller], own[controller]) / f"solo-{name}"
         try:
-            base.mkdir(exist_ok=True)
+            _try_to_make(base)
             bases[controller] = base
         except OSError as error:
             missing[controller] = f"{base.parent} cannot be written: {error.strerror}"
@@ -90,7 +91,7 @@ def _find_2(own: Path, name: str) -> Hierarchies:
         if not wanted:
             return Hierarchies(2, {}, dict.fromkeys(CONTROLLERS, "it is not delegated to this kernel's cgroup"))
         base = own / f"solo-{name}"
-        base.mkdir(exist_ok=True)
+        _try_to_make(base)
         try:
             _enable(own, wanted)
         except OSError:  # a cgroup with processes of its own cannot have controlled children: the kernel steps aside
@@ -98,14 +99,16 @@ def _find_2(own: Path, name: str) -> Hierarchies:
             leaf.mkdir(exist_ok=True)
             (leaf / "cgroup.procs").write_text(str(os.getpid()))
             _enable(own, wanted)
-        _enable(base, wanted)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            (own / f"solo-{name}").rmdir()
         why = f"{own}: {error.strerror}; start the kernel in a cgroup of its own (systemd: Delegate=yes)"
         return Hierarchies(2, {}, dict.fromkeys(CONTROLLERS, why))
     missing = {each: "it is not delegated to this kernel's cgroup" for each in CONTROLLERS if each not in wanted}
     return Hierarchies(2, dict.fromkeys(wanted, base), missing)
+
+
+def _try_to_make(base: Path) -> None:
+    base.mkdir(exist_ok=True)
+    _remove(base)  # only if there is nothing in it
 
 
 def _enable(group: Path, controllers: Sequence[str]) -> None:
@@ -158,13 +161,21 @@ class Cgroups:
         made = []
         for base in self._hierarchies.places:
             group = base / incarnation
-            with contextlib.suppress(OSError):
-                base.mkdir(exist_ok=True)
-                group.mkdir(exist_ok=True)
-                if self._hierarchies.version == 2:
-                    _enable(group, [name for name, path in self._hierarchies.bases.items() if path == base])
-                made.append(str(group))
+            controllers = [name for name, path in self._hierarchies.bases.items() if path == base]
+            for _ in range(MAKE_TIMES):  # a keeper that ends removes the directory above as soon as it is empty
+                with contextlib.suppress(OSError):
+                    self._make(base, group, controllers)
+                    made.append(str(group))
+                    break
         return made
+
+    def _make(self, base: Path, group: Path, controllers: list[str]) -> None:
+        base.mkdir(exist_ok=True)
+        if self._hierarchies.version == 2:
+            _enable(base, controllers)
+        group.mkdir(exist_ok=True)
+        if self._hierarchies.version == 2:
+            _enable(group, controllers)
 
     def service(self, incarnation: str, limits: Mapping[str, float]) -> Group:
         """A new one. Controllers that fail are left out: rlimits are there all the same."""

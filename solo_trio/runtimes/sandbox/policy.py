@@ -13,7 +13,8 @@ from solo_trio.runtimes.sandbox.seccomp import ALLOW, DENY, Check, Rules, fails
 
 _FILES: Final = """
 read write readv writev pread64 pwrite64 lseek close fstat newfstatat stat lstat statx statfs fstatfs access faccessat
-faccessat2 open openat readlink readlinkat getcwd chdir fchdir getdents64 mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2
+faccessat2 open openat readlink readlinkat getcwd chdir fchdir getdents64 mkdir mkdirat rmdir unlink unlinkat
+rename renameat renameat2
 ftruncate truncate fsync fdatasync fallocate fadvise64 flock umask copy_file_range sendfile dup dup2 dup3
 """
 _ATTRIBUTES: Final = "utimensat fchmod fchmodat"

@@ -99,6 +99,24 @@ def test_deploy_from_standard_input(server: Server) -> None:
     assert solo("kill", "piped", "--force", "--data", server.data).returncode == 0
 
 
+def test_deploy_tells_what_was_found(command: Run, tmp_path: Path) -> None:
+    source = tmp_path / "shell.py"
+    source.write_text(PIDS + "\n\ndef shell():\n    os.system('ls')\n")
+    line = source.read_text().count("\n")
+    finding = f"{line}:5: os.system starts another process (process_use): Do the work in Python"
+    code, out, err = command("deploy", source, "--id", "shell")
+    assert (code, out.split(":")[0]) == (0, "shell ready")
+    assert err.startswith(f"error: {source}:{finding}")
+    done(command("kill", "shell", "--force"))
+    assert command("tenant", "update", "default", "--hardening", "refuse")[0] == 0
+    try:
+        code, out, err = command("deploy", source, "--id", "shell")
+    finally:
+        assert command("tenant", "update", "default", "--hardening", "warn")[0] == 0
+    assert (code, out) == (1, "")
+    assert err.startswith("error: code_refused: ") and f"  error: {finding}" in err
+
+
 def test_deploy_refused(command: Run, source: Path, tmp_path: Path) -> None:
     refused(command("deploy", source, "--id", "pids"), "service_exists")
     refused(command("deploy", source, "--id", "Upper"), "invalid_id")
@@ -267,6 +285,15 @@ def test_tenants(command: Run, server: Server) -> None:
     ]
     assert parsed(command("tenant", "show", "agent", "--json"))["limits"] == {"max_services": 0}
     assert "tenant" in done(command("tenant", "show", "agent"))
+    code, out, err = command("tenant", "update", "agent", "--hardening", "refuse")
+    assert (code, out, err) == (
+        0,
+        'agent updated: {"max_services": 0}\n',
+        "findings of the analyser from now on: refuse\n",
+    )
+    assert parsed(command("tenant", "show", "agent", "--json"))["hardening"] == "refuse"
+    assert command("tenant", "create", "strict", "--hardening", "refuse")[0] == 0
+    assert command("tenant", "update", "agent", "--hardening", "maybe")[0] == 2
     refused(command("tenant", "create", "agent"), "tenant_exists")
     refused(command("tenant", "create", "Agent"), "invalid_id")
     refused(command("tenant", "show", "nobody"), "tenant_not_found")

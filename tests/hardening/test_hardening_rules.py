@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import warnings
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from hardening_samples import BAD, GOOD, RANDOM
 
-from solo_trio.hardening import FINDINGS_MAX, RULES, Finding, analyse
+from solo_trio.hardening import ANALYSED_BYTES_MAX, FINDINGS_MAX, RULES, Finding, analyse
 
 BY_ID = {rule.id: rule for rule in RULES}
 
@@ -112,3 +116,20 @@ def test_bytes_are_read_as_python_reads_them() -> None:
     assert analyse("# -*- coding: latin-1 -*-\nx = 'é'\n".encode("latin-1")) == []
     assert [each.rule for each in analyse(b"x = '\xff'\n")] == ["syntax"]
     assert [each.rule for each in analyse(b"# -*- coding: nonsense -*-\n")] == ["syntax"]
+
+
+def test_every_rule_is_on_the_page_about_them() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    sys.path.insert(0, str(docs))
+    try:
+        page = import_module("generated").fill("reference/hardening", (docs / "reference/hardening.md").read_text())
+    finally:
+        sys.path.remove(str(docs))
+    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", page, re.M | re.S))
+    assert list(sections) == [rule.id for rule in RULES]
+    for rule in RULES:
+        for text in (rule.title, " or ".join(rule.levels), rule.why, rule.remedy):
+            assert text in sections[rule.id], rule.id
+        assert rule.id == "too_large" or (rule.example in sections[rule.id] and rule.better in sections[rule.id])
+    for bound in (f"At most {FINDINGS_MAX} are", f"more than {ANALYSED_BYTES_MAX // 1_024} KiB"):
+        assert bound in page.replace("\n", " ")

@@ -92,6 +92,7 @@ async def running_system(
                 ceiling=settings.limits,
                 machine=OwnProcess(data),
                 pressure=settings.pressure,
+                egress_allowed=settings.egress_allowed,
                 version=__version__,
                 environments=environments_of(data),
                 leftovers=partial(_leftovers, data),

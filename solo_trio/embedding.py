@@ -106,6 +106,7 @@ class Tenant:
         *,
         source: str | bytes | None = None,
         environment: str | None = None,
+        egress: Sequence[str] = (),
         restart: RestartType = "permanent",
         max_restarts: int = 5,
         max_seconds: float = 60.0,
@@ -118,6 +119,7 @@ class Tenant:
         """Deploy a trusted callable (or import path) as a task, or `source` as a process of its own; returns when ready.
 
         `source`: the text of a module, or the bytes of a zip archive of several. `environment`: the packages that it finds.
+        `egress`: what it may connect to, like "api.example.com:443"; a task is trusted, and may connect to anything.
         A callable must be one of `Kernel.open(callables=...)`, so that it is found after a restart, or `ephemeral`.
         An equal specification that runs already is left alone. `replace`: another one that is there is stopped for it,
         and put back if this one fails. `depends_on`: services that must be ready before it starts. Raises `SoloError`.
@@ -138,6 +140,7 @@ class Tenant:
             config={} if config is None else config,
             depends_on=list(depends_on),
             environment=environment,
+            egress=list(egress),
         )
         if not given.code.strip() or source == b"":
             what = "source" if target is None else "the import path"
@@ -159,6 +162,7 @@ class Tenant:
             depends_on=tuple(given.depends_on),
             ephemeral=bool(ephemeral),
             environment=given.environment,
+            egress=tuple(given.egress),
         )
         before = self._caller.core.loop.state.service(self.tenant_id, given.service_id)
         try:
@@ -238,14 +242,16 @@ class Tenant:
         max_restarts: int | None = None,
         max_seconds: float | None = None,
         limits: Mapping[str, Any] | None = None,
+        egress: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Change policy and limits of a service while it runs; None leaves a value as it is."""
+        """Change policy, limits and network access of a service while it runs; None leaves a value as it is."""
         given = checked(
             changing.UpdateInput,
             service_id=service_id,
             restart=restart,
             restart_limits={"max_restarts": max_restarts, "max_seconds": max_seconds},
             limits={} if limits is None else limits,
+            egress=None if egress is None else list(egress),
         )
         return (await changing.update_service(self._caller, given)).body
 

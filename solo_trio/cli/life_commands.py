@@ -103,6 +103,10 @@ def _show_hold(place: Place, answer: dict[str, Any], text: str) -> None:
 @click.option(
     "--limit", "limits", type=LIMIT, multiple=True, help="A limit, like --limit memory_mb=256; any number of times."
 )
+@click.option(
+    "--egress", metavar="HOST[:PORT]", multiple=True, help="All that it may connect to from now on; any number of times."
+)
+@click.option("--no-egress", is_flag=True, help="It may connect to nothing.")
 @IF_MATCH
 @for_tenant
 def update(
@@ -112,19 +116,26 @@ def update(
     max_restarts: int | None,
     max_seconds: float | None,
     limits: tuple[tuple[str, float], ...],
+    egress: tuple[str, ...],
+    no_egress: bool,
     if_match: int | None,
 ) -> None:
-    """Change a service's restart policy and limits while it runs."""
+    """Change a service's restart policy, limits and network access while it runs."""
     given = {"max_restarts": max_restarts, "max_seconds": max_seconds}
     restart_limits = {name: value for name, value in given.items() if value is not None}
-    if restart is None and not restart_limits and not limits:
-        raise click.UsageError("say what to change: --restart, --max-restarts, --max-seconds or --limit NAME=NUMBER")
+    if egress and no_egress:
+        raise click.UsageError("say either --egress or --no-egress")
+    if restart is None and not restart_limits and not limits and not egress and not no_egress:
+        raise click.UsageError(
+            "say what to change: --restart, --max-restarts, --max-seconds, --limit NAME=NUMBER, --egress or --no-egress"
+        )
     with place.in_tenant() as client:
         answer = client.update(
             service_id,
             restart=restart,
             restart_limits=restart_limits or None,
             limits=dict(limits) or None,
+            egress=egress if egress or no_egress else None,
             if_match=if_match,
         )
     if place.json:

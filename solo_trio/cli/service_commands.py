@@ -48,6 +48,12 @@ _HIDDEN: Final = "\0"
     shell_complete=SERVICE,
     help="A service that must be ready before it starts; any number of times.",
 )
+@click.option(
+    "--egress",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="What it may connect to, like api.example.com:443, *.example.org or 10.0.0.5:5432; any number of times.",
+)
 @click.option("--environment", metavar="NAME", help="The packages that it finds: one that solo env list shows.")
 @click.option(
     "--if-match", type=click.IntRange(0), metavar="REVISION", help="Replace only what still has this revision."
@@ -65,6 +71,7 @@ def deploy(
     max_seconds: float | None,
     limits: tuple[tuple[str, float], ...],
     depends_on: tuple[str, ...],
+    egress: tuple[str, ...],
     environment: str | None,
     if_match: int | None,
     no_wait: bool,
@@ -85,6 +92,7 @@ def deploy(
             limits=dict(limits) or None,
             config=config,
             depends_on=depends_on or None,
+            egress=egress or None,
             environment=environment,
             replace=replace,
             wait=not no_wait,
@@ -173,6 +181,7 @@ def status(place: Place, service_id: str) -> None:
             ("held", "yes: it starts with solo resume" if answer.get("held") else None),
             ("depends on", ", ".join(spec.get("depends_on") or ()) or None),
             ("waiting for", ", ".join(answer.get("waiting_for") or ()) or None),
+            ("egress", ", ".join(spec.get("egress") or ()) or None),
             ("environment", spec.get("environment")),
             ("config", json.dumps(spec["config"]) if spec["config"] else None),
         ]

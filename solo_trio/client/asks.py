@@ -70,6 +70,7 @@ def deploy(
     config: Mapping[str, Any] | None = None,
     depends_on: Sequence[str] | None = None,
     environment: str | None = None,
+    egress: Sequence[str] | None = None,
     replace: bool = False,
     wait: bool = True,
     if_match: int | None = None,
@@ -78,7 +79,7 @@ def deploy(
     """Deploy the text of a Python module, or the bytes of a zip archive of several (`pack` makes one of a directory).
 
     Answered when it runs, or with `wait=False` once that is sure to be tried. `environment`: the operator's name for the
-    packages that it needs.
+    packages that it needs. `egress`: what it may connect to, like "api.example.com:443".
     `replace`: in the place of one that is there; the old version comes back if the new one does not become ready.
     `depends_on`: services of the tenant that must be ready before it starts. `if_match`: only if the one that is there still
     has this revision.
@@ -93,6 +94,7 @@ def deploy(
         config=config,
         depends_on=None if depends_on is None else list(depends_on),
         environment=environment,
+        egress=None if egress is None else list(egress),
     )
     query = _given(wait=None if wait else "false", replace="true" if replace else None)
     return Ask("POST", "/services", _whole, query, body, idempotency_key=idempotency_key, if_match=if_match)
@@ -141,12 +143,14 @@ def update(
     restart: Restart | None = None,
     restart_limits: Mapping[str, Any] | None = None,
     limits: Mapping[str, Any] | None = None,
+    egress: Sequence[str] | None = None,
     if_match: int | None = None,
     idempotency_key: str | None = None,
 ) -> Ask[Document]:
-    """Change its restart policy and limits while it runs: `{service_id, revision, spec, applies_at_next_start}`, the last one
+    """Change restart policy, limits, network access while it runs: `{service_id, revision, spec, applies_at_next_start}`, the last one
     the limits that count from its next start on."""
-    body = _given(restart=restart, restart_limits=restart_limits, limits=limits)
+    listed = None if egress is None else list(egress)
+    body = _given(restart=restart, restart_limits=restart_limits, limits=limits, egress=listed)
     return Ask("PATCH", _service(service_id), _whole, body=body, idempotency_key=idempotency_key, if_match=if_match)
 
 

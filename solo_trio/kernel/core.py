@@ -36,7 +36,19 @@ from solo_trio.model.system import (
     SystemResumed,
 )
 from solo_trio.model.tenant import TenantUpdated
-from solo_trio.ports import CallOut, Clock, Entropy, Environments, Journal, Machine, Running, Runtime, ServiceLogs, Telemetry
+from solo_trio.policy.egress import operator_list
+from solo_trio.ports import (
+    CallOut,
+    Clock,
+    Entropy,
+    Environments,
+    Journal,
+    Machine,
+    Running,
+    Runtime,
+    ServiceLogs,
+    Telemetry,
+)
 
 CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
@@ -61,6 +73,7 @@ class Parts:
     environments: Environments | None = None
     machine: Machine = field(factory=NoMachine)
     pressure: PressureLimits = field(factory=PressureLimits)
+    egress_allowed: tuple[str, ...] = ("*",)
 
 
 class Core:
@@ -71,6 +84,7 @@ class Core:
         self.runtimes = parts.runtimes
         self.logs = parts.logs
         self.ceiling = parts.ceiling
+        self.egress_allowed = operator_list(parts.egress_allowed)
         self.recovery = recovery
         self._settled_after_s = settled_after_s
         self._useful = trio.Event()

@@ -25,6 +25,7 @@ from solo_trio.model.ending import Breach, Ending, EndKind
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import ServiceState, StopRequest
 from solo_trio.policy.backoff import restart_delay
+from solo_trio.policy.egress import NOWHERE, Reach, service_list
 from solo_trio.ports import Launch, LogSink, Running
 
 STORAGE_RETRY_S: Final = 1.0
@@ -151,7 +152,12 @@ class ServiceSupervisor:
         return True
 
     def apply_limits(self) -> frozenset[str]:
-        """Make the limits that are wanted now count for what runs; the names of those that only the next start can bring."""
+        """Make the limits that are wanted now count for what runs; the names of those that only the next start can bring.
+
+        What it may reach is looked up whenever it connects; connections that it is no longer to have are cut here.
+        """
+        if self.running is not None:
+            self.running.reconsider_egress()
         service = self._state()
         if service is None or not service.begun:
             return frozenset()
@@ -285,7 +291,15 @@ class ServiceSupervisor:
             log=self._log,
             outgoing=self._core.outgoing(self._tenant_id, self._incarnation),
             environment=service.spec.environment,
+            egress=self._reach,
         )
+
+    def _reach(self) -> Reach:
+        """What the service may reach at this moment; nothing once another deployment has its place."""
+        service = self._state()
+        if service is None:
+            return NOWHERE
+        return Reach(service_list(service.spec.egress), self._core.egress_allowed)
 
     async def _wait_until_ready(self, running: Running, timeout_s: float) -> bool:
         """Until it is ready (reported), ended, or no longer wanted (left to the next step); False if that took too long."""

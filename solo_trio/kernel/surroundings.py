@@ -11,6 +11,7 @@ from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop
 from solo_trio.model.limits import Limits
 from solo_trio.model.service import ServiceState
+from solo_trio.policy.egress import EgressList
 from solo_trio.ports import CallOut, Entropy, Journal, Running, Runtime, ServiceLogs, Telemetry
 
 
@@ -31,6 +32,7 @@ class Surroundings(Protocol):
     stop_deadline: float
     close_deadline: float
     killed_at_close: int
+    egress_allowed: EgressList
 
     def ceiling_of(self, tenant_id: str) -> Limits:
         """What no service of the tenant may exceed."""

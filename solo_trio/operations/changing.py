@@ -19,6 +19,7 @@ from solo_trio.model.service_requests import Accepted, Kill, Pause, Restart, Res
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.system import SystemPaused
 from solo_trio.operations.caller import Caller
+from solo_trio.operations.granting import granted
 from solo_trio.operations.outcomes import RESTART_OUTCOMES, STOP_OUTCOMES, event_of, outcome, version_view
 from solo_trio.operations.services import ServiceInput
 from solo_trio.operations.table import Answer, body, operation, path, query
@@ -188,11 +189,12 @@ class UpdateInput:
     restart: Literal["permanent", "transient", "temporary"] | None = body(None)
     restart_limits: RestartLimitsChange = body(factory=RestartLimitsChange)
     limits: Limits = body(factory=Limits)
+    egress: list[str] | None = body(None)
 
 
 @operation("PATCH", "/services/{service_id}", scope="tenant", input=UpdateInput, mutates=True)
 async def update_service(caller: Caller, given: UpdateInput) -> Answer:
-    """Change the restart policy and limits of a service while it runs; what is not named, or null, stays as it is."""
+    """Change restart policy, limits, network access of a service while it runs; what is not named, or null, stays as it is."""
     tenant = caller.tenant()
     command = Update(
         tenant.tenant_id,
@@ -202,6 +204,7 @@ async def update_service(caller: Caller, given: UpdateInput) -> Answer:
         given.restart_limits.max_seconds,
         given.limits,
         caller.revision,
+        None if given.egress is None else granted(caller, given.egress),
     )
     reply = await caller.submit(command)
     deployment = await _deployment_of(caller, reply)
@@ -227,4 +230,10 @@ async def _spec_at(caller: Caller, service_id: str, deployment: int, revision: i
     if not isinstance(changed, ev.ServiceUpdated):  # it was so already: what is now, unless that is another deployment
         service = caller.core.loop.state.service(caller.tenant_id or "", service_id)
         return service.spec if service is not None and service.deployment == deployment else intent.spec
-    return evolve(intent.spec, restart=changed.restart, restart_limits=changed.restart_limits, limits=changed.limits)
+    return evolve(
+        intent.spec,
+        restart=changed.restart,
+        restart_limits=changed.restart_limits,
+        limits=changed.limits,
+        egress=changed.egress,
+    )

@@ -23,6 +23,7 @@ from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.operations.archives import check_source, source_of
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.findings import findings_of
+from solo_trio.operations.granting import granted
 from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, event_of, outcome, version_view
 from solo_trio.operations.table import Answer, body, operation, query
 from solo_trio.operations.views import service_view
@@ -44,6 +45,7 @@ class DeployInput:
     depends_on: list[str] = body(factory=list)
     isolation: Literal["process", "task"] | None = body(None)
     environment: str | None = body(None)
+    egress: list[str] = body(factory=list)
     replace: bool = query(False)
     wait: bool = query(True)
 
@@ -66,6 +68,7 @@ async def deploy(caller: Caller, given: DeployInput) -> Answer:
         config=given.config,
         depends_on=tuple(given.depends_on),
         environment=given.environment,
+        egress=tuple(given.egress),
     )
     return await deploy_spec(caller, given.service_id, spec, source, wait=given.wait, replace=given.replace)
 
@@ -88,7 +91,7 @@ async def deploy_spec(
     """Deploy any specification (an embedding application's too). `idempotent`: an equal one that is there is the answer."""
     tenant = caller.tenant()
     settings = caller.system.settings
-    spec = evolve(spec.check(), config=_as_json(spec.config))
+    spec = evolve(spec.check(), config=_as_json(spec.config), egress=granted(caller, spec.egress))
     await _check_form(caller, spec, source)
     policy = tenant.hardening or settings.hardening
     no_room = caller.core.pressure.check_room()

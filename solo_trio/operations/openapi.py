@@ -63,13 +63,13 @@ _OF_START: Final = frozenset(
 )
 _OWN_CODES: Final[dict[str, frozenset[str]]] = {
     "deploy": _OF_START
-    | {"archive_refused", "environment_not_found", "environment_unusable"}
+    | {"archive_refused", "egress_refused", "environment_not_found", "environment_unusable"}
     | {"code_refused", "service_exists", "dependency_not_found", "dependency_cycle"},
     "restart_service": _OF_START | {"wrong_status", "service_not_running"},
     "resume_service": _OF_START | {"wrong_status", "service_not_running"},
     "delete_service": frozenset(("service_required", "service_stopping")),
     "pause_service": frozenset(("wrong_status", "service_not_running", "service_stopping")),
-    "update_service": frozenset(("service_not_running", "service_stopping")),
+    "update_service": frozenset(("egress_refused", "service_not_running", "service_stopping")),
     "create_tenant": frozenset(("tenant_exists", "quota_exceeded")),
     "call": frozenset(
         (

@@ -24,6 +24,7 @@ from solo_trio.operations.paging import PAGE_MAX
 from solo_trio.operations.strict_json import INT_MAX, INT_MIN
 from solo_trio.operations.table import Operation
 from solo_trio.operations.tenants import SERVICES_LIMIT_MAX
+from solo_trio.policy.egress import ENTRIES_MAX
 
 Schema = dict[str, Any]
 Place = Literal["path", "query", "body"]
@@ -37,6 +38,7 @@ _FIELDS: Final[dict[str, Schema]] = {
     "function": {"pattern": f"^{FUNCTION_PATTERN}$", "maxLength": 128},
     "code": {"pattern": "[^ \\t\\n\\r\\f\\v]", "maxLength": SOURCE_BYTES_MAX},
     "depends_on": {"items": {"type": "string", **_ID}, "maxItems": DEPENDENCIES_MAX, "uniqueItems": True},
+    "egress": {"items": {"type": "string"}, "maxItems": ENTRIES_MAX},
     "isolation": {"not": {"const": "task"}},
     "environment": _ID,
     "limit": _PAGE,

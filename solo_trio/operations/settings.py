@@ -12,6 +12,8 @@ Then add the key to the table in docs/configuration.md: a test compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 from attrs import NOTHING, Attribute, field, fields, frozen
@@ -22,6 +24,7 @@ from solo_trio.model.limits import CEILING, Limits, is_number
 from solo_trio.model.service_requests import SERVICES_MAX
 from solo_trio.model.system import BOOT_LOOP_S, BOOT_LOOP_STARTS
 from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TENANTS_MAX
+from solo_trio.policy.egress import parse
 
 Section = Literal["solo", "limits", "service_limits", "recovery", "shutdown", "telemetry", "security"]
 COUNT_MAX: Final = 1_000_000
@@ -42,6 +45,8 @@ class Key:
     choices: tuple[str, ...] = ()
     variable: str | None = None
     """The environment variable, where it is not `SOLO_<NAME>`."""
+    item: Callable[[str], object] | None = None
+    """Raises ValueError with a sentence for an item of a list that is none."""
 
     def fault(self, value: object, default: object) -> str | None:
         """What `value` must be and is not, or None if it is right; `default` tells the kind."""
@@ -54,12 +59,21 @@ class Key:
             return f"must be {'a whole number' if whole else 'a number'}{self._range()}"
         if isinstance(default, tuple):
             if isinstance(value, list | tuple) and len(value) <= ITEMS_MAX and all(_is_text(each) for each in value):
-                return None
+                return self._item_fault(value)
             return 'must be a list of texts, like ["one", "two"]'
         if not _is_text(value):
             return "must be a text, not empty, without control characters"
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
+        return None
+
+    def _item_fault(self, items: Sequence[str]) -> str | None:
+        try:
+            for each in items:
+                if self.item is not None:
+                    self.item(each)
+        except ValueError as error:
+            return f"has a wrong item: {error}"
         return None
 
     def _within(self, value: Any) -> bool:
@@ -86,9 +100,10 @@ def key(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     variable: str | None = None,
+    item: Callable[[str], object] | None = None,
 ) -> Any:
     """A field of a class of settings."""
-    return field(default=default, metadata={Key: Key(section, says, low, high, choices, variable)})
+    return field(default=default, metadata={Key: Key(section, says, low, high, choices, variable, item)})
 
 
 def key_of(attribute: Attribute[Any]) -> Key | None:
@@ -181,6 +196,12 @@ class Settings:
         "security",
         "What becomes of the analyser's findings in a deployment; a tenant may have its own.",
         choices=("off", "warn", "refuse"),
+    )
+    egress_allowed: tuple[str, ...] = key(
+        ("*",),
+        "security",
+        "What the egress of services may name: hosts, addresses, networks, `*` or `public`; nothing else is granted.",
+        item=partial(parse, operator=True),
     )
     allowed_imports: tuple[str, ...] = key(
         (), "security", "Import paths, and all below them, that an embedding application may deploy as tasks."

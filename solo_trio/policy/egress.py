@@ -207,7 +207,7 @@ def parse(entry: str, *, operator: bool = False) -> Rule:
         return Rule("any" if operator else "public", ports)
     if host == "public" and operator:
         return Rule("public", ports)
-    network = _network(entry, host.removeprefix("[").removesuffix("]"))
+    network = _network(entry, host[1:-1] if host.startswith("[") and host.endswith("]") else host)
     if network is not None:
         return Rule("network", ports, network=network)
     below = host.startswith("*.")

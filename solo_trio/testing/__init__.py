@@ -117,6 +117,7 @@ class MemoryKernel:
             ceiling=self.settings.limits,
             machine=self.machine,
             pressure=self.settings.pressure,
+            egress_allowed=self.settings.egress_allowed,
             checkpoints=CheckpointRules(self.settings.checkpoint_interval_events, self.settings.checkpoint_interval_s),
         )
         async with assemble(parts, keyring, self.settings) as system:

@@ -36,6 +36,8 @@ _DESCRIPTORS: Final = 2
 
 def serve(control: int, given: Mapping[str, Any], package: str, paths: list[str]) -> NoReturn:
     """Warm up, then fork keepers until the control socket ends. `given`: `mount`, `hidden`, `without`, `packages`."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what the kernel's application does with it outlives the exec
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     layers = detect(tuple(given["without"]))
     shown = root.places(package, [*paths, *given["packages"]])
     plan = Plan(layers, given["mount"], tuple(shown), tuple(given["hidden"]))
@@ -75,6 +77,12 @@ def warm_up() -> None:
     gc.freeze()
 
 
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 class _Ancestor:
     def __init__(self, control: socket.socket, plan: Plan) -> None:
         self._control = control
@@ -95,9 +103,7 @@ class _Ancestor:
             if self._wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake, 4096)
-                with contextlib.suppress(ChildProcessError):
-                    while os.waitpid(-1, os.WNOHANG)[0]:
-                        pass
+                _reap()
             if self._control.fileno() in ready:
                 self._request()
 
@@ -115,6 +121,7 @@ class _Ancestor:
         except ConnectionResetError:
             data, descriptors = b"", []
         if not data:
+            _reap()  # or they would be left to whoever inherits them
             os._exit(0)
         request = json.loads(data)
         number = request["tenant"]

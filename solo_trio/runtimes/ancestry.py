@@ -21,9 +21,10 @@ from solo_trio.runtimes import boot
 from solo_trio.runtimes.sandbox.layers import Layers
 
 START_S_MAX: Final = 60.0
-FORK_S_MAX: Final = 30.0
-"""From asking for a keeper until its answer."""
-EXIT_S_MAX: Final = 5.0
+FORK_S_MAX: Final = 10.0
+"""From asking for a keeper until its answer, which nobody can stop waiting for. What is silent for longer was stopped."""
+EXIT_S_MAX: Final = 2.0
+"""From the end of the control socket until it is killed."""
 PACKET_BYTES_MAX: Final = 256 * 1024
 _ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
 _DEPENDENCIES: Final = ("trio", "attrs", "attr", "orjson", "outcome", "sniffio", "sortedcontainers", "idna")
@@ -71,10 +72,14 @@ class Ancestor:
         self._next = 1
         self._requests: dict[int, _Request] = {}
         self._sending = trio.Lock()
+        self._closed = False
 
     @classmethod
     async def start(cls, confinement: Confinement) -> Ancestor:
-        """Until it can fork. Raises `Faulted("runtime_unavailable")`."""
+        """Start its process. Who has it must `close` it; it can fork after `wait_ready`.
+
+        Raises `Faulted("runtime_unavailable")`.
+        """
         if not sys.executable:
             raise Faulted("runtime_unavailable", "sys.executable is empty: there is no Python to start services with")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -92,23 +97,34 @@ class Ancestor:
             raise
         found = cls(process, ours)
         trio.lowlevel.spawn_system_task(found._serve, name="ancestor")
-        try:
-            with trio.move_on_after(START_S_MAX):
-                await found._ready.wait()
-        finally:
-            if not found._ready.is_set():
-                found.close()
-        if found.dead.is_set() or not found._ready.is_set():
-            raise Faulted("runtime_unavailable", f"the ancestor of zygotes did not start: {found._failure}")
         return found
 
+    async def wait_ready(self) -> None:
+        """Until it can fork; one that cannot is closed. Raises `Faulted("runtime_unavailable")`."""
+        try:
+            with trio.move_on_after(START_S_MAX):
+                await self._ready.wait()
+        finally:
+            if not self._ready.is_set():
+                self.close()
+        if self.dead.is_set() or not self._ready.is_set():
+            raise Faulted("runtime_unavailable", f"the ancestor of zygotes did not start: {self._failure}")
+
+    @property
+    def over(self) -> bool:
+        """Nothing can be forked from it any more, though it may not be `gone` yet."""
+        return self._closed or self.dead.is_set()
+
     async def keeper(self, control: int, lock: int, groups: Sequence[str]) -> tuple[int, int]:
-        """Fork a keeper with these descriptors, which stay the caller's; its pid and pidfd. Raises `Faulted`."""
+        """Fork a keeper with these descriptors, which stay the caller's; its pid and pidfd. Raises `Faulted`.
+
+        Not to be cancelled: a keeper that nobody heard of would have no one who waits for its end.
+        """
         number, self._next = self._next, self._next + 1
         request = self._requests[number] = _Request()
         sent = False
         try:
-            with trio.move_on_after(FORK_S_MAX):
+            with trio.move_on_after(FORK_S_MAX, shield=True):
                 await self._send(json.dumps({"tenant": number, "groups": list(groups)}).encode(), (control, lock))
                 sent = True
                 await request.answered.wait()
@@ -118,11 +134,6 @@ class Ancestor:
                 self.close()
         except (OSError, trio.ClosedResourceError):
             pass  # it died; `request` says so already
-        except trio.Cancelled:
-            request.abandoned = sent and not request.answered.is_set()
-            if request.keeper is not None:
-                os.close(request.keeper[1])  # it ends by itself: its control socket is closed
-            raise
         finally:
             if not request.abandoned:
                 self._requests.pop(number, None)
@@ -131,7 +142,8 @@ class Ancestor:
         return request.keeper
 
     def close(self) -> None:
-        """End it; what was forked from it stays."""
+        """End it; what was forked from it stays. Idempotent."""
+        self._closed = True
         if self._control.fileno() >= 0:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_RDWR)
@@ -194,7 +206,7 @@ class Ancestor:
                 request = self._requests[number]
                 request.keeper = (pid, descriptors[0])
                 request.answered.set()
-                if request.abandoned:
+                if request.abandoned:  # its control socket is closed already, so it ends by itself
                     os.close(descriptors[0])
                     del self._requests[number]
             case {"keeper": int(number), "pid": _}:

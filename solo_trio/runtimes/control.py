@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
@@ -81,30 +80,35 @@ class Zygote:
         Raises `Faulted`: "runtime_unavailable", or "services_alive" if an earlier one does not end.
         """
         path = lock_path(directory, name)
-        with contextlib.ExitStack() as mine:
+        try:
+            lock = await take_lock(path, LOCK_WAIT_S_MAX)
             try:
-                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                mine.callback(ours.close)
-                ours.setblocking(False)
-                with theirs:
-                    lock = await take_lock(path, LOCK_WAIT_S_MAX)
-                    try:
-                        keeper, pidfd = await ancestor.keeper(theirs.fileno(), lock, groups)
-                        mine.callback(os.close, pidfd)
-                        write_record(lock, keeper)
-                    except (OSError, Faulted):
-                        remove(path)  # nothing was forked by it: it was asked for nothing
-                        raise
-                    finally:
-                        os.close(lock)
-            except OSError as error:
-                raise Faulted("runtime_unavailable", f"cannot start a zygote: {error}") from error
-            zygote = cls(keeper, pidfd, ours, path)
-            mine.pop_all()
+                zygote = await cls._fork(path, lock, ancestor, groups)
+            except BaseException:
+                os.close(lock)
+                with trio.CancelScope(shield=True):  # what was forked half-way ends by itself: its socket is closed
+                    await _release(path)
+                raise
+            os.close(lock)
+        except OSError as error:
+            raise Faulted("runtime_unavailable", f"cannot start a zygote: {error}") from error
         # A system task: a zygote serves many services, whose nurseries come and go, and is ended by `close` or, failing that,
         # with the run. `_serve` lets nothing out.
         trio.lowlevel.spawn_system_task(zygote._serve, name=f"zygote {incarnation}")
         return zygote
+
+    @classmethod
+    async def _fork(cls, path: Path, lock: int, ancestor: Ancestor, groups: Sequence[str]) -> Zygote:
+        with contextlib.ExitStack() as mine:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            mine.callback(ours.close)
+            ours.setblocking(False)
+            with theirs:
+                keeper, pidfd = await ancestor.keeper(theirs.fileno(), lock, groups)
+            mine.callback(os.close, pidfd)
+            write_record(lock, keeper)
+            mine.pop_all()
+            return cls(keeper, pidfd, ours, path)
 
     async def wait_ready(self) -> None:
         """Until it can fork; one that cannot is closed. Raises `Faulted("runtime_unavailable")`."""
@@ -211,14 +215,14 @@ class Zygote:
                 self._ready.set()
             case {"failed": str(report)}:
                 self._failure = report
-            case {"spawned": int(number)} if not descriptors:
-                # No descriptor was left for the pidfd, here or there. The child ends by itself: its socket will be closed.
-                self._exits[number] = Exit()
-                self._refuse(number, "no descriptor is left for its pidfd")
             case {"spawned": int(number)}:
                 self._exits[number] = found = Exit()
+                pid = _host_pid(descriptors)
+                if pid is None:  # the child ends by itself: its socket will be closed
+                    self._refuse(number, "no descriptor is left for its pidfd")
+                    return
                 request = self._requests[number]
-                request.spawned = Spawned(_host_pid(descriptors[0]), descriptors[0], found)
+                request.spawned = Spawned(pid, descriptors[0], found)
                 request.answered.set()
                 if request.abandoned:  # its socket is closed already, so it ends by itself
                     os.close(descriptors[0])
@@ -261,10 +265,7 @@ class Zygote:
                 self._kill_tree()
                 await self._has_exited()
         trio.lowlevel.notify_closing(self._pidfd)
-        with contextlib.suppress(Faulted, OSError):
-            descriptor = await take_lock(self._lock, LOCK_WAIT_S_MAX)
-            remove(self._lock)
-            os.close(descriptor)
+        await _release(self._lock)
         self.gone.set()
         os.close(self._pidfd)
 
@@ -276,10 +277,23 @@ class Zygote:
         return False
 
 
-def _host_pid(pidfd: int) -> int:
-    """The pid of what `pidfd` is about as this process sees it: in its own pid namespace it has another."""
-    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
-        for line in file:
-            if line.startswith(b"Pid:"):
-                return int(line[len(b"Pid:") :])
-    raise OSError(errno.ESRCH, "a pidfd is about no process")
+async def _release(path: Path) -> None:
+    """Wait until nobody holds the lock any more, and remove its file."""
+    with contextlib.suppress(Faulted, OSError):
+        descriptor = await take_lock(path, LOCK_WAIT_S_MAX)
+        remove(path)
+        os.close(descriptor)
+
+
+def _host_pid(pidfds: Sequence[int]) -> int | None:
+    """The pid of what a pidfd is about as this process sees it: in its own pid namespace it has another.
+
+    None: there was no descriptor left for it here or there, or there is none to ask with; then it is closed.
+    """
+    for pidfd in pidfds:
+        try:
+            with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
+                return next(int(line[len(b"Pid:") :]) for line in file if line.startswith(b"Pid:"))
+        except OSError:
+            os.close(pidfd)
+    return None

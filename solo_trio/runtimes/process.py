@@ -85,6 +85,7 @@ class ProcessRuntime:
         """What the connections of all services share."""
         self._tenants: dict[tuple[str, str], _Tenant] = {}
         self._environments: dict[str, _Environment] = {}
+        self._ancestors: list[Ancestor] = []
         self._services: set[ServiceProcess] = set()
         self._forks: trio.CapacityLimiter | None = None
         self._founding = trio.CapacityLimiter(FOUNDING_MAX)
@@ -106,7 +107,10 @@ class ProcessRuntime:
     async def probe(self) -> Layers:
         """What is in force here, also if that is not enough to run anything. Raises `Faulted("runtime_unavailable")`."""
         self._prepare()
-        return (await self._ancestor(NO_ENVIRONMENT)).layers
+        ancestor = await self._ancestor(NO_ENVIRONMENT)
+        if self._sandboxing.own_ancestors:
+            ancestor.close()
+        return ancestor.layers
 
     def confinement(self) -> dict[str, Any]:
         """See `ports.Runtime.confinement`."""
@@ -152,8 +156,7 @@ class ProcessRuntime:
             with trio.CancelScope(deadline=deadline):
                 for service in list(self._services):
                     await service.ended.wait()
-                locks = [each.starting for each in self._tenants.values()]
-                for lock in [*locks, *(each.starting for each in self._environments.values())]:
+                for lock in self._locks():
                     async with lock:  # whoever is starting one sees that the runtime is closed
                         pass
                 for zygote in self._zygotes():
@@ -167,16 +170,26 @@ class ProcessRuntime:
                         zygote.kill()
                 for zygote in self._zygotes():
                     await zygote.gone.wait()
-                ancestors = [each.ancestor for each in self._environments.values() if each.ancestor is not None]
-                for ancestor in ancestors:
-                    ancestor.close()
-                for ancestor in ancestors:
+            for ancestor in self._ancestors:  # after its zygotes: who else would reap them
+                ancestor.close()
+            with trio.move_on_after(FORCED_CLOSE_S_MAX, shield=True):
+                for lock in self._locks():  # a start that waited for its ancestor knows by now
+                    async with lock:
+                        pass
+                for zygote in self._zygotes():
+                    zygote.kill()
+                    await zygote.gone.wait()
+                for ancestor in self._ancestors:
                     await ancestor.gone.wait()
             if self._cgroups is not None:
                 self._cgroups.remove()
 
     def _is_closed(self) -> bool:
         return self._closed  # as a function: mypy takes an attribute for unchanged across an await
+
+    def _locks(self) -> list[trio.Lock]:
+        tenants = [each.starting for each in self._tenants.values()]
+        return [*tenants, *(each.starting for each in self._environments.values())]
 
     def _zygotes(self) -> list[Zygote]:
         return [tenant.zygote for tenant in self._tenants.values() if tenant.zygote is not None]
@@ -275,13 +288,13 @@ class ProcessRuntime:
 
     async def _found(self, tenant: _Tenant, incarnation: str, environment: str) -> None:
         ancestor = await self._ancestor(environment)
-        self._check_level(ancestor)
         assert self._cgroups is not None
-        groups = self._cgroups.tenant(incarnation)
         name = incarnation
         if environment:
             name += hashlib.sha256(environment.encode()).hexdigest()[:NAME_CHARACTERS]
         try:
+            self._check_level(ancestor)
+            groups = self._cgroups.tenant(incarnation)
             # Kept before it is waited for: given up half-way it has processes too, which `close` must see the end of.
             tenant.zygote = await Zygote.start(self._directory, incarnation, name, ancestor, groups)
             tenant.own_uid = ancestor.layers.own_uid
@@ -313,14 +326,21 @@ class ProcessRuntime:
         kept = self._environments.setdefault(environment, _Environment())
         confinement = Confinement(self._directory, self._sandboxing.hidden, kept.packages, self._sandboxing.without)
         if self._sandboxing.own_ancestors:
-            found = await Ancestor.start(confinement)
-            self.layers = found.layers
-            return found
+            return await self._new_ancestor(confinement)
         async with kept.starting:
-            if kept.ancestor is None or kept.ancestor.dead.is_set():
-                kept.ancestor = await Ancestor.start(confinement)
-                self.layers = kept.ancestor.layers
+            if kept.ancestor is None or kept.ancestor.over:
+                kept.ancestor = await self._new_ancestor(confinement)
             return kept.ancestor
+
+    async def _new_ancestor(self, confinement: Confinement) -> Ancestor:
+        if self._is_closed():
+            raise Faulted("runtime_unavailable", "the runtime was closed")
+        found = await Ancestor.start(confinement)
+        # Kept before it is waited for: given up half-way there is a process too, which `close` must see the end of.
+        self._ancestors = [*(each for each in self._ancestors if not each.gone.is_set()), found]
+        await found.wait_ready()
+        self.layers = found.layers
+        return found
 
     def _check_level(self, ancestor: Ancestor) -> None:
         layers = ancestor.layers

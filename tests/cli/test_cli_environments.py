@@ -122,8 +122,11 @@ def test_an_interrupted_one_leaves_nothing(tmp_path: Path, number: signal.Signal
     wanted.write_text("slow @ file://" + str(tmp_path / "slow") + "\n")
     started = tmp_path / "started"
     (tmp_path / "slow").mkdir()
-    (tmp_path / "slow" / "setup.py").write_text(  # pip is at work here, until it is ended
-        f"import os, time\nopen({str(started)!r}, 'w').close()\nos.mkfifo({str(tmp_path / 'never')!r})\n"
+    (tmp_path / "slow" / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "slow_backend"\nbackend-path = ["."]\n'
+    )
+    (tmp_path / "slow" / "slow_backend.py").write_text(  # pip is at work here, until it is ended
+        f"import os\nopen({str(started)!r}, 'w').close()\nos.mkfifo({str(tmp_path / 'never')!r})\n"
         f"open({str(tmp_path / 'never')!r})\n"
     )
     child = Child("env", "add", "science", wanted, "--data", data, *NO_NETWORK)

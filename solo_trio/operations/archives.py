@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import binascii
 import sys
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -55,14 +54,6 @@ def _check_archive(source: bytes) -> None:
     if hiding:
         names = ", ".join(hiding[:NAMES_SHOWN])
         raise Rejected("archive_refused", f"rename these modules, whose names Python or Solo itself uses: {names}")
-
-
-def modules_of(format: Format, source: bytes) -> Iterator[tuple[str, bytes]]:
-    """Path and source of each module, of a source that was checked: what there is to be analysed."""
-    if format == "python_source":
-        yield "service.py", source
-    else:
-        yield from Archive(source).modules()
 
 
 def source_view(format: Format, source: bytes | None) -> dict[str, Any]:

@@ -147,8 +147,10 @@ def update(
     if_match: int | None = None,
     idempotency_key: str | None = None,
 ) -> Ask[Document]:
-    """Change restart policy, limits, network access while it runs: `{service_id, revision, spec, applies_at_next_start}`, the last one
-    the limits that count from its next start on."""
+    """Change restart policy, limits, network access while it runs: `{service_id, revision, spec, applies_at_next_start}`.
+
+    The last one is the limits that count from its next start on. `egress`: all that it may connect to from now on.
+    """
     listed = None if egress is None else list(egress)
     body = _given(restart=restart, restart_limits=restart_limits, limits=limits, egress=listed)
     return Ask("PATCH", _service(service_id), _whole, body=body, idempotency_key=idempotency_key, if_match=if_match)

@@ -21,7 +21,7 @@ def granted(caller: Caller, entries: Sequence[str]) -> tuple[str, ...]:
     if beyond:
         raise Rejected(
             "egress_refused",
-            f"leave out {', '.join(beyond)}, or ask the operator: the setting egress_allowed does not cover it (addresses that are"
-            " link-local, or where clouds answer a machine about itself, must be listed there as addresses)",
+            f"leave out {', '.join(beyond)}, or ask the operator: the setting egress_allowed does not cover it (link-local"
+            " addresses, and those where clouds answer a machine about itself, must be listed there as addresses)",
         )
     return found

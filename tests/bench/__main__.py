@@ -18,6 +18,7 @@ import deploys
 import durable
 import longlog
 import many
+import sandboxed
 import trio
 import watching
 
@@ -27,6 +28,7 @@ FIGURES = {
     "append": durable.measure,
     "deploy": deploys.measure,
     "many": many.measure,
+    "sandbox": sandboxed.measure,
     "watch": watching.measure,
     "longlog": longlog.measure,
 }
@@ -35,7 +37,7 @@ PROFILE_LINES = 30
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description="Figures beside the machine's floor.")
-    parser.add_argument("figures", nargs="*", metavar="append|deploy|many|watch|longlog", help="which (all)")
+    parser.add_argument("figures", nargs="*", metavar="append|deploy|many|sandbox|watch|longlog", help="which (all)")
     parser.add_argument("--events", type=int, default=longlog.EVENTS, help="of `longlog` (%(default)s: two minutes)")
     parser.add_argument("--directory", type=Path, help="where to write: the disk that is measured (the temporary one)")
     parser.add_argument(

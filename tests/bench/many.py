@@ -29,9 +29,8 @@ GROUP_ROWS = 64
 """Rows in a transaction of the floor."""
 
 
-def child(data: Path, kind: str, action: str) -> dict[str, Any]:
+def child(data: Path, kind: str, action: str, count: int, tenants: int) -> dict[str, Any]:
     """Run a kernel until it has deployed, recovered or stopped everything, then kill it; returns what it said."""
-    count, tenants = KINDS[kind]
     command = [sys.executable, str(CHILD), str(data), kind, action, str(count), str(tenants)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -51,13 +50,13 @@ async def measure(directory: Path) -> None:
         data = directory / f"many_{kind}"
         ours, floor, replay, reading = [], [], [], []
         try:
-            started = child(data, kind, "deploy")
+            started = child(data, kind, "deploy", count, tenants)
             await take_over(data / LOCKS_DIRECTORY, 10.0)
             _, rows = read_all(data / DATABASE_FILE)
             forks = fork_together(count) if kind == "process" else 0.0
             writing = raw_write(directory / f"raw_{kind}.db", rows, len(rows)) + forks
             for _ in range(ROUNDS):
-                found = child(data, kind, "recover")
+                found = child(data, kind, "recover", count, tenants)
                 assert found["ready"] == count, found
                 ours.append(found["seconds"])
                 replay.append(found["replay_seconds"])
@@ -65,7 +64,7 @@ async def measure(directory: Path) -> None:
                 read, rows = read_all(data / DATABASE_FILE)
                 reading.append(read)
                 floor.append(read + (fork_together(count) if kind == "process" else 0.0))
-            stopped = child(data, kind, "stop")
+            stopped = child(data, kind, "stop", count, tenants)
             stop_floor = raw_write(directory / f"raw_stop_{kind}.db", rows, STOP_EVENTS * count)
         finally:
             await take_over(data / LOCKS_DIRECTORY, 10.0)

@@ -33,11 +33,15 @@ from solo_trio.model.capability import GrantSystem, system_capability
 from solo_trio.model.system import StartSystem
 from solo_trio.operations.caller import SYSTEM_SCOPE, System
 from solo_trio.operations.settings import Settings
+from solo_trio.runtimes.cgroups import Cgroups, Hierarchies
+from solo_trio.runtimes.cgroups import find as find_cgroups
 from solo_trio.runtimes.environments import DIRECTORY as ENVIRONMENTS_DIRECTORY
 from solo_trio.runtimes.environments import ENVIRONMENTS_MAX as ENVIRONMENTS_MAX
 from solo_trio.runtimes.environments import Environments as Environments
 from solo_trio.runtimes.environments import read_environment as read_environment
 from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
+from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED as LEVEL_FILTERED
+from solo_trio.runtimes.sandbox.layers import LEVEL_FULL as LEVEL_FULL
 from solo_trio.runtimes.sandbox.system import PR_SET_DUMPABLE, prctl
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.runtimes.tenant_lock import take_over
@@ -116,6 +120,13 @@ def harden_process() -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_DUMPABLE, 0)
+
+
+def control_groups() -> Hierarchies:
+    """Which cgroup controllers a kernel of this process would have for its services. Nothing is left of finding out."""
+    found = find_cgroups(f"doctor-{os.getpid()}")
+    Cgroups(found).remove()
+    return found
 
 
 def environments_of(data: Path) -> Environments:

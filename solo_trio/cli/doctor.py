@@ -14,7 +14,6 @@ from attrs import asdict, frozen
 
 from solo_trio.cli import machine
 from solo_trio.errors import SoloError
-from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED, LEVEL_FULL
 
 PYTHON_FIRST: Final = (3, 11)
 PYTHON_LAST: Final = (3, 14)
@@ -107,6 +106,8 @@ def _sqlite() -> Check:
 
 
 def _sandbox(found: dict[str, Any]) -> Check:
+    from solo_trio.bootstrap import LEVEL_FILTERED, LEVEL_FULL
+
     level = found["level"]
     if level >= LEVEL_FULL:
         return Check("sandbox", "ok", f"level {level}: all there is")
@@ -125,7 +126,9 @@ def _layer(found: dict[str, Any], name: str, says: str) -> Check:
 
 
 def _cgroups() -> Check:
-    found = machine.cgroups()
+    from solo_trio.bootstrap import control_groups
+
+    found = control_groups()
     advice = "run it as a systemd unit with Delegate=yes; without, memory and processor are limited less exactly"
     if found.missing:
         why = "; ".join(sorted(set(found.missing.values())))

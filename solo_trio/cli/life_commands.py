@@ -104,7 +104,10 @@ def _show_hold(place: Place, answer: dict[str, Any], text: str) -> None:
     "--limit", "limits", type=LIMIT, multiple=True, help="A limit, like --limit memory_mb=256; any number of times."
 )
 @click.option(
-    "--egress", metavar="HOST[:PORT]", multiple=True, help="All that it may connect to from now on; any number of times."
+    "--egress",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="All that it may connect to from now on; any number of times.",
 )
 @click.option("--no-egress", is_flag=True, help="It may connect to nothing.")
 @IF_MATCH

@@ -70,6 +70,7 @@ def _session(setup: Setup) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
+    system.take_short_turns()
 
 
 def _groups(setup: Setup) -> None:

@@ -23,6 +23,7 @@ from solo_trio.runtimes.egress import Egress
 from solo_trio.runtimes.environments import Environments
 from solo_trio.runtimes.pool import Kind, Pool
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED, Layers
+from solo_trio.runtimes.sandbox.system import take_short_turns
 from solo_trio.runtimes.sandboxes import Sandbox, Uids, make, shape_of
 from solo_trio.runtimes.service_process import ServiceProcess, greet
 from solo_trio.runtimes.tenant_lock import take_over as take_over
@@ -203,6 +204,7 @@ class ProcessRuntime:
         except OSError as error:
             raise Faulted("runtime_unavailable", f"cannot prepare {self._directory}: {error}") from error
         self._forks = trio.CapacityLimiter(STARTING_MAX)
+        take_short_turns()  # the kernel's own loop: every call passes it twice
         Cgroups(find(self._name)).remove()  # what a kernel left whose keepers were killed too
         self._cgroups = Cgroups(find(self._name))
 

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 import trio.lowlevel
 from deploys import SETTINGS
-from figures import heading, rounds, seconds, spread
+from figures import heading, percentile, rounds, seconds, spread
 from floors import fork_and_exec, fork_together
 from many import child
 
@@ -52,9 +52,9 @@ BOMB_S = 4.0
 
 
 async def measure(directory: Path) -> None:
+    await _neighbour(directory)
     await _spawns(directory)
     await _crowds(directory)
-    await _neighbour(directory)
 
 
 async def _nothing(*_: Any, **__: Any) -> None:
@@ -139,7 +139,7 @@ async def _neighbour(directory: Path) -> None:
                 await trio.sleep(0.3)
                 found = await _calls(good, BOMB_S)
                 nursery.cancel_scope.cancel()
-            spread(f"  while it has a bomb of {name}", found, {"quiet": quiet})
+            spread(f"  while it has a bomb of {name}", found, {"quiet p99": [percentile(quiet, 99)]})
             await bad.kill(name, force=True)
 
 

@@ -59,6 +59,7 @@ NUMBERS = {
     "fanotify_init": (300, 262),
     "fsopen": (430, 430),
     "inotify_init1": (294, 26),
+    "getsockopt": (55, 209),
     "io_uring_setup": (425, 425),
     "kcmp": (312, 272),
     "keyctl": (250, 219),
@@ -254,6 +255,14 @@ LIBC_BYTES = ctypes.create_string_buffer(16)
 @probe
 def pidfd_of_a_sibling() -> int:
     return call("pidfd_open", GIVEN["sibling_pid"])
+
+
+@probe
+def pidfd_of_the_kernel() -> int:
+    """By the socket that it made."""
+    buffer, length = ctypes.create_string_buffer(4), ctypes.create_string_buffer(struct.pack("=I", 4), 4)
+    call("getsockopt", 3, socket.SOL_SOCKET, 77, buffer, length)
+    return int(struct.unpack("=i", buffer.raw)[0])
 
 
 @probe
@@ -843,9 +852,36 @@ def shortening_a_file_of_others() -> None:
 
 
 @probe
-def removing_a_file_of_others() -> None:
+def shortening_the_database() -> None:
+    os.truncate(f"{GIVEN['data']}/solo.db", 4096)
+
+
+@probe
+def renaming_the_database() -> None:
+    os.rename(f"{GIVEN['data']}/solo.db", f"{GIVEN['data']}/renamed")
+    os.rename(f"{GIVEN['data']}/renamed", f"{GIVEN['data']}/solo.db")
+
+
+@probe
+def mode_of_the_database() -> None:
+    os.chmod(f"{GIVEN['data']}/solo.db", 0o600)
+
+
+@probe
+def times_of_the_database() -> None:
+    os.utime(f"{GIVEN['data']}/solo.db", (1, 1))
+
+
+@probe
+def removing_a_directory_of_others() -> None:
     os.rmdir(GIVEN["empty"])
     os.mkdir(GIVEN["empty"])
+
+
+@probe
+def removing_a_file_of_others() -> None:
+    os.unlink(f"{GIVEN['data']}/spare")
+    os.close(os.open(f"{GIVEN['data']}/spare", os.O_CREAT))
 
 
 # -- memory and code

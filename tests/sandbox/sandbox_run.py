@@ -63,7 +63,7 @@ def surroundings(base: str) -> dict[str, str]:
     """What there is to get at."""
     for name in ("data", "data/locks", "data/empty", "shown", "shown/hidden"):
         os.mkdir(f"{base}/{name}")
-    for name in ("data/solo.db", "data/master.key", "shown/private.pem"):
+    for name in ("data/solo.db", "data/master.key", "data/spare", "shown/private.pem"):
         with open(f"{base}/{name}", "wb") as file:
             file.write(b"secret")
         os.chmod(f"{base}/{name}", 0o600)

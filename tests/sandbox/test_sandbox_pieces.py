@@ -310,3 +310,13 @@ def test_a_root_shows_no_place_twice_and_no_data(tmp_path: Path) -> None:
     assert str(tmp_path) in found and str(package) not in found and "relative" not in found
     assert len(found) == len(set(found))
     assert not {"/", "/etc", "/proc", "/sys", "/dev", "/dev/shm", "/home", "/root", "/tmp", "/var", "/usr"} & set(found)
+
+
+def test_what_another_user_cannot_get_to_is_named(tmp_path: Path) -> None:
+    """Whatever its own mode: a directory above may be closed."""
+    inside = tmp_path / "closed/python/lib"
+    inside.mkdir(parents=True)
+    for path in (inside, inside.parent):
+        path.chmod(0o755)
+    (tmp_path / "closed").chmod(0o700)
+    assert root.unreachable([str(inside), "/usr"]) == [str(inside)]

@@ -26,6 +26,7 @@ KNOWLEDGE = frozenset(name for name in PROBES if name.startswith("know_"))
 REFUSALS = ("EPERM", "ENOSYS", "EACCES", "ENOENT", "EROFS")
 """Anything else (EFAULT, EBADF, EINVAL) would mean that Linux looked at the arguments of a call that no filter stopped."""
 _UNSURE = """
+pidfd_of_the_kernel
 clone_that_shares_memory clone_of_a_thread_in_a_namespace enter_a_namespace_of_another key_requested socket_inet_raw
 socket_alg socket_vsock pair_of_netlink_sockets connection_by_what_python_has own_socket_disconnected
 own_socket_listening other_options_of_a_socket read_environment_of_pid_1 read_root_of_a_sibling read_root_of_the_machine

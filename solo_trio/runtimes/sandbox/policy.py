@@ -21,7 +21,7 @@ _ATTRIBUTES: Final = "utimensat fchmod fchmodat"
 """Landlock does not look at these: they are allowed only where nothing but the service's own files can be reached."""
 _WAITING: Final = """
 pipe2 epoll_create1 epoll_ctl epoll_wait epoll_pwait poll ppoll select pselect6 eventfd2
-recvfrom recvmsg shutdown getsockname getpeername getsockopt
+recvfrom recvmsg shutdown getsockname getpeername
 """
 _PROCESS: Final = """
 munmap mremap brk madvise rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack rt_sigpending rt_sigtimedwait rt_sigsuspend
@@ -58,6 +58,7 @@ _SOCK_TYPES: Final = 0xF
 _SOL_SOCKET: Final = 1
 _SOL_TCP: Final = 6
 _SO_REUSEADDR, _SO_SNDBUF, _SO_RCVBUF, _SO_KEEPALIVE, _SO_LINGER, _SO_RCVTIMEO, _SO_SNDTIMEO = 2, 7, 8, 9, 13, 20, 21
+_SO_PEERPIDFD: Final = 77
 _PR_SET_NAME, _PR_GET_NAME = 15, 16
 _FCNTL: Final = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 """DUPFD, GETFD, SETFD, GETFL, SETFL, GETLK, SETLK, SETLKW, DUPFD_CLOEXEC: not the owner, the lease or the size of a pipe."""
@@ -88,6 +89,8 @@ _CHECKED: Final[dict[str, tuple[Check, ...]]] = {
         Check(2, "is", _SO_RCVBUF, _PRETEND),
         *(Check(2, "is", each) for each in (_SO_REUSEADDR, _SO_KEEPALIVE, _SO_LINGER, _SO_RCVTIMEO, _SO_SNDTIMEO)),
     ),
+    # But for a pidfd of whoever made the socket, which is the kernel of this system.
+    "getsockopt": (Check(2, "is", _SO_PEERPIDFD, DENY), Check(2, "none_of", 0)),
     # Its own limits may be read.
     "prlimit64": (
         Check(0, "is_not", 0, DENY),

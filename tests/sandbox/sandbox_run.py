@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # run with -I
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]  # run with -I
 
 import attrs  # noqa: E402
 import trio  # noqa: E402
+from sandbox_bombs import set_off  # noqa: E402
 
 from solo_trio.errors import SoloError  # noqa: E402
 from solo_trio.ports import Launch  # noqa: E402
@@ -249,11 +250,22 @@ async def within(
     return {"outcomes": outcomes, "killed": killed}
 
 
+async def bombs(wanted: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
+    directory = Path(given["data"]) / "locks"
+    runtime = ProcessRuntime(directory, Sandboxing(without=tuple(wanted["without"])))
+    layers = await runtime.probe()
+    await runtime.close(trio.current_time() + 5)
+    said: dict[str, Any] = {"layers": attrs.asdict(layers)}
+    if layers.level >= wanted["level"]:
+        said["bombs"] = await set_off(directory, wanted["level"], tuple(wanted["without"]))
+    return said
+
+
 def main() -> None:
     wanted = json.loads(sys.argv[1])
     if len(sys.argv) == 2:
         sys.exit(enter(wanted["user"]))
-    print(json.dumps(trio.run(probe, wanted, json.loads(sys.argv[2]))))
+    print(json.dumps(trio.run(bombs if wanted.get("bombs") else probe, wanted, json.loads(sys.argv[2]))))
 
 
 if __name__ == "__main__":

@@ -5,21 +5,15 @@ Each configuration is run once, in a process of its own (`sandbox_run.py`), what
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import platform
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from sandbox_configurations import run
 from sandbox_probes import PROBES
 
-RUN_S_MAX = 120.0
-RUN = Path(__file__).with_name("sandbox_run.py")
 LAYERS = ("namespaces", "landlock", "seccomp", "own_uid")
 KNOWLEDGE = frozenset(name for name in PROBES if name.startswith("know_"))
 """That something exists. Landlock does not hide that: what does are namespaces."""
@@ -48,30 +42,9 @@ CONFINED: dict[str, dict[str, Any]] = {
 WHO = "root" if os.geteuid() == 0 else "plain"
 
 
-@functools.cache
-def _run(wanted: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-I", "-B", RUN, wanted], capture_output=True, text=True, timeout=RUN_S_MAX, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def run(configuration: dict[str, Any], probes: tuple[str, ...] = (), killing: tuple[str, ...] = ()) -> dict[str, Any]:
-    if configuration["user"] == "root" and os.geteuid() != 0:
-        pytest.skip("missing: root")
-    found = _run(json.dumps({**configuration, "probes": probes, "killing": killing}))
-    if "missing" in found:
-        pytest.skip(f"missing: {found['missing']}")
-    return found
-
-
 def confined(name: str) -> dict[str, Any]:
     """What came of all probes."""
     found = run(CONFINED[name], tuple(PROBES), ("foreign_number", "foreign_architecture"))
-    if "refused" in found and CONFINED[name]["level"] == 3 and "namespaces" in found["layers"]["missing"]:
-        pytest.skip(f"missing: namespaces for this user ({found['layers']['missing']['namespaces']})")
     assert "refused" not in found, found
     return found
 

@@ -62,6 +62,8 @@ class Ancestor:
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
         self.dead = trio.Event()
         self.gone = trio.Event()
+        self.pid = process.pid
+        self.fork_s_max = FORK_S_MAX
         self.layers = Layers()
         self.unreachable: tuple[str, ...] = ()
         """What services are to read and cannot, as they have another uid."""
@@ -82,19 +84,18 @@ class Ancestor:
         """
         if not sys.executable:
             raise Faulted("runtime_unavailable", "sys.executable is empty: there is no Python to start services with")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        try:
-            with theirs:
+        with contextlib.ExitStack() as mine:
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                mine.callback(ours.close)
+                ours.setblocking(False)
                 # In a thread, as it blocks until the exec. So PDEATHSIG, which fires when that thread ends, is no way to end
                 # it: the end of its socket is.
-                process = await trio.to_thread.run_sync(_execute, theirs.fileno(), confinement)
-        except OSError as error:
-            ours.close()
-            raise Faulted("runtime_unavailable", f"cannot start the ancestor of zygotes: {error}") from error
-        except BaseException:
-            ours.close()
-            raise
+                with theirs:
+                    process = await trio.to_thread.run_sync(_execute, theirs.fileno(), confinement)
+            except OSError as error:
+                raise Faulted("runtime_unavailable", f"cannot start the ancestor of zygotes: {error}") from error
+            mine.pop_all()
         found = cls(process, ours)
         trio.lowlevel.spawn_system_task(found._serve, name="ancestor")
         return found
@@ -124,13 +125,13 @@ class Ancestor:
         request = self._requests[number] = _Request()
         sent = False
         try:
-            with trio.move_on_after(FORK_S_MAX, shield=True):
+            with trio.move_on_after(self.fork_s_max, shield=True):
                 await self._send(json.dumps({"tenant": number, "groups": list(groups)}).encode(), (control, lock))
                 sent = True
                 await request.answered.wait()
             if not request.answered.is_set():
                 request.abandoned = sent
-                request.refusal = f"it did not answer within {FORK_S_MAX:g} s"
+                request.refusal = f"it did not answer within {self.fork_s_max:g} s"
                 self.close()
         except (OSError, trio.ClosedResourceError):
             pass  # it died; `request` says so already

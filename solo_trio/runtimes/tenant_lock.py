@@ -72,8 +72,7 @@ async def take_over(directory: Path, timeout_s: float) -> None:
     paths = _lock_files(directory)
     stuck: list[Path] = []
     await _each(paths, lambda path: _release(path, timeout_s, stuck.append))
-    for path in stuck:
-        _kill_recorded(path)
+    await _each(stuck, lambda path: _kill_recorded(path, timeout_s))
     alive: list[Path] = []
     await _each(stuck, lambda path: _release(path, timeout_s, alive.append))
     if alive:
@@ -124,13 +123,32 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _kill_recorded(path: Path) -> None:
-    """Kill the keeper that the file names and all below it, unless the pid means another process by now."""
+def _recorded(path: Path) -> tuple[int, int]:
+    """The keeper that the file names, and since when it runs. The kernel may have died before it was written: (0, 0)."""
     try:
         record = json.loads(path.read_bytes()[:_RECORD_BYTES_MAX])
-        keeper, started = int(record["pid"]), int(record["start"])
+        return int(record["pid"]), int(record["start"])
     except (OSError, ValueError, KeyError, TypeError):
-        return  # written right after the keeper was started: the kernel died in between
+        return 0, 0
+
+
+async def _kill_recorded(path: Path, timeout_s: float) -> None:
+    """Kill all below the keeper that the file names, then itself, unless the pid means another process by now.
+
+    It goes last, as the lock is free when it has gone: what was killed can take a while to end.
+    """
+    keeper, started = _recorded(path)
+    with contextlib.ExitStack() as opened:
+        killed: list[int] = []
+        with contextlib.suppress(OSError):
+            for pid in descendants(keeper) if start_time(keeper) == started else []:
+                with contextlib.suppress(ProcessLookupError):
+                    killed.append(pidfd := os.pidfd_open(pid))
+                    opened.callback(os.close, pidfd)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with trio.move_on_after(timeout_s):
+            for pidfd in killed:
+                await trio.lowlevel.wait_readable(pidfd)
     if start_time(keeper) == started:
         kill_tree(keeper)
 

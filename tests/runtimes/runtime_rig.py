@@ -17,7 +17,8 @@ import trio
 from solo_trio.policy.egress import NOWHERE, Reach
 from solo_trio.ports import Ending, Launch, Running, Runtime
 from solo_trio.runtimes import procfs
-from solo_trio.runtimes.process import ProcessRuntime
+from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
+from solo_trio.runtimes.sandbox import system
 from solo_trio.runtimes.task import TaskRuntime
 
 BOUND_S = 60.0
@@ -123,13 +124,35 @@ async def _opened(runtime: Runtime, entry_of: Callable[[str], tuple[str, str]]) 
 
 
 @contextlib.asynccontextmanager
-async def process_rig(directory: Path) -> AsyncIterator[Rig]:
-    """Checks that nothing is left: no process, no zombie, no lock file."""
-    before = set(procfs.children(os.getpid()))
-    async with _opened(ProcessRuntime(directory), lambda source: ("source", source)) as rig:
-        yield rig
-    assert set(procfs.children(os.getpid())) <= before
+async def process_rig(directory: Path, sandboxing: Sandboxing | None = None) -> AsyncIterator[Rig]:
+    """Checks that nothing is left: no process, no zombie, no lock file, no descriptor, no cgroup.
+
+    Whatever loses its parent meanwhile becomes a child of this process, so it is seen.
+    """
+    before, descriptors = set(procfs.children(os.getpid())), len(os.listdir("/proc/self/fd"))
+    runtime = ProcessRuntime(directory, sandboxing)
+    with _heir():
+        async with _opened(runtime, lambda source: ("source", source)) as rig:
+            yield rig
+        assert set(procfs.children(os.getpid())) <= before
     assert os.listdir(directory) == []
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert not [base for base in cgroup_directories(runtime) if base.exists()]
+
+
+def cgroup_directories(runtime: Runtime) -> list[Path]:
+    """One in each hierarchy. A service is given a descriptor for each."""
+    assert isinstance(runtime, ProcessRuntime)
+    return [] if runtime._cgroups is None else runtime._cgroups._hierarchies.places
+
+
+@contextlib.contextmanager
+def _heir() -> Iterator[None]:
+    system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        system.prctl(system.PR_SET_CHILD_SUBREAPER, 0)
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -19,15 +20,16 @@ from typing import Any
 import pytest
 import trio
 from runtime_contract import IDLE, RuntimeContract
-from runtime_rig import BOUND_S, INCARNATION, Rig, process_rig
+from runtime_rig import BOUND_S, INCARNATION, Rig, cgroup_directories, process_rig
 
 import solo_trio
 from solo_trio.errors import Faulted, Rejected
 from solo_trio.ports import Running
 from solo_trio.runtimes import procfs, wire
+from solo_trio.runtimes.ancestry import Ancestor
 from solo_trio.runtimes.control import Zygote
 from solo_trio.runtimes.host import Link
-from solo_trio.runtimes.process import ProcessRuntime, take_over
+from solo_trio.runtimes.process import NO_ENVIRONMENT, ProcessRuntime, Sandboxing, take_over
 from solo_trio.runtimes.service_process import MESSAGES_AT_ONCE_MAX, ServiceProcess
 from solo_trio.runtimes.tenant_lock import lock_path, take_lock
 
@@ -45,11 +47,24 @@ PING = """
 """
 
 
+OPEN = Sandboxing(level=1, without=("namespaces", "seccomp", "landlock", "own_uid"))
+"""Services can do what only limits forbid: fork, look at /proc, reach files."""
+ALONE = Sandboxing(pool=False)
+"""Nothing is forked in advance: descriptors and processes can be counted."""
+
+
 def zygote_of(rig: Rig, incarnation: str = INCARNATION) -> Zygote:
     assert isinstance(rig.runtime, ProcessRuntime)
-    zygote = rig.runtime._tenants[incarnation].zygote
+    zygote = rig.runtime._tenants[incarnation, NO_ENVIRONMENT].zygote
     assert zygote is not None
     return zygote
+
+
+def ancestor_of(rig: Rig) -> Ancestor:
+    assert isinstance(rig.runtime, ProcessRuntime)
+    ancestor = rig.runtime._environments[NO_ENVIRONMENT].ancestor
+    assert ancestor is not None
+    return ancestor
 
 
 @contextmanager
@@ -59,6 +74,12 @@ def pidfd(pid: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def reap(*pids: int) -> None:
+    """Processes that lost their parent and have ended."""
+    for pid in pids:
+        os.waitpid(pid, 0)
 
 
 async def gone(descriptor: int) -> None:
@@ -429,7 +450,9 @@ async def test_a_bare_process(tmp_path: Path) -> None:
                 nofile=resource.getrlimit(resource.RLIMIT_NOFILE),
                 stdin=sys.stdin.read(),
                 handlers=[str(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)],
-                privileges=[line.split()[1] for line in open("/proc/self/status") if line.startswith("NoNewPrivs")],
+                directory=os.getcwd(),
+                files=os.listdir("."),
+                root=os.listdir("/"),
             )
             print(json.dumps(report))
             """,
@@ -443,7 +466,24 @@ async def test_a_bare_process(tmp_path: Path) -> None:
         assert report["session"] is True and report["stdin"] == ""
         assert report["core"] == [0, 0] and report["nofile"] == [77, 77]
         assert report["handlers"] == [str(signal.SIG_DFL)] * 3
-        assert report["privileges"] == ["1"]
+        layers = rig.runtime.layers  # type: ignore[attr-defined]
+        if layers.namespaces:
+            assert (report["directory"], report["files"]) == ("/scratch", [])
+            assert not {"proc", "sys"} & set(report["root"])
+        else:
+            assert report["directory"] == "/"
+        assert isinstance(running, ServiceProcess)
+        status = status_of(running.pid)
+        assert status["NoNewPrivs"] == ["1"] and status["Seccomp"] == ["2" if layers.seccomp else "0"]
+        assert {*status["CapPrm"], *status["CapEff"], *status["CapAmb"]} == {"0" * 16}
+        assert (os.getuid() == int(status["Uid"][0])) is not layers.own_uid and len(
+            {*status["Uid"], *status["Gid"]}
+        ) == 1
+
+
+def status_of(pid: int) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: values.split() for name, _, values in (line.partition(":") for line in lines)}
 
 
 async def test_a_service_carries_nothing_of_the_kernel(tmp_path: Path) -> None:
@@ -453,8 +493,14 @@ async def test_a_service_carries_nothing_of_the_kernel(tmp_path: Path) -> None:
         )
         names = (await _first(rig, "stdout")).split()
         assert "solo_trio.service" in names
+        assert {name for name in names if name.startswith("solo_trio.model")} == {
+            "solo_trio.model",
+            "solo_trio.model.archive",
+        }
         rooms = {name.split(".")[1] for name in names if "." in name}
-        assert rooms == {"service", "runtimes"}
+        assert rooms == {"service", "runtimes", "model"}
+        kernels_end = ("process", "ancestry", "control", "pool", "sandboxes", "service_process", "tenant_lock")
+        assert not {f"solo_trio.runtimes.{name}" for name in kernels_end} & set(names)
 
 
 async def _first(rig: Rig, stream: str) -> str:
@@ -478,16 +524,15 @@ async def test_siblings_do_not_share_randomness(tmp_path: Path) -> None:
     ("limits", "body", "expected"),
     [
         ({"memory_mb": 100}, "bytearray(300 << 20)", "MemoryError"),
-        ({"disk_mb": 1}, "open(ctx.config['path'], 'wb').write(bytes(2 << 20))", "OSError: [Errno 27]"),
+        ({"disk_mb": 1}, "open('file', 'wb').write(bytes(2 << 20))", "OSError: [Errno 27]"),
+        ({"disk_mb": 1}, "[open(str(n), 'wb').write(bytes(1 << 19)) for n in range(3)]", "OSError: [Errno 28]"),
         ({"fds": 20}, "[os.dup(0) for _ in range(30)]", "OSError: [Errno 24]"),
         ({"cpu_seconds": 1}, "\n    while True: pass", "ended by SIGXCPU"),
     ],
 )
 async def test_limits(tmp_path: Path, limits: dict[str, float], body: str, expected: str) -> None:
-    locks = tmp_path / "locks"
-    async with process_rig(locks) as rig:
-        config = {"path": str(tmp_path / "file")}
-        running = await rig.start(f"import os\nasync def main(ctx):\n    {body}", limits=limits, config=config)
+    async with process_rig(tmp_path) as rig:
+        running = await rig.start(f"import os\nasync def main(ctx):\n    {body}", limits=limits)
         ending = await rig.ending(running)
         assert ending.kind == "crashed" and ending.reason.startswith(expected)
 
@@ -516,7 +561,7 @@ async def test_what_is_too_large_is_refused_before_the_fork(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("which", ["inner", "outer"])
 async def test_a_killed_zygote_is_lost_and_a_new_one_starts(tmp_path: Path, which: str) -> None:
-    async with process_rig(tmp_path) as rig:
+    async with process_rig(tmp_path, ALONE) as rig:
         running = [await rig.ready(IDLE, service_id=f"s{number}") for number in range(3)]
         other = await rig.ready(IDLE, incarnation="beef")
         zygote = zygote_of(rig)
@@ -535,16 +580,18 @@ async def test_a_killed_zygote_is_lost_and_a_new_one_starts(tmp_path: Path, whic
 
 
 async def test_starts_at_the_same_time_share_a_zygote(tmp_path: Path) -> None:
-    async with process_rig(tmp_path) as rig:
+    async with process_rig(tmp_path, ALONE) as rig:
         async with trio.open_nursery() as nursery:
             for number in range(200):
                 nursery.start_soon(lambda number=number: rig.ready(IDLE, service_id=f"s{number}"))
         [inner] = procfs.children(zygote_of(rig).pid)
         assert len(procfs.children(inner)) == 200
+        assert procfs.children(os.getpid()).count(ancestor_of(rig).pid) == 1
+        assert procfs.children(ancestor_of(rig).pid) == [zygote_of(rig).pid]
 
 
 async def test_what_a_service_leaves_behind_ends_with_it(tmp_path: Path) -> None:
-    async with process_rig(tmp_path) as rig:
+    async with process_rig(tmp_path, OPEN) as rig:
         running = await rig.start(
             """
             import os, time, trio
@@ -569,7 +616,7 @@ async def test_descriptors_do_not_leak(tmp_path: Path) -> None:
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    async with process_rig(tmp_path) as rig:
+    async with process_rig(tmp_path, ALONE) as rig:
         first = await rig.ready(IDLE)
         before = count()
         for number in range(50):
@@ -584,7 +631,7 @@ async def test_descriptors_do_not_leak(tmp_path: Path) -> None:
 
 
 async def test_starts_that_are_given_up_half_way(tmp_path: Path) -> None:
-    async with process_rig(tmp_path) as rig:
+    async with process_rig(tmp_path, ALONE) as rig:
         await rig.ready(IDLE)
         zygote = zygote_of(rig)
         [inner] = procfs.children(zygote.pid)
@@ -606,18 +653,20 @@ async def test_starts_that_are_given_up_half_way(tmp_path: Path) -> None:
             await trio.sleep(0.01)
 
 
-async def test_no_zygote_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+@pytest.mark.parametrize("executable", ["/bin/false", "/no/python", ""])
+async def test_no_ancestor_no_service(tmp_path: Path, executable: str) -> None:
     async with process_rig(tmp_path) as rig:
-        with pytest.raises(Faulted) as caught:
-            await rig.start(IDLE)
-        assert caught.value.code == "runtime_unavailable"
-        await zygotes_buried(tmp_path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", executable)
+            for _ in range(2):
+                await _refused_start(rig)
+        assert os.listdir(tmp_path) == []
+        await rig.ready(IDLE)
 
 
-async def zygotes_buried(directory: Path, but: str = "") -> None:
-    while set(os.listdir(directory)) - {f"{but}.lock"}:  # noqa: ASYNC110 - bounded by the rig's fail_after
-        await trio.sleep(0.01)
+def own_ancestors(rig: Rig, before: set[int]) -> list[int]:
+    """The pids of the ancestors of the rig's zygotes."""
+    return [pid for pid in procfs.children(os.getpid()) if pid not in before]
 
 
 @pytest.mark.parametrize("renamed", [False, True])
@@ -658,41 +707,48 @@ async def test_a_lock_that_cannot_be_had_leaks_no_descriptor(tmp_path: Path) -> 
 
 
 async def test_a_zygote_that_dies_while_it_boots_with_starts_waiting(tmp_path: Path) -> None:
-    async with process_rig(tmp_path) as rig:
-        before = set(procfs.children(os.getpid()))
-        done: list[Running | Faulted] = []
+    async with process_rig(tmp_path, ALONE) as rig:
+        await rig.ready(IDLE)
+        for attempt in range(20):  # until it is met before it can fork
+            incarnation, done = f"beef{attempt}", list[Running | Faulted]()
 
-        async def start(number: int) -> None:
-            try:
-                done.append(await rig.start(IDLE, service_id=f"s{number}"))
-            except Faulted as error:
-                done.append(error)
+            async def start(number: int, incarnation: str = incarnation, done: list[Running | Faulted] = done) -> None:
+                try:
+                    done.append(await rig.start(IDLE, incarnation=incarnation, service_id=f"s{number}"))
+                except Faulted as error:
+                    done.append(error)
 
-        async with trio.open_nursery() as nursery:
-            for number in range(3):
-                nursery.start_soon(start, number)
-            while not (inner := [pid for child in children_since(before) for pid in procfs.children(child)]):  # noqa: ASYNC110 - bounded by the rig
-                await trio.sleep(0.001)
-            os.kill(inner[0], signal.SIGKILL)
-        [refused] = [one for one in done if isinstance(one, Faulted)]
-        assert refused.code == "runtime_unavailable"
+            async with trio.open_nursery() as nursery:
+                before = set(procfs.children(ancestor_of(rig).pid))
+                for number in range(3):
+                    nursery.start_soon(start, number)
+                os.kill(await inner_of_a_new_zygote(rig, before), signal.SIGKILL)
+            refused = [one for one in done if isinstance(one, Faulted)]
+            if len(refused) == 1:
+                break
+        [error] = refused
+        assert error.code == "runtime_unavailable" and len(done) == 3
         # What the keeper has open is the file that a following kernel would look at.
-        keeper = zygote_of(rig).pid
+        keeper, path = zygote_of(rig, incarnation).pid, lock_path(tmp_path, incarnation)
         links = [os.readlink(f"/proc/{keeper}/fd/{number}") for number in os.listdir(f"/proc/{keeper}/fd")]
-        assert str(lock_path(tmp_path, INCARNATION)) in links
-        assert os.listdir(tmp_path) == [f"{INCARNATION}.lock"] and not _is_free(lock_path(tmp_path, INCARNATION))
+        assert str(path) in links and not _is_free(path)
 
 
-def children_since(before: set[int]) -> list[int]:
-    return [pid for pid in procfs.children(os.getpid()) if pid not in before]
+async def inner_of_a_new_zygote(rig: Rig, before: set[int]) -> int:
+    """As soon as there is one."""
+    while True:
+        for keeper in set(procfs.children(ancestor_of(rig).pid)) - before:
+            for inner in procfs.children(keeper):
+                return inner
+        await trio.sleep(0.001)
 
 
 async def test_a_stopped_zygote_is_killed_when_it_does_not_answer(tmp_path: Path) -> None:
-    async with process_rig(tmp_path) as rig:
+    async with process_rig(tmp_path, ALONE) as rig:
         bystander = await rig.ready(IDLE, service_id="bystander")
         zygote = zygote_of(rig)
         [inner] = procfs.children(zygote.pid)
-        os.kill(inner, signal.SIGSTOP)  # as any of its services can
+        os.kill(inner, signal.SIGSTOP)  # as any of its services could, were they not confined
         zygote.fork_s_max = 0.05
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -703,9 +759,9 @@ async def test_a_stopped_zygote_is_killed_when_it_does_not_answer(tmp_path: Path
         assert not zygote._requests
 
 
-async def _refused_start(rig: Rig) -> None:
+async def _refused_start(rig: Rig, incarnation: str = INCARNATION) -> None:
     with pytest.raises(Faulted) as caught:
-        await rig.start(IDLE)
+        await rig.start(IDLE, incarnation=incarnation)
     assert caught.value.code == "runtime_unavailable"
 
 
@@ -718,72 +774,249 @@ async def test_a_stopped_keeper_is_killed_at_close(tmp_path: Path) -> None:
         assert zygote.gone.is_set()
 
 
-async def test_close_waits_for_a_zygote_whose_start_was_given_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["ancestor", "zygote"])
+@pytest.mark.parametrize("then", ["close", "force", "start"])
+async def test_a_start_that_was_given_up(tmp_path: Path, what: str, then: str) -> None:
     async with process_rig(tmp_path) as rig:
         before = set(procfs.children(os.getpid()))
+        if what == "zygote":
+            await rig.ready(IDLE, incarnation="beef")
         async with trio.open_nursery() as nursery:
+            keepers = set(procfs.children(ancestor_of(rig).pid)) if what == "zygote" else set()
             nursery.start_soon(rig.start, IDLE)
-            while not (keepers := children_since(before)):  # noqa: ASYNC110 - bounded by the rig
-                await trio.sleep(0.001)
+            if what == "zygote":
+                await inner_of_a_new_zygote(rig, keepers)
+            else:
+                while not own_ancestors(rig, before):  # noqa: ASYNC110 - bounded by the rig
+                    await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
-        [keeper] = keepers
+        if then == "start":
+            await rig.ready(IDLE)
+            while own_ancestors(rig, before) != [ancestor_of(rig).pid]:  # noqa: ASYNC110 - bounded by the rig
+                await trio.sleep(0.001)
+        else:
+            below = [pid for pid in procfs.descendants(os.getpid()) if pid not in before]
+            await rig.runtime.close(trio.current_time() + (10 if then == "close" else 0))
+            assert [pid for pid in below if procfs.start_time(pid) is not None] == [] == os.listdir(tmp_path)
+
+
+# -- the ancestor
+
+
+async def test_a_killed_ancestor_takes_nothing_with_it(tmp_path: Path) -> None:
+    async with process_rig(tmp_path, ALONE) as rig:
+        running = await rig.ready(PING)
+        ancestor, zygote = ancestor_of(rig), zygote_of(rig)
+        os.kill(ancestor.pid, signal.SIGKILL)
+        await ancestor.gone.wait()
+        assert await running.call("ping", [], {}) == 1
+        await rig.ready(IDLE, service_id="sibling")  # of the same zygote
+        assert zygote_of(rig) is zygote
+        other = await rig.ready(PING, incarnation="beef")
+        assert ancestor_of(rig) is not ancestor and await other.call("ping", [], {}) == 1
         await rig.runtime.close(trio.current_time() + 10)
-        assert procfs.start_time(keeper) is None and os.listdir(tmp_path) == []
+        reap(zygote.pid)  # nobody else's child any more
 
 
-async def test_a_start_after_one_that_was_given_up(tmp_path: Path) -> None:
-    async with process_rig(tmp_path) as rig:
-        before = set(procfs.children(os.getpid()))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.start, IDLE)
-            while not children_since(before):  # noqa: ASYNC110 - bounded by the rig
-                await trio.sleep(0.001)
-            nursery.cancel_scope.cancel()
+async def test_a_stopped_ancestor_is_replaced_when_it_does_not_answer(tmp_path: Path) -> None:
+    async with process_rig(tmp_path, ALONE) as rig:
+        running = await rig.ready(PING)
+        ancestor, zygote = ancestor_of(rig), zygote_of(rig)
+        os.kill(ancestor.pid, signal.SIGSTOP)
+        ancestor.fork_s_max = 0.05
+        with pytest.raises(Faulted, match="did not answer within"):
+            await rig.start(IDLE, incarnation="beef")
+        assert os.listdir(tmp_path) == [f"{INCARNATION}.lock"] and not ancestor._requests.keys() - {2}
+        await rig.ready(IDLE, incarnation="beef")
+        assert ancestor_of(rig) is not ancestor and ancestor.gone.is_set()
+        assert await running.call("ping", [], {}) == 1 and not zygote.over
+        await rig.runtime.close(trio.current_time() + 10)
+        reap(zygote.pid)
+
+
+async def test_a_start_that_is_given_up_while_its_keeper_is_forked(tmp_path: Path) -> None:
+    async with process_rig(tmp_path, ALONE) as rig:
         await rig.ready(IDLE)
+        os.kill(ancestor_of(rig).pid, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: rig.start(IDLE, incarnation="beef"))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            await _blocked()
+            assert not _is_free(lock_path(tmp_path, "beef"))
+            os.kill(ancestor_of(rig).pid, signal.SIGCONT)
+        keeper = zygote_of(rig, "beef").pid  # which is known, and is waited for
+        await rig.runtime.close(trio.current_time() + 10)
+        assert procfs.start_time(keeper) is None
+
+
+async def _blocked() -> None:
+    with trio.CancelScope(shield=True):
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("starting", [False, True])
+async def test_a_stopped_ancestor_is_killed_at_close(tmp_path: Path, starting: bool) -> None:
+    async with process_rig(tmp_path, ALONE) as rig:
+        await rig.ready(IDLE)
+        ancestor, zygote = ancestor_of(rig), zygote_of(rig)
+        orphans = {zygote.pid, *procfs.children(zygote.pid)}
+        os.kill(ancestor.pid, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            if starting:
+                nursery.start_soon(lambda: _refused_start(rig, incarnation="beef"))
+                await trio.testing.wait_all_tasks_blocked()
+            await rig.runtime.close(trio.current_time() + (0 if starting else 10))
+            assert ancestor.gone.is_set() and zygote.gone.is_set()
+        reap(*orphans & set(procfs.children(os.getpid())))  # their parent was stopped: it could not
+
+
+async def test_nothing_is_founded_after_close(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        assert isinstance(rig.runtime, ProcessRuntime)
+        assert (await rig.runtime.probe()).level >= 1
+        await rig.runtime.close(trio.current_time() + 10)
+        with pytest.raises(Faulted, match="closed"):
+            await rig.runtime.probe()
+
+
+async def test_a_level_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
+    for own in (False, True):
+        lacking = Sandboxing(level=2, without=("seccomp",), own_ancestors=own)
+        async with process_rig(tmp_path, lacking) as rig:
+            with pytest.raises(Faulted, match=r"security\.sandbox_level") as caught:
+                await rig.start(IDLE)
+            assert caught.value.code == "sandbox_unavailable" and "seccomp" in caught.value.detail
+            assert os.listdir(tmp_path) == []
+
+
+async def test_ancestors_of_their_own(tmp_path: Path) -> None:
+    """Nothing is shared between tenants: not the layout of addresses, not the seed of hashes."""
+    async with process_rig(tmp_path, Sandboxing(own_ancestors=True, pool=False)) as rig:
+        source = "print(hash('x'), id(object))"
+        for number in range(2):
+            await rig.ready(source, service_id=f"s{number}", incarnation=f"beef{number}")
+            await rig.ready(source, service_id=f"t{number}", incarnation=f"beef{number}")
+        while len(rig.messages("stdout")) < 4:
+            await rig._line.wait()
+        assert len(set(rig.messages("stdout"))) == 2
+        keepers = [zygote_of(rig, f"beef{number}").pid for number in range(2)]
+        await rig.runtime.close(trio.current_time() + 10)
+        reap(*keepers)  # their ancestors have gone before
+
+
+# -- sandboxes in advance
+
+
+async def test_sandboxes_made_in_advance_are_used_and_end_with_their_zygote(tmp_path: Path) -> None:
+    async with process_rig(tmp_path) as rig:
+        first = await rig.ready(PING)
+        [inner] = procfs.children(zygote_of(rig).pid)
+        waiting = await _waiting(rig, 1)
+        second = await rig.ready(PING, service_id="second")
+        assert isinstance(first, ServiceProcess) and isinstance(second, ServiceProcess)
+        assert second.pid == waiting[0]
+        waiting = await _waiting(rig, 2)
+        assert set(procfs.children(inner)) == {first.pid, second.pid, *waiting}
+        os.kill(inner, signal.SIGKILL)
+        assert [(await rig.ending(one)).kind for one in (first, second)] == ["lost", "lost"]
+        again = await rig.ready(PING)  # none of those that died with it
+        assert await again.call("ping", [], {}) == 1
+
+
+async def _waiting(rig: Rig, many: int) -> list[int]:
+    """The pids of the sandboxes that nobody uses, once there are so many."""
+    assert isinstance(rig.runtime, ProcessRuntime)
+    while True:
+        shelves = rig.runtime._pool._shelves.values()
+        pids = [each.spawned.pid for shelf in shelves for each in shelf.waiting]
+        if len(pids) == many and not rig.runtime._forks.borrowed_tokens:  # type: ignore[union-attr]
+            return pids
+        await trio.sleep(0.001)
 
 
 # -- no descriptors left
 
 
 async def test_a_start_without_descriptors_is_refused(tmp_path: Path) -> None:
-    async with process_rig(tmp_path) as rig:
+    async with process_rig(tmp_path, ALONE) as rig:
         first = await rig.ready(IDLE)
         before = len(os.listdir("/proc/self/fd"))
-        for left in range(6):
-            with full_table(left), pytest.raises(Faulted) as caught:
-                await rig.start(IDLE, incarnation="beef" if left < 4 else INCARNATION)
-            assert caught.value.code == "runtime_unavailable", left
+        # A socket pair, two pipes, the cgroups; then its pidfd, and one to ask that for its pid.
+        for left in range(6 + len(cgroup_directories(rig.runtime)) + 2):
+            with full_table(left):
+                await _refused_start(rig)
             await trio.testing.wait_all_tasks_blocked()
-        assert not first.ended.is_set() and not zygote_of(rig).over
+        for left in range(4):  # the lock, a socket pair, its pidfd
+            with full_table(left):
+                await _refused_start(rig, "beef")
+            # What was forked half-way has ended; without a descriptor nobody could see that.
+            assert left < 1 or os.listdir(tmp_path) == [f"{INCARNATION}.lock"]
+        assert not first.ended.is_set() and not zygote_of(rig).over and not ancestor_of(rig).over
         again = await rig.ready(IDLE)
         again.kill()
         await again.ended.wait()
         assert len(os.listdir("/proc/self/fd")) == before
-        await zygotes_buried(tmp_path, but=INCARNATION)
 
 
-async def test_a_pidfd_that_does_not_arrive_refuses_that_start_only(tmp_path: Path) -> None:
+async def test_no_ancestor_without_descriptors(tmp_path: Path) -> None:
     async with process_rig(tmp_path) as rig:
+        assert isinstance(rig.runtime, ProcessRuntime)
+        rig.runtime._prepare()
+        for left in range(5):  # a socket pair, /dev/null, a pipe to hear of the exec
+            with full_table(left):
+                await _refused_start(rig)
+        await rig.ready(IDLE)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_pidfd_that_does_not_arrive_refuses_that_start_only(tmp_path: Path, more: int) -> None:
+    async with process_rig(tmp_path, ALONE) as rig:
         first = await rig.ready(IDLE)
-        with full_table(6), pytest.raises(Faulted, match="no descriptor is left for its pidfd"):
-            await rig.start(IDLE)  # its socket pair and its pipes take all six
+        taken = 6 + len(cgroup_directories(rig.runtime))  # by its socket pair, its pipes, its cgroups
+        with full_table(taken + more), pytest.raises(Faulted, match="no descriptor is left for its pidfd"):
+            await rig.start(IDLE)
         assert not first.ended.is_set() and not zygote_of(rig).over
         await rig.ready(IDLE)
 
 
 async def test_a_zygote_without_descriptors_refuses(tmp_path: Path) -> None:
-    async with process_rig(tmp_path) as rig:
+    async with process_rig(tmp_path, ALONE) as rig:
         first = await rig.ready(IDLE)
         [inner] = procfs.children(zygote_of(rig).pid)
-        used = set(map(int, os.listdir(f"/proc/{inner}/fd")))
-        free = [number for number in range(64) if number not in used]
-        hard = resource.prlimit(inner, resource.RLIMIT_NOFILE)[1]
-        for left in range(4):  # three for what is sent, one to look at its threads; then the pidfd
-            resource.prlimit(inner, resource.RLIMIT_NOFILE, (free[left], hard))
-            await _refused_start(rig)
-        resource.prlimit(inner, resource.RLIMIT_NOFILE, (hard, hard))
+        # Those that are sent, and one to look at its threads; then the pidfd.
+        with few_descriptors(inner, 4 + len(cgroup_directories(rig.runtime))) as limits:
+            for _ in limits:
+                await _refused_start(rig)
         assert not first.ended.is_set() and not zygote_of(rig).over
         await rig.ready(IDLE)
+
+
+async def test_an_ancestor_without_descriptors_refuses(tmp_path: Path) -> None:
+    async with process_rig(tmp_path, ALONE) as rig:
+        first = await rig.ready(IDLE)
+        with few_descriptors(ancestor_of(rig).pid, 3) as limits:  # two that are sent, and the pidfd
+            for _ in limits:
+                await _refused_start(rig, "beef")
+                assert os.listdir(tmp_path) == [f"{INCARNATION}.lock"]
+        assert not first.ended.is_set() and not ancestor_of(rig).over
+        await rig.ready(IDLE, incarnation="beef")
+
+
+@contextmanager
+def few_descriptors(pid: int, most: int) -> Iterator[Iterator[int]]:
+    """Yields what sets its limit so that 0, 1 ... of its descriptors are free, below `most`."""
+    used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    free = [number for number in range(64) if number not in used]
+    hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+
+    def limits() -> Iterator[int]:
+        for left in range(most):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[left], hard))
+            yield left
+
+    yield limits()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager
@@ -824,7 +1057,7 @@ async def main():
             running = await runtime.start(launch, nursery)
             await running.ended.wait()
             if how == "killed":
-                zygote = runtime._tenants["c0de"].zygote
+                zygote = runtime._tenants["c0de", ""].zygote
                 os.kill(zygote.pid, signal.SIGKILL)
                 await zygote.gone.wait()
         await runtime.close(trio.current_time() + 20)
@@ -885,14 +1118,15 @@ sys.path.append(sys.argv[1])  # found through the kernel's path only
 import trio
 from pathlib import Path
 from solo_trio.ports import Launch
-from solo_trio.runtimes.process import ProcessRuntime
+from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
 
 SOURCE = '''
-import fcntl
 async def main(ctx, task_status):
     import trio
-    file = open(ctx.config["lock"], "w")
-    fcntl.flock(file, fcntl.LOCK_EX)
+    if "lock" in ctx.config:
+        import fcntl
+        file = open(ctx.config["lock"], "w")
+        fcntl.flock(file, fcntl.LOCK_EX)
     task_status.started()
     if ctx.service_id == "s0":
         import time
@@ -902,16 +1136,24 @@ async def main(ctx, task_status):
 '''
 
 async def main():
-    runtime = ProcessRuntime(Path(sys.argv[2]))
+    without = tuple(json.loads(sys.argv[3]))
+    runtime = ProcessRuntime(Path(sys.argv[2]), Sandboxing(level=1, without=without))
     async with trio.open_nursery() as nursery:
         running = []
-        for number, path in enumerate(sys.argv[3:]):
-            launch = Launch("t", "c0de", f"s{number}", 1, 1, "source", SOURCE, {"lock": path}, {},
+        for number, path in enumerate(sys.argv[4:]):
+            config = {"lock": path} if without else {}
+            launch = Launch("t", "c0de", f"s{number}", 1, 1, "source", SOURCE, config, {},
                             log=lambda *line: None, outgoing=None)
             running.append(await runtime.start(launch, nursery))
         for one in running:
             await one.ready.wait()
-        print(json.dumps({"services": [one.pid for one in running], "keeper": runtime._tenants["c0de"].zygote.pid}), flush=True)
+        while not any(shelf.waiting for shelf in runtime._pool._shelves.values()):
+            await trio.sleep(0.001)
+        keeper = runtime._tenants["c0de", ""].zygote.pid
+        places = [str(place / "c0de") for place in runtime._cgroups._hierarchies.places]
+        ancestor = runtime._environments[""].ancestor.pid
+        services = [one.pid for one in running]
+        print(json.dumps({"services": services, "keeper": keeper, "ancestor": ancestor, "groups": places}), flush=True)
         await trio.sleep_forever()
 
 trio.run(main)
@@ -927,13 +1169,16 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("how", ["kernel", "kernel_and_stopped_zygote"])
-async def test_a_killed_kernel_leaves_nothing(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("without", [OPEN.without, ()], ids=["open", "confined"])
+@pytest.mark.parametrize("how", ["kernel", "kernel_and_stopped_zygote", "kernel_and_ancestor"])
+async def test_a_killed_kernel_leaves_nothing(tmp_path: Path, how: str, without: tuple[str, ...]) -> None:
     locks = tmp_path / "locks"
-    files = [tmp_path / f"service{number}" for number in range(4)]
+    files = [tmp_path / f"service{number}" for number in range(4)]  # which services lock, where they can reach them
     root = Path(solo_trio.__file__).parents[1]
     victim = subprocess.Popen(  # noqa: ASYNC220 - to be killed, not waited for by Trio
-        [sys.executable, "-I", "-c", VICTIM, str(root), str(locks), *map(str, files)], stdout=subprocess.PIPE, env={}
+        [sys.executable, "-I", "-c", VICTIM, str(root), str(locks), json.dumps(without), *map(str, files)],
+        stdout=subprocess.PIPE,
+        env={},
     )
     try:
         assert victim.stdout is not None
@@ -941,7 +1186,10 @@ async def test_a_killed_kernel_leaves_nothing(tmp_path: Path, how: str) -> None:
             line = await trio.to_thread.run_sync(victim.stdout.readline)
             found = json.loads(line)
             [inner] = procfs.children(found["keeper"])
-            fds = [os.pidfd_open(pid) for pid in (*found["services"], inner, found["keeper"])]
+            services = [os.pidfd_open(pid) for pid in found["services"]]
+            below = set(procfs.descendants(victim.pid))  # with those that were made in advance
+            assert below > {inner, found["keeper"], found["ancestor"], *found["services"]}
+            fds = [*services, *(os.pidfd_open(pid) for pid in below)]
             try:
                 record = json.loads(lock_path(locks, "c0de").read_text())
                 assert record == {
@@ -949,27 +1197,41 @@ async def test_a_killed_kernel_leaves_nothing(tmp_path: Path, how: str) -> None:
                     "start": procfs.start_time(found["keeper"]),
                     "pgid": os.getpgid(found["keeper"]),
                 }
-                assert not any(_is_free(path) for path in files) and not _is_free(lock_path(locks, "c0de"))
+                assert not _is_free(lock_path(locks, "c0de")) and not any(map(has_ended, fds))
+                assert not without or not any(_is_free(path) for path in files)
                 if how == "kernel_and_stopped_zygote":
                     os.kill(inner, signal.SIGSTOP)
+                if how == "kernel_and_ancestor":
+                    os.kill(found["ancestor"], signal.SIGKILL)
                 victim.kill()
-                if how == "kernel":
+                if how == "kernel_and_stopped_zygote":
+                    await take_over(locks, 0.2)
+                else:
                     descriptor = await take_lock(lock_path(locks, "c0de"), 30)
-                    assert all(_is_free(path) for path in files)  # at once: the services are gone already
+                    assert all(map(has_ended, services))  # at once: they are gone already
                     os.close(descriptor)
                     await take_over(locks, 10)
-                else:
-                    await take_over(locks, 0.2)
-                    assert all(_is_free(path) for path in files)
+                assert all(map(has_ended, services)) and (not without or all(_is_free(path) for path in files))
                 for descriptor in fds:
                     await gone(descriptor)
                 assert os.listdir(locks) == []
+                if how == "kernel_and_stopped_zygote":  # its keeper was killed: the kernel that follows removes them
+                    follower = ProcessRuntime(locks)
+                    await follower.probe()
+                    await follower.close(trio.current_time() + 10)
+                assert not any(map(os.path.exists, found["groups"]))
             finally:
                 for descriptor in fds:
                     os.close(descriptor)
     finally:
         victim.kill()
         victim.communicate()
+
+
+def has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def test_take_over_refuses_when_a_lock_stays_held(tmp_path: Path) -> None:

@@ -74,8 +74,9 @@ def command(pid: int) -> bytes:
 # -- the kernel
 
 
-async def test_a_killed_kernel_leaves_nothing(tmp_path: Path) -> None:
-    """And the next one on its data has all of it again."""
+@pytest.mark.parametrize("how", ["kernel", "kernel_and_keepers"])
+async def test_a_killed_kernel_leaves_nothing(tmp_path: Path, how: str) -> None:
+    """And the next one on its data has all of it again. Without keepers it is that one who removes the control groups."""
     data, temporary = tmp_path / "data", tmp_path / "temporary"
     temporary.mkdir()
     mounts_before = mounts()
@@ -96,11 +97,17 @@ async def test_a_killed_kernel_leaves_nothing(tmp_path: Path) -> None:
             groups = control_groups(locks)
             assert groups or os.geteuid() != 0
             pidfds = [os.pidfd_open(pid) for pid in below]
+            keepers = [pid for ancestor in procfs.children(victim.pid) for pid in procfs.children(ancestor)]
+            assert len(keepers) == len(TENANTS)
             victim.kill()
+            for keeper in keepers if how == "kernel_and_keepers" else []:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(keeper, signal.SIGKILL)
             await gone(pidfds)
             await trio.to_thread.run_sync(victim.wait)
-            with trio.fail_after(GONE_S_MAX):
-                await until(lambda: control_groups(locks) == [])
+            if how == "kernel":
+                with trio.fail_after(GONE_S_MAX):
+                    await until(lambda: control_groups(locks) == [])
             assert mounts() == mounts_before
             assert list(temporary.iterdir()) == []
 
@@ -226,3 +233,17 @@ async def test_nothing_of_a_tenant_is_in_reach_of_another(tmp_path: Path) -> Non
         for each in (one, sibling, other):
             assert status(each.pid, "NoNewPrivs") == "1" and status(each.pid, "Seccomp") == "2"
             assert int(status(each.pid, "CapEff"), 16) == int(status(each.pid, "CapPrm"), 16) == 0
+            assert os.stat(f"/proc/{each.pid}/environ").st_uid == 0  # not its own: it is not dumpable
+
+
+async def test_what_it_may_have_is_limited_without_being_asked_for(tmp_path: Path) -> None:
+    async with two(tmp_path) as (_, one, _):
+        found = limits(one.pid)
+    assert found["Max core file size"] == found["Max locked memory"] == found["Max msgqueue size"] == ("0", "0")
+    assert found["Max pending signals"] == found["Max processes"] == ("64", "64")
+    assert found["Max open files"] == ("256", "256")
+
+
+def limits(pid: int) -> dict[str, tuple[str, str]]:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    return {line[:26].strip(): (line[26:47].strip(), line[47:68].strip()) for line in lines}

@@ -7,7 +7,7 @@ import json
 import os
 import select
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 
 from solo_trio.errors import Faulted
 from solo_trio.runtimes.ancestry import Ancestor
-from solo_trio.runtimes.tenant_lock import kill_tree, lock_path, remove, take_lock, write_record
+from solo_trio.runtimes.tenant_lock import kill_below, kill_tree, lock_path, remove, take_lock, write_record
 
 ZYGOTE_START_S_MAX: Final = 60.0
 ZYGOTE_EXIT_S_MAX: Final = 5.0
@@ -169,13 +169,13 @@ class Zygote:
         """The same by force, as far as it can be: never raises."""
         self.close()
         if not self.gone.is_set():
-            self._kill_tree()
+            self._kill(kill_below)
 
-    def _kill_tree(self) -> None:
+    def _kill(self, kill: Callable[[int], None]) -> None:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         if not poll.poll(0):  # else its pid may be another's
-            kill_tree(self.pid)
+            kill(self.pid)
 
     async def _send(self, packet: bytes, descriptors: Sequence[int]) -> None:
         async with self._sending:
@@ -261,9 +261,10 @@ class Zygote:
         trio.lowlevel.notify_closing(self._control)
         self._control.close()
         with contextlib.suppress(OSError):
-            if not await self._has_exited():
-                self._kill_tree()
-                await self._has_exited()
+            for kill in (kill_below, kill_tree):
+                if not await self._has_exited():
+                    self._kill(kill)
+            await self._has_exited()
         trio.lowlevel.notify_closing(self._pidfd)
         await _release(self._lock)
         self.gone.set()

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -67,16 +67,15 @@ async def take_over(directory: Path, timeout_s: float) -> None:
     """End whatever zygotes a gone kernel left, and remove their lock files.
 
     They end by themselves, their control socket being gone; those that have not after `timeout_s` seconds are killed, with
-    all below them, and given as long again. Raises `Faulted("services_alive")`. No kernel may be using `directory`.
+    all below them, and given as long twice again. Raises `Faulted("services_alive")`. No kernel may be using `directory`.
     """
-    paths = _lock_files(directory)
-    stuck: list[Path] = []
-    await _each(paths, lambda path: _release(path, timeout_s, stuck.append))
-    await _each(stuck, lambda path: _kill_recorded(path, timeout_s))
-    alive: list[Path] = []
-    await _each(stuck, lambda path: _release(path, timeout_s, alive.append))
-    if alive:
-        names = ", ".join(path.name for path in alive[:10])
+    stuck = await _release(_lock_files(directory), timeout_s)
+    for kill in (kill_below, kill_tree):
+        for path in stuck:
+            _kill_recorded(path, kill)
+        stuck = await _release(stuck, timeout_s)
+    if stuck:
+        names = ", ".join(path.name for path in stuck[:10])
         raise Faulted("services_alive", f"processes of the previous kernel hold {names} in {directory}: end them")
 
 
@@ -84,20 +83,23 @@ def _lock_files(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
 
 
-async def _each(paths: list[Path], work: Callable[[Path], Awaitable[None]]) -> None:
+async def _release(paths: list[Path], timeout_s: float) -> list[Path]:
+    """Remove those that become free within this time; returns the others."""
+    held: list[Path] = []
+
+    async def release(path: Path) -> None:
+        try:
+            descriptor = await take_lock(path, timeout_s)
+        except Faulted:
+            held.append(path)
+            return
+        remove(path)
+        os.close(descriptor)
+
     async with trio.open_nursery() as nursery:
         for path in paths:
-            nursery.start_soon(work, path)
-
-
-async def _release(path: Path, timeout_s: float, failed: Callable[[Path], None]) -> None:
-    try:
-        descriptor = await take_lock(path, timeout_s)
-    except Faulted:
-        failed(path)
-        return
-    remove(path)
-    os.close(descriptor)
+            nursery.start_soon(release, path)
+    return held
 
 
 def remove(path: Path) -> None:
@@ -132,31 +134,30 @@ def _recorded(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-async def _kill_recorded(path: Path, timeout_s: float) -> None:
-    """Kill all below the keeper that the file names, then itself, unless the pid means another process by now.
-
-    It goes last, as the lock is free when it has gone: what was killed can take a while to end.
-    """
+def _kill_recorded(path: Path, kill: Callable[[int], None]) -> None:
+    """`kill` the keeper that the file names, unless the pid means another process by now."""
     keeper, started = _recorded(path)
-    with contextlib.ExitStack() as opened:
-        killed: list[int] = []
-        with contextlib.suppress(OSError):
-            for pid in descendants(keeper) if start_time(keeper) == started else []:
-                with contextlib.suppress(ProcessLookupError):
-                    killed.append(pidfd := os.pidfd_open(pid))
-                    opened.callback(os.close, pidfd)
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        with trio.move_on_after(timeout_s):
-            for pidfd in killed:
-                await trio.lowlevel.wait_readable(pidfd)
-    if start_time(keeper) == started:
-        kill_tree(keeper)
+    if keeper and start_time(keeper) == started:
+        kill(keeper)
+
+
+def kill_below(keeper: int) -> None:
+    """SIGKILL a keeper's descendants. It buries them, then ends by itself and frees the lock, even if it was stopped.
+
+    Never raises.
+    """
+    with contextlib.suppress(OSError):
+        for pid in descendants(keeper):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        os.kill(keeper, signal.SIGCONT)
 
 
 def kill_tree(keeper: int) -> None:
-    """SIGKILL a keeper's descendants, then itself: left without it, a service's own children would belong to nobody.
+    """The last resort: `kill_below`, then itself. Its lock may be free a moment before all that was killed has ended.
 
-    Never raises. If /proc cannot be read, the keeper alone is killed, and those below it by the death of their parents.
+    Left without it, a service's own children would belong to nobody, so it goes last. Never raises.
+    If /proc cannot be read, the keeper alone is killed, and those below it by the death of their parents.
     """
     found: list[int] = []
     with contextlib.suppress(OSError):

@@ -268,7 +268,11 @@ def _write_admin_token(data: Path, system: System) -> None:
 
 def _sandboxing(data: Path, settings: Settings) -> Sandboxing:
     return Sandboxing(
-        settings.sandbox_level, (data.absolute(),), settings.own_ancestors, environments=environments_of(data)
+        level=settings.sandbox_level,
+        hidden=(data.absolute(),),
+        own_ancestors=settings.own_ancestors,
+        spares=settings.spare_sandboxes,
+        environments=environments_of(data),
     )
 
 

@@ -27,6 +27,8 @@ from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TENANTS_MAX
 from solo_trio.policy.egress import parse
 
 Section = Literal["solo", "limits", "service_limits", "recovery", "shutdown", "telemetry", "security"]
+SPARE_SANDBOXES: Final = 32
+"""One has about 3 MiB of its own."""
 COUNT_MAX: Final = 1_000_000
 """The highest number of anything that a key can ask for."""
 TEXT_CHARACTERS_MAX: Final = 4_096
@@ -122,6 +124,9 @@ class Settings:
     )
     max_total: int = key(SERVICES_MAX, "limits", "How many services there may be in all.", low=0, high=COUNT_MAX)
     call_timeout_s: float = key(30.0, "limits", "How long a call of a function may take.", low=0.05, high=3_600)
+    spare_sandboxes: int = key(
+        SPARE_SANDBOXES, "limits", "How many sandboxes may wait in advance; 0 makes none.", low=0, high=1_000
+    )
     max_connections: int = key(512, "limits", "How many connections may be open.", low=1, high=COUNT_MAX)
     max_streams: int = key(
         256, "limits", "How many streams may be open; a tenth is kept for system credentials.", low=1, high=COUNT_MAX

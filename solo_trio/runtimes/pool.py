@@ -13,8 +13,6 @@ from attrs import define, field, frozen
 
 from solo_trio.runtimes.sandboxes import Sandbox
 
-WAITING_MAX: Final = 32
-"""In all; one has about 3 MiB of its own."""
 WAITING_EACH_MAX: Final = 4
 DEMAND_S: Final = 10.0
 """Starts within so long count as demand."""
@@ -38,9 +36,10 @@ class _Shelf:
 
 
 class Pool:
-    """Times are of one monotonic clock, seconds."""
+    """`most`: how many wait in all. Times are of one monotonic clock, seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._shelves: dict[Kind, _Shelf] = {}
 
     def take(self, kind: Kind, now: float) -> Sandbox | None:
@@ -56,7 +55,7 @@ class Pool:
 
     def lacks(self, now: float) -> Kind | None:
         """Whom another one should be made for; None: there are enough."""
-        if sum(len(shelf.waiting) for shelf in self._shelves.values()) >= WAITING_MAX:
+        if sum(len(shelf.waiting) for shelf in self._shelves.values()) >= self._most:
             return None
         for kind, shelf in self._shelves.items():
             if len(shelf.waiting) < sum(now - at <= DEMAND_S for at in shelf.starts):

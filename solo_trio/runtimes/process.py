@@ -49,7 +49,8 @@ class Sandboxing:
     own_ancestors: bool = False
     """Each tenant's zygote is executed, not forked from one that all share: its own address layout and hash seed."""
     without: tuple[str, ...] = ()
-    pool: bool = True
+    spares: int = 32
+    """How many sandboxes wait in advance, at most."""
     environments: Environments | None = None
 
 
@@ -90,7 +91,7 @@ class ProcessRuntime:
         self._services: set[ServiceProcess] = set()
         self._forks: trio.CapacityLimiter | None = None
         self._founding = trio.CapacityLimiter(FOUNDING_MAX)
-        self._pool = Pool()
+        self._pool = Pool(self._sandboxing.spares)
         self._refilling = False
         self._closed = False
         name = hashlib.sha256(os.fsencode(directory.absolute())).digest()
@@ -233,7 +234,7 @@ class ProcessRuntime:
             return await make(tenant.zygote, incarnation, shape, self._cgroups, self._uids, own_uid=tenant.own_uid)
 
     def _refill_soon(self) -> None:
-        if self._sandboxing.pool and not self._refilling and not self._closed:
+        if self._sandboxing.spares and not self._refilling and not self._closed:
             self._refilling = True
             # A system task: the pool is nobody's service. It lets nothing out.
             trio.lowlevel.spawn_system_task(self._refill, name="sandboxes in advance")

@@ -18,7 +18,7 @@ from typing import Any
 import h11
 import httpx
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from solo_trio import Kernel
 from solo_trio.errors import CODES
@@ -344,7 +344,7 @@ async def running(
 ) -> AsyncIterator[Api]:
     """A kernel on `data`, served on a loopback port; leaving it shuts down. No defect may have been recorded by then."""
     async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as clients:
-        async with Kernel.open(data, settings=settings or Settings()) as kernel:
+        async with Kernel.open(data, settings=evolve(settings or Settings(), spare_sandboxes=0)) as kernel:
             core = kernel.system.core
             incidents = Incidents(lambda kind, cause: core.telemetry.bug(kind, cause) if cause is not None else None)
             serving = functools.partial(
@@ -366,15 +366,25 @@ async def running(
 
 
 def alive(pid: int) -> bool:
-    """Whether there is such a process, other than as a zombie."""
-    return bool(procfs.usage(pid))
+    """Whether there is a process of a service that calls itself so, other than as a zombie."""
+    return any(inside_pid(found) == pid for found in service_pids())
+
+
+def inside_pid(pid: int) -> int | None:
+    """What the process `pid` calls itself, in the innermost of its pid namespaces."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
 
 
 def service_pids() -> set[int]:
-    """The processes of all services of this process's kernels: the children of zygotes, which are children of keepers."""
-    keepers = [int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+    """Of all services of this process's kernels: below the ancestor are keepers, their zygotes, and then these."""
+    ancestors = [int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+    keepers = [keeper for ancestor in ancestors for keeper in procfs.children(ancestor)]
     zygotes = [zygote for keeper in keepers for zygote in procfs.children(keeper)]
-    return {pid for zygote in zygotes for pid in procfs.children(zygote) if alive(pid)}
+    return {pid for zygote in zygotes for pid in procfs.children(zygote) if procfs.usage(pid)}
 
 
 def is_event(event: dict[str, Any]) -> bool:

@@ -64,8 +64,8 @@ async def _nothing(*_: Any, **__: Any) -> None:
 async def _spawns(directory: Path) -> None:
     heading(f"{SPAWNS} starts of a sandboxed service until it is ready (floor: fork and exec of Python)")
     floor = await trio.to_thread.run_sync(fork_and_exec, EXECS)
-    for name, pool, pause_s in (("forked for it", False, 0.0), ("made in advance", True, PAUSE_S)):
-        runtime = ProcessRuntime(directory / name.replace(" ", "_"), Sandboxing(pool=pool))
+    for name, spares, pause_s in (("forked for it", 0, 0.0), ("made in advance", 32, PAUSE_S)):
+        runtime = ProcessRuntime(directory / name.replace(" ", "_"), Sandboxing(spares=spares))
         try:
             found = await _timed_starts(runtime, pause_s)
         finally:

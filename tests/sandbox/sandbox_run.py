@@ -139,7 +139,7 @@ async def probe(wanted: dict[str, Any], given: dict[str, str]) -> dict[str, Any]
         level=wanted["level"],
         hidden=(Path(given["data"]), Path(given["hidden"])),
         without=tuple(wanted["without"]),
-        pool=wanted.get("pool", False),
+        spares=wanted.get("spares", 0),
     )
     runtime = ProcessRuntime(Path(given["data"]) / "locks", sandboxing)
     lines: list[str] = []
@@ -229,6 +229,7 @@ async def within(
         if runtime.layers.seccomp:
             config["denied_numbers"] = denied_numbers()
         prober = await start("prober", config)
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{prober.pid}/status").read_text().splitlines())
         outcomes = dict.fromkeys(wanted["probes"], "it was not run")
         for name in wanted["probes"]:
             try:
@@ -247,7 +248,7 @@ async def within(
                 killed[function] = victim.ending.signal
         await sibling.call("run", [[]], {})
     os.close(database)
-    return {"outcomes": outcomes, "killed": killed}
+    return {"outcomes": outcomes, "killed": killed, "status": {name: text.strip() for name, text in status.items()}}
 
 
 async def bombs(wanted: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:

@@ -31,6 +31,9 @@ class Waiting:
         self.discarded = True
 
 
+WAITING_MAX = 32
+
+
 def kind(incarnation: str = "a", **shape: float) -> pool.Kind:
     return pool.Kind(incarnation, "", tuple(sorted(shape.items())))
 
@@ -42,7 +45,7 @@ def put(shelves: pool.Pool, which: pool.Kind, now: float) -> Waiting:
 
 
 def test_none_is_made_for_those_who_start_nothing() -> None:
-    shelves = pool.Pool()
+    shelves = pool.Pool(WAITING_MAX)
     assert shelves.lacks(0.0) is None
     assert shelves.take(kind(), 0.0) is None
     assert shelves.lacks(0.0) == kind()
@@ -50,7 +53,7 @@ def test_none_is_made_for_those_who_start_nothing() -> None:
 
 
 def test_one_is_for_its_kind_alone() -> None:
-    shelves = pool.Pool()
+    shelves = pool.Pool(WAITING_MAX)
     made = put(shelves, kind("a", memory_mb=64), 0.0)
     assert shelves.take(kind("b", memory_mb=64), 0.0) is None
     assert shelves.take(kind("a", memory_mb=65), 0.0) is None
@@ -60,7 +63,7 @@ def test_one_is_for_its_kind_alone() -> None:
 
 
 def test_one_that_died_while_it_waited_is_not_given_out() -> None:
-    shelves = pool.Pool()
+    shelves = pool.Pool(WAITING_MAX)
     lives, dead = put(shelves, kind(), 0.0), put(shelves, kind(), 0.0)
     dead.ended = True
     assert shelves.take(kind(), 1.0) is lives
@@ -68,7 +71,7 @@ def test_one_that_died_while_it_waited_is_not_given_out() -> None:
 
 
 def test_those_that_nobody_wants_end() -> None:
-    shelves = pool.Pool()
+    shelves = pool.Pool(WAITING_MAX)
     first, second = put(shelves, kind("a"), 0.0), put(shelves, kind("b"), 5.0)
     assert shelves.expire(1.0) == pool.IDLE_S_MAX
     assert shelves.expire(pool.IDLE_S_MAX) == 5.0 + pool.IDLE_S_MAX
@@ -79,7 +82,7 @@ def test_those_that_nobody_wants_end() -> None:
 
 
 def test_clear_ends_all_or_those_of_one_kind() -> None:
-    shelves = pool.Pool()
+    shelves = pool.Pool(WAITING_MAX)
     made = [put(shelves, kind(name), 0.0) for name in "aab"]
     shelves.clear(kind("a"))
     assert [each.discarded for each in made] == [True, True, False]
@@ -96,7 +99,7 @@ steps = st.lists(
 
 @given(steps)
 def test_the_pool_stays_small_and_gives_each_out_once(done: list[tuple[str, str, float]]) -> None:
-    shelves, now = pool.Pool(), 0.0
+    shelves, now = pool.Pool(WAITING_MAX), 0.0
     made: list[Waiting] = []
     given_out: list[Waiting] = []
     for step, name, later in done:
@@ -107,7 +110,7 @@ def test_the_pool_stays_small_and_gives_each_out_once(done: list[tuple[str, str,
                 assert found not in given_out and not found.discarded and not found.ended
                 given_out.append(found)
         elif step == "fill":
-            for _ in range(pool.WAITING_MAX + 1):
+            for _ in range(WAITING_MAX + 1):
                 wanted = shelves.lacks(now)
                 if wanted is None:
                     break
@@ -121,7 +124,7 @@ def test_the_pool_stays_small_and_gives_each_out_once(done: list[tuple[str, str,
             for each in made[-3:]:
                 each.ended = True
         waiting = [each for shelf in shelves._shelves.values() for each in shelf.waiting]
-        assert len(waiting) <= pool.WAITING_MAX
+        assert len(waiting) <= WAITING_MAX
         assert all(len(shelf.waiting) <= pool.WAITING_EACH_MAX for shelf in shelves._shelves.values())
         assert {id(each) for each in made} == {
             id(each) for each in [*waiting, *given_out, *(one for one in made if one.discarded)]

@@ -57,6 +57,17 @@ def test_the_level(name: str) -> None:
     assert layers["user_namespace"] is (name == "plain")
 
 
+@pytest.mark.parametrize("name", CONFINED)
+def test_it_has_no_rights_and_gets_none(name: str) -> None:
+    """As Linux says, whatever the filter would refuse anyway."""
+    status = confined(name)["status"]
+    assert {int(status[each], 16) for each in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
+    if CONFINED[name]["user"] == "root":
+        assert len(set(status["Uid"].split())) == 1 and status["Uid"].split()[0] not in ("0", "65534")
+        assert status["Groups"] == ""
+
+
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("name", CONFINED)
 def test_fails_inside(probe: str, name: str) -> None:

@@ -104,6 +104,7 @@ def _enter(user: str, base: str) -> NoReturn:
         for name in ("mounted", "mounted_too"):
             os.mkdir(f"{base}/{name}")
             system.mount("tmpfs", f"{base}/{name}", "tmpfs", 0)
+        os.setgroups([0, 1])  # as people have more than one
         if user == "plain":
             for path, names, files in os.walk(f"{base}/data"):
                 for each in (path, *(f"{path}/{name}" for name in [*names, *files])):
@@ -126,12 +127,13 @@ def denied_numbers() -> list[int]:
     return [each for each in range(512) if each not in named | UNFILTERED]
 
 
+def status_of(pid: int) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+
+
 def inner_pid(pid: int) -> int:
     """As it is called in its own pid namespace."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("NSpid:"):
-            return int(line.split()[-1])
-    return pid
+    return int(status_of(pid)["NSpid"].split()[-1])
 
 
 async def probe(wanted: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
@@ -229,7 +231,7 @@ async def within(
         if runtime.layers.seccomp:
             config["denied_numbers"] = denied_numbers()
         prober = await start("prober", config)
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{prober.pid}/status").read_text().splitlines())
+        status = status_of(prober.pid)
         outcomes = dict.fromkeys(wanted["probes"], "it was not run")
         for name in wanted["probes"]:
             try:

@@ -49,7 +49,7 @@ PING = """
 
 OPEN = Sandboxing(level=1, without=("namespaces", "seccomp", "landlock", "own_uid"))
 """Services can do what only limits forbid: fork, look at /proc, reach files."""
-ALONE = Sandboxing(pool=False)
+ALONE = Sandboxing(spares=0)
 """Nothing is forked in advance: descriptors and processes can be counted."""
 
 
@@ -892,7 +892,7 @@ async def test_a_level_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
 
 async def test_ancestors_of_their_own(tmp_path: Path) -> None:
     """Nothing is shared between tenants: not the layout of addresses, not the seed of hashes."""
-    async with process_rig(tmp_path, Sandboxing(own_ancestors=True, pool=False)) as rig:
+    async with process_rig(tmp_path, Sandboxing(own_ancestors=True, spares=0)) as rig:
         source = "print(hash('x'), id(object))"
         for number in range(2):
             await rig.ready(source, service_id=f"s{number}", incarnation=f"beef{number}")

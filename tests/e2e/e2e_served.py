@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -38,18 +39,40 @@ FILE = None
 
 async def main(ctx, task_status):
     global FILE
-    FILE = open(ctx.config["lock"], "a+")
+    FILE = open(ctx.config["lock"])
     try:
         fcntl.flock(FILE, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        with open(ctx.config["lock"] + ".twice", "a") as twice:
-            twice.write("a second copy ran\\n")
-        raise
+    except BlockingIOError:
+        raise RuntimeError("a second copy ran") from None
     import trio
     task_status.started()
     await trio.sleep_forever()
 """
-"""Takes a lock that a second copy of it could not have; a second copy leaves a file behind."""
+"""Takes a lock that a second copy of it could not have; a second copy says so in the event of its end."""
+LOCKS = "locks"
+"""The environment that it must be deployed with: what can be read in every sandbox, and by this test alone."""
+
+
+class Locks:
+    """The files of that environment, in a data directory."""
+
+    def __init__(self, data: Path) -> None:
+        python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        prefix = data / "environments" / LOCKS
+        self.directory = prefix / "lib" / python / "site-packages"
+        self.directory.mkdir(parents=True)
+        (prefix / "pyvenv.cfg").write_text(f"version = {platform.python_version()}\n")
+        data.chmod(0o700)
+
+    def make(self, name: str) -> str:
+        path = self.directory / name
+        path.touch()
+        return str(path)
+
+
+def check_no_second_copy(events: list[dict[str, Any]]) -> None:
+    twice = [event for event in events if "a second copy ran" in json.dumps(event)]
+    assert not twice, f"a second copy of a service ran: {twice}"
 
 
 class Served:

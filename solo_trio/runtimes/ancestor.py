@@ -45,9 +45,8 @@ def serve(control: int, given: Mapping[str, Any], package: str, paths: list[str]
     first = _first_packages()
     sys.path[first:first] = given["packages"]  # after what the host runs on was imported: that stays as it is
     system.prctl(system.PR_SET_DUMPABLE, 0)
-    system.prctl(
-        system.PR_SET_CHILD_SUBREAPER, 1
-    )  # of what a killed keeper leaves to be buried: not every init does that
+    # Of what a killed keeper leaves to be buried: not every init does that.
+    system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     _Ancestor(socket.socket(fileno=control), plan).loop(root.unreachable(shown) if layers.own_uid else [])
 
 

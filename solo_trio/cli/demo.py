@@ -17,7 +17,7 @@ from typing import Any, Final
 import click
 
 from solo_trio import __version__
-from solo_trio.cli.demo_kernel import DemoKernel, Wrong, wait_gone
+from solo_trio.cli.demo_kernel import BEST_THERE_IS, DemoKernel, Wrong, wait_gone
 from solo_trio.cli.demo_services import CALC, JOIN, WORKER
 from solo_trio.cli.texts import printable
 from solo_trio.client import SoloClient, find_server
@@ -33,11 +33,22 @@ DEPLOYED: Final[tuple[tuple[str, str, str, dict[str, Any]], ...]] = (
     ("agent_1", "worker", WORKER, {"step": 7}),
     ("agent_2", "calc", JOIN, {}),
 )
-NOT_SANDBOXED: Final = (
-    "NOT SANDBOXED YET: in this version a service is a process of its own, with an empty environment and resource\n"
-    "limits, but without namespaces or a system call filter: it can read your files and use your network.\n"
-    "Deploy only code that you would run yourself."
-)
+LEVELS: Final = {
+    "level 3": (
+        "SANDBOX LEVEL 3 OF 3: each service has namespaces, Landlock, a system call filter and limits around it. It sees no\n"
+        "file of yours and has no network."
+    ),
+    "level 2": (
+        "SANDBOX LEVEL 2 OF 3: each service has Landlock, a system call filter and limits around it, but no namespaces, which\n"
+        "this machine does not give. It opens no file of yours and has no network; `solo doctor` says what level 3 needs."
+    ),
+    "level 1": (
+        "SANDBOX LEVEL 1 OF 3: NO SANDBOX. This machine gives nothing but limits: a service could read your files and use\n"
+        "your network. Solo refuses to deploy code here unless it is told otherwise, as this demo does for its own\n"
+        "services; `solo doctor` says what is missing."
+    ),
+}
+"""Loud: whoever sees the demo should know what protects services on this machine."""
 
 Digests = dict[tuple[str, str], tuple[int, str, int]]
 """By tenant and service: version, digest, restarts."""
@@ -79,7 +90,7 @@ class _Story:
         self._tokens: dict[str, str] = {}
         self._clients: dict[str, SoloClient] = {}
         self._seen: list[dict[str, Any]] = []
-        self._pids: dict[tuple[str, str], int] = {}
+        self._copies: dict[tuple[str, str], str] = {}
         self._services: Digests = {}
 
     # -- telling
@@ -99,8 +110,8 @@ class _Story:
 
     def tell(self) -> None:
         click.echo(click.style(f"Solo {__version__}: a kernel, its services, a crash, and everything back.", bold=True))
-        click.echo(click.style(NOT_SANDBOXED, fg="yellow", bold=True))
         with self._connected("Start a kernel on an empty data directory"):
+            self._tell_the_level()
             self._create_tenants()
             self._deploy()
             self._call()
@@ -123,7 +134,7 @@ class _Story:
         self._step(title)
         began = time.monotonic()
         url = self._kernel.start()
-        self._say(f"$ solo serve --data {self._kernel.data} --port 0")
+        self._say(f"$ {'='.join(BEST_THERE_IS)} solo serve --data {self._kernel.data} --port 0")
         self._say(f"ready {url}  (process {self._kernel.pid}, after {time.monotonic() - began:.2f} s)")
         found = find_server(self._kernel.data, environment={})
         self._check(found.url == url, f"solo.json names {found.url}, not {url}")
@@ -133,6 +144,14 @@ class _Story:
                 self._clients[tenant] = stack.enter_context(SoloClient(url, token, timeout_s=ANSWER_S_MAX))
             self._stack = stack
             yield
+
+    def _tell_the_level(self) -> None:
+        began = time.monotonic()
+        while (level := self._clients["system"].health()["components"]["sandbox"]) == "unknown":
+            self._check(time.monotonic() - began < ANSWER_S_MAX, "the kernel does not say what protects services here")
+            time.sleep(POLL_S)
+        self._check(level in LEVELS, f"{level!r} is no level of the sandbox")
+        click.echo(click.style(LEVELS[level], fg="green" if level == "level 3" else "yellow", bold=True))
 
     def _create_tenants(self) -> None:
         self._step("Create two tenants")
@@ -144,14 +163,14 @@ class _Story:
             self._say(f"{tenant}: has a token of its own, {token[:12]}...")
 
     def _deploy(self) -> None:
-        self._step("Deploy services: Python modules, as text, each into a process of its own")
+        self._step("Deploy services: Python modules, as text, each into a process and a sandbox of its own")
         for tenant, service_id, source, config in DEPLOYED:
             began = time.monotonic()
             answer = self._clients[tenant].deploy(service_id, source, config=config)
-            pid = self._pid(tenant, service_id)
+            copy = self._copy(tenant, service_id)
             self._say(
                 f"{tenant}/{service_id}: {answer['status']}, version {answer['version']}, digest {answer['digest'][:12]},"
-                f" process {pid}, after {time.monotonic() - began:.2f} s"
+                f" copy {copy}, after {time.monotonic() - began:.2f} s"
             )
 
     def _call(self) -> None:
@@ -175,11 +194,11 @@ class _Story:
     def _crash_a_service(self) -> None:
         self._step("Crash one of them, and see it restarted")
         client, since = self._clients["agent_1"], self._clients["system"].system()["last_event_id"]
-        before, other = self._pids["agent_1", "worker"], self._pids["agent_1", "calc"]
+        before, other = self._copies["agent_1", "worker"], self._copies["agent_1", "calc"]
         try:
             client.call("worker", "fall")
         except SoloError as error:
-            self._say(f"worker.fall() -> {error.status} {error.code}: process {before} got a segmentation fault")
+            self._say(f"worker.fall() -> {error.status} {error.code}: copy {before} got a segmentation fault")
             self._check(error.code == "call_interrupted", "it should be call_interrupted")
         began = time.monotonic()
         while not (ready := client.events(since_id=since, service_id="worker", type="service_ready")["events"]):
@@ -189,11 +208,11 @@ class _Story:
             self._say(f"event {event['id']}  {event['at']}  {event['type']}  {_reason(event)}")
             if event["id"] == ready[0]["id"]:
                 break
-        after, restarts = self._pid("agent_1", "worker"), client.status("worker")["restarts"]
-        self._say(f"worker: process {after} now, restarts {restarts}, progress {client.call('worker', 'progress')}")
+        after, restarts = self._copy("agent_1", "worker"), client.status("worker")["restarts"]
+        self._say(f"worker: copy {after} now, restarts {restarts}, progress {client.call('worker', 'progress')}")
         self._check(after != before and restarts == 1, "it should be one restart, in a new process")
-        self._check(self._pid("agent_1", "calc") == other, "calc should not have been touched")
-        self._say(f"calc: process {other} still, untouched")
+        self._check(self._copy("agent_1", "calc") == other, "calc should not have been touched")
+        self._say(f"calc: copy {other} still, untouched")
 
     def _remember(self) -> None:
         """What there is before the kernel is killed: services, and every event so far over a stream."""
@@ -202,22 +221,22 @@ class _Story:
 
     def _kill_the_kernel(self) -> None:
         self._step("kill -9 the kernel")
-        pid = self._kernel.pid
+        pid, pids = self._kernel.pid, self._kernel.processes()
+        self._check(len(pids) >= len(DEPLOYED), f"it should have at least {len(DEPLOYED)} processes, not {len(pids)}")
         self._kernel.kill()
         self._say(f"$ kill -9 {pid}")
-        pids = sorted(self._pids.values())
         took = wait_gone(pids, GONE_S_MAX)
-        self._say(f"its services' processes {', '.join(map(str, pids))} are gone {took:.2f} s later: no orphan is left")
+        self._say(f"its processes {', '.join(map(str, pids))} are gone {took:.2f} s later: no orphan is left")
 
     def _everything_is_back(self) -> None:
         self._say("everything that was wanted runs again:")
-        old, back = dict(self._pids), self._versions()
+        old, back = dict(self._copies), self._versions()
         for (tenant, service_id), (version, digest, restarts) in back.items():
-            pid = self._pid(tenant, service_id)
+            copy = self._copy(tenant, service_id)
             self._say(
-                f"{tenant}/{service_id}: ready, version {version}, digest {digest[:12]}, restarts {restarts}, process {pid}"
+                f"{tenant}/{service_id}: ready, version {version}, digest {digest[:12]}, restarts {restarts}, copy {copy}"
             )
-            self._check(pid != old[tenant, service_id], "it should be a new process")
+            self._check(copy != old[tenant, service_id], "it should be a new process")
         self._check(back == self._services, f"it should be as before: {self._services}")
         self._say(f"agent_1: calc.add(2, 3) = {self._clients['agent_1'].call('calc', 'add', [2, 3])!r}")
         self._say(f"agent_2: calc.add('2', '3') = {self._clients['agent_2'].call('calc', 'add', ['2', '3'])!r}")
@@ -238,7 +257,7 @@ class _Story:
 
     def _end(self) -> None:
         self._step("End it gracefully")
-        pids, began = [self._kernel.pid, *self._pids.values()], time.monotonic()
+        pids, began = [self._kernel.pid, *self._kernel.processes()], time.monotonic()
         code = self._kernel.terminate()
         self._say(f"$ kill -TERM {pids[0]}  -> exit {code} after {time.monotonic() - began:.2f} s")
         self._check(code == 0, "it should be 0")
@@ -247,10 +266,11 @@ class _Story:
 
     # -- looking
 
-    def _pid(self, tenant: str, service_id: str) -> int:
-        pid = int(self._clients[tenant].call(service_id, "pid"))
-        self._pids[tenant, service_id] = pid
-        return pid
+    def _copy(self, tenant: str, service_id: str) -> str:
+        """Which process it is: each has drawn a word when it began."""
+        copy = str(self._clients[tenant].call(service_id, "which"))
+        self._copies[tenant, service_id] = copy
+        return copy
 
     def _versions(self) -> Digests:
         found: Digests = {}

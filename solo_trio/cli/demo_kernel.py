@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -13,6 +14,8 @@ from types import TracebackType
 from typing import Final
 
 READY_S_MAX: Final = 30.0
+BEST_THERE_IS: Final = ("SOLO_SANDBOX_LEVEL", "1")
+"""The demo's services are its own, so it runs on any machine: at the best level that there is, which it shows."""
 EXIT_S_MAX: Final = 15.0
 POLL_S: Final = 0.02
 ERRORS_SHOWN: Final = 4_000
@@ -44,9 +47,19 @@ class DemoKernel:
         assert self._process is not None
         return self._process.pid
 
+    def processes(self) -> list[int]:
+        """What it has started, and what that has: the ancestor, each tenant's keeper and zygote, services, spare sandboxes."""
+        found, waiting = [], [self.pid]
+        while waiting:
+            children = _children(waiting.pop())
+            found += children
+            waiting += children
+        return sorted(found)
+
     def start(self) -> str:
         """Start it; returns its URL once it says that it is ready."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SOLO_")}
+        environment[BEST_THERE_IS[0]] = BEST_THERE_IS[1]
         command = [sys.executable, "-m", "solo_trio.cli", "serve", "--port", "0", "--data", str(self.data)]
         with open(self._errors, "ab") as errors:
             self._process = subprocess.Popen(
@@ -101,6 +114,14 @@ class DemoKernel:
     def errors(self) -> str:
         """The end of what it said on standard error."""
         return self._errors.read_bytes()[-ERRORS_SHOWN:].decode("utf-8", "replace")
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found += map(int, path.read_text().split())
+    return found
 
 
 def wait_gone(pids: list[int], within_s: float) -> float:

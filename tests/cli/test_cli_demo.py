@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from cli_rig import LONG_S, ROOT, Child, Server, environment, solo, wait_gone
 
+from solo_trio.runtimes import procfs
+
 
 @pytest.mark.slow
 def test_the_demo_tells_the_whole_story_and_leaves_nothing(tmp_path: Path) -> None:
@@ -21,7 +23,7 @@ def test_the_demo_tells_the_whole_story_and_leaves_nothing(tmp_path: Path) -> No
     assert ran.stderr == ""
     assert list(map(int, re.findall(r"^(\d+)\. ", ran.stdout, re.M))) == list(range(1, 11))
     for words in (
-        "NOT SANDBOXED",
+        "SANDBOX LEVEL ",
         "calc.add(2, 3) = 5",
         "kill -9",
         "restarts 1",
@@ -30,7 +32,9 @@ def test_the_demo_tells_the_whole_story_and_leaves_nothing(tmp_path: Path) -> No
     ):
         assert words in ran.stdout
     assert "\x1b" not in ran.stdout
-    wait_gone(*map(int, re.findall(r"process (\d+)", ran.stdout)))
+    [gone] = re.findall(r"its processes ([\d, ]+) are gone", ran.stdout)
+    assert len(gone.split(", ")) >= 4
+    wait_gone(*map(int, [*re.findall(r"process (\d+)", ran.stdout), *gone.split(", ")]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -44,10 +48,12 @@ def test_an_interrupted_demo_leaves_nothing_either(tmp_path: Path, number: signa
             line = child.line()
             assert line, child.errors
             told += line
+        started = procfs.descendants(child.process.pid)
         child.send(number)
         assert child.wait() == 130
         assert "Traceback" not in child.errors
-        wait_gone(*map(int, re.findall(r"process (\d+)", told)))
+        assert int(re.findall(r"process (\d+)", told)[0]) in started and len(started) >= 5
+        wait_gone(*started)
         assert list(tmp_path.iterdir()) == []
     finally:
         child.close()

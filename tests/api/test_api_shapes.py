@@ -321,6 +321,8 @@ async def test_system(api: Api, tenant: Client) -> None:
         "tenants",
         "services",
         "queued",
+        "pressure",
+        "sandbox",
         "recovery",
         "verification",
         "paused",

@@ -135,6 +135,15 @@ class Server(Child):
         self.close()
 
 
+def inside_pid(pid: int) -> int | None:
+    """What the process `pid` calls itself, in the innermost of its pid namespaces."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+
+
 def wait_gone(*pids: int) -> None:
     """Until none of the processes is there."""
     deadline = time.monotonic() + LONG_S

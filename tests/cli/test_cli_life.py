@@ -161,11 +161,12 @@ def test_update(command: Run, source: Path) -> None:
         assert answer["spec"]["restart"] == "transient"
         assert answer["spec"]["restart_limits"] == {"max_restarts": 2, "max_seconds": 7.5}
         assert answer["spec"]["limits"]["calls_in_flight"] == 3
-        code, out, err = command("update", "u", "--limit", "threads=9", "--limit", "memory_mb=256")
+        code, out, err = command("update", "u", "--limit", "calls_in_flight=90", "--limit", "memory_mb=256")
         assert code == 0
         assert out.startswith("u updated: revision ")
-        assert err == "threads from its next start on; to start it now: solo restart u\n"
-        assert parsed(command("update", "u", "--limit", "threads=8", "--json"))["applies_at_next_start"] == ["threads"]
+        assert err == "calls_in_flight from its next start on; to start it now: solo restart u\n"
+        answer = parsed(command("update", "u", "--limit", "calls_in_flight=80", "--json"))
+        assert answer["applies_at_next_start"] == ["calls_in_flight"]
         spec = parsed(command("status", "u", "--json"))["spec"]
         assert (spec["limits"]["memory_mb"], spec["restart"]) == (256, "transient")
         refused(command("update", "u", "--limit", "memory_mb=-1"), "invalid_field")

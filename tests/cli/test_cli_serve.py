@@ -16,11 +16,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from cli_rig import LONG_S, PIDS, SLOW_START, STUBBORN, Server, environment, solo, wait_gone
+from cli_rig import LONG_S, PIDS, SLOW_START, STUBBORN, Server, environment, inside_pid, solo, wait_gone
 
 from solo_trio import __version__
 from solo_trio.client import SoloClient, find_server
 from solo_trio.errors import SoloError
+from solo_trio.runtimes import procfs
 
 EXIT_S = 1.0
 """What a busy machine may add: a process's end, and that the test learns of it."""
@@ -293,13 +294,14 @@ def test_two_signals_at_once_are_one(tmp_path: Path) -> None:
 
 
 def stubborn_pids(server: Server) -> list[int]:
-    """From its log: a service that is busy for ever answers no call."""
+    """Which of the kernel's processes; from its log: a service that is busy for ever answers no call."""
     deadline = time.monotonic() + 20
     with connect(server) as client:
         while True:
             lines = [entry["message"] for entry in client.logs("stubborn")["logs"]]
             if pids := [int(line.removeprefix("pid ")) for line in lines if line.startswith("pid ")]:
-                return pids
+                started = procfs.descendants(server.process.pid)
+                return [found for found in started if inside_pid(found) in pids]
             assert time.monotonic() < deadline, lines
             time.sleep(0.02)
 

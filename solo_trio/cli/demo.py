@@ -35,17 +35,18 @@ DEPLOYED: Final[tuple[tuple[str, str, str, dict[str, Any]], ...]] = (
 )
 LEVELS: Final = {
     "level 3": (
-        "SANDBOX LEVEL 3 OF 3: each service has namespaces, Landlock, a system call filter and limits around it. It sees no\n"
-        "file of yours and has no network."
+        "SANDBOX LEVEL 3 OF 3: each service has namespaces, Landlock, a system call filter and limits around it. It can\n"
+        "read Python and the system's libraries, no other file of yours, and has no network."
     ),
     "level 2": (
-        "SANDBOX LEVEL 2 OF 3: each service has Landlock, a system call filter and limits around it, but no namespaces, which\n"
-        "this machine does not give. It opens no file of yours and has no network; `solo doctor` says what level 3 needs."
+        "SANDBOX LEVEL 2 OF 3: each service has Landlock, a system call filter and limits around it, but no namespaces:\n"
+        "this machine refuses them. It can read Python and the system's libraries, no other file of yours, and has no\n"
+        "network. What level 3 needs here says `solo doctor`."
     ),
     "level 1": (
-        "SANDBOX LEVEL 1 OF 3: NO SANDBOX. This machine gives nothing but limits: a service could read your files and use\n"
-        "your network. Solo refuses to deploy code here unless it is told otherwise, as this demo does for its own\n"
-        "services; `solo doctor` says what is missing."
+        "SANDBOX LEVEL 1 OF 3: NO PROTECTION. This machine gives nothing but limits: a service can read your files and use\n"
+        "your network. Solo refuses to run deployed code here unless it is told otherwise, as this demo does for its own\n"
+        "services. What is missing says `solo doctor`."
     ),
 }
 """Loud: whoever sees the demo should know what protects services on this machine."""

@@ -41,6 +41,7 @@ MAY_SUCCEED = {
     ("init", "directory"),
     ("config show", "data"),
     ("doctor", "data"),
+    ("env list", "data"),
 }
 """Free text, and paths that are tried."""
 RIGHT = {
@@ -161,8 +162,10 @@ def test_wrong_use_is_refused_in_one_sentence(
     for each in [each for each in os.environ if each.startswith("SOLO_") and not each.startswith("SOLO_TESTS_")]:
         monkeypatch.delenv(each)
     monkeypatch.setenv("SOLO_DATA", str(server.data))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "service.py").write_text(PIDS)
+    place = tmp_path / "not" / "above"  # `../..` leads nowhere else
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    (place / "service.py").write_text(PIDS)
     for what, words, parameter in wrong_uses(COMMANDS[name]):
         with at_most(COMMAND_S):
             code = run([*name.split(), *words])

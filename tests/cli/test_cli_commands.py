@@ -127,6 +127,8 @@ def test_deploy_refused(command: Run, source: Path, tmp_path: Path) -> None:
     refused(command("deploy", broken, "--id", "broken"), "invalid_field")
     broken.write_bytes(b"")
     refused(command("deploy", broken, "--id", "broken"), "invalid_field")
+    (tmp_path / "empty").mkdir()
+    refused(command("deploy", tmp_path / "empty", "--id", "broken"), "archive_refused")
     refused(command("status", "broken"), "service_not_found")
 
 
@@ -136,7 +138,6 @@ def test_deploy_refused(command: Run, source: Path, tmp_path: Path) -> None:
         [],
         ["FILE"],
         ["missing.py", "--id", "a"],
-        [".", "--id", "a"],
         ["FILE", "--id", "a", "--config", "{"],
         ["FILE", "--id", "a", "--config", "[]"],
         ["FILE", "--id", "a", "--config", '{"a": NaN}'],

@@ -143,7 +143,9 @@ def _mounts(directory: str) -> set[str]:
 def _control_groups(directory: str) -> set[str]:
     """Those of kernels with data in `directory`: other test runs on this machine have theirs."""
     # Of the walks, this is the one that passes over what vanishes meanwhile.
-    groups = {Path(at, name) for at, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith("solo-")}
+    groups = {
+        Path(at, name) for at, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith("solo-")
+    }
     if not groups:
         return set()
     places = (os.fsencode(path) for path in [Path(directory), *Path(directory).rglob("*")] if path.is_dir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,16 @@ async def main(ctx, task_status):
 """
 
 
+def place_inside(data: Path) -> Path:
+    """A directory that services with the environment "gates" see too, while they run."""
+    prefix = data / "environments" / "gates"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    place = prefix / "lib" / f"python{python}" / "site-packages"
+    place.mkdir(parents=True)
+    (prefix / "pyvenv.cfg").write_text(f"version = {python}.0\n")
+    return place
+
+
 async def wait_status(client: Client, path: str, status: int) -> dict[str, object]:
     with trio.fail_after(BOUND_S):
         while (response := await client.get(path)).status_code != status:
@@ -35,10 +46,11 @@ async def wait_status(client: Client, path: str, status: int) -> dict[str, objec
 
 
 async def test_ready_once_recovery_is_over(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
     async with running(tmp_path / "data") as api:
+        gate = place_inside(tmp_path / "data") / "gate"
         tenant = await api.tenant("t1")
-        await tenant.deploy("slow", GATED, config={"gate": str(gate)}, limits={"start_timeout_s": 600})
+        more = {"config": {"gate": str(gate)}, "limits": {"start_timeout_s": 600}, "environment": "gates"}
+        await tenant.deploy("slow", GATED, **more)
         await tenant.deploy("quick")
         token = tenant.token
     async with running(tmp_path / "data") as api:
@@ -59,11 +71,11 @@ async def test_ready_once_recovery_is_over(tmp_path: Path) -> None:
 
 
 async def test_ready_although_a_service_failed_to_recover(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    gate.touch()
-    source = f"import os\nif not os.path.exists({str(gate)!r}): raise OSError('gone')"
     async with running(tmp_path / "data") as api:
-        await (await api.tenant("t1")).deploy("bad", source)
+        gate = place_inside(tmp_path / "data") / "gate"
+        gate.touch()
+        source = f"import os\nif not os.path.exists({str(gate)!r}): raise OSError('gone')"
+        await (await api.tenant("t1")).deploy("bad", source, environment="gates")
     gate.unlink()
     async with running(tmp_path / "data") as api:
         await wait_status(await api.client(None), "/health/ready", 200)
@@ -130,10 +142,9 @@ async def test_a_full_disk(tmp_path: Path) -> None:
             assert document["status"] == 503 and response.headers["retry-after"]
             unhealthy = check_answer(await api.admin.get("/health"))
             assert unhealthy.status_code == 503
-            assert unhealthy.json() == {
-                "status": "failing",
-                "components": {"journal": "storage_full", "kernel": "ok", "pressure": "ok"},
-            }
+            said = unhealthy.json()
+            assert said["status"] == "failing" and said["components"].pop("sandbox").startswith("level")
+            assert said["components"] == {"journal": "storage_full", "kernel": "ok", "pressure": "ok"}
             assert await tenant.call("calc", "add", 1, 2) == 3
             assert (await tenant.ok("DELETE", "/services/calc"))["status"] == "stopped"
             refused(await tenant.get("/services/more"), "service_not_found")

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_rig import Api, Client, refused, service_pids
+from api_rig import Api, Client, inside_pid, refused, service_pids
 
 from solo_trio.operations.perform import OPERATIONS
 from solo_trio.operations.table import Operation
@@ -236,7 +236,7 @@ async def test_ids_that_join_to_the_same_text_do_not_collide(api: Api) -> None:
     assert first["digest"] != second["digest"]
     (name1, pid1), (name2, pid2) = await one.call("b_c", "who"), await two.call("c", "who")
     assert (name1, name2) == ("one", "two")
-    assert pid1 != pid2 and {pid1, pid2} == service_pids()
+    assert len(service_pids()) == 2 and {inside_pid(pid) for pid in service_pids()} == {pid1, pid2}
     for client, mine, theirs, who in ((one, "b_c", "c", "one"), (two, "c", "b_c", "two")):
         assert [entry["message"] for entry in await client.wait_log("hello")] == [f"hello from {who}"]
         assert await client.logs(service_id=theirs) == []
@@ -252,9 +252,11 @@ async def test_the_same_ids_and_source_in_two_tenants_are_two_services(api: Api)
     one, two = await api.tenant("a"), await api.tenant("b")
     for client in (one, two):
         await client.deploy("same", WHO.format(who="same"))
-    pid1, pid2 = (await one.call("same", "who"))[1], (await two.call("same", "who"))[1]
-    assert pid1 != pid2
+    pid2 = (await two.call("same", "who"))[1]
+    both = service_pids()
+    assert len(both) == 2
     await one.ok("DELETE", "/services/same")
+    assert len(service_pids()) == 1 and service_pids() < both
     assert (await two.call("same", "who"))[1] == pid2
     refused(await one.try_call("same", "who"), "service_not_found")
 

@@ -33,7 +33,7 @@ from solo_trio.model.system import (
     SettleSystem,
     StartSystem,
 )
-from solo_trio.model.tenant import TenantLimits, UpdateTenant
+from solo_trio.model.tenant import Hardening, TenantLimits, UpdateTenant
 from solo_trio.telemetry.diagnostics import Diagnostics
 
 TENANT_IDS: Final = ("acme", "blau")
@@ -239,9 +239,10 @@ class ChangeTenant(Move):
     tenant_id: str
     max_services: int | None
     fds: int | None
+    hardening: Hardening | None
 
     def command(self, world: World) -> Command:
-        return UpdateTenant(self.tenant_id, TenantLimits(self.max_services), Limits(fds=self.fds))
+        return UpdateTenant(self.tenant_id, TenantLimits(self.max_services), Limits(fds=self.fds), self.hardening)
 
 
 @frozen
@@ -379,6 +380,8 @@ _observations = st.builds(
     _endings,
     st.booleans(),
 )
+_none_to_one = st.sampled_from((None, 0, 1))
+_hardening: st.SearchStrategy[Hardening | None] = st.sampled_from((None, "off", "refuse"))
 _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (10, _advances),
     (4, _observations),
@@ -397,7 +400,7 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     ),
     (1, st.builds(System, st.sampled_from(("pause", "resume", "settle")))),
     (2, st.builds(AddTenant, _tenant_ids, st.sampled_from((None, None, 0, 1)), st.booleans())),
-    (1, st.builds(ChangeTenant, _tenant_ids, st.sampled_from((None, 0, 1)), st.sampled_from((None, 1, 64)))),
+    (1, st.builds(ChangeTenant, _tenant_ids, _none_to_one, st.sampled_from((None, 1, 64)), _hardening)),
     (1, st.builds(GrantRoot)),
     (2, st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))),
     (1, st.builds(JumpWall, st.integers(-(10**15), 10**15))),

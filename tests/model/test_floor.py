@@ -35,7 +35,10 @@ PURE: Final = frozenset(
     }
 )
 """Whatever is not here (trio, sqlite3, time, random, logging, os, secrets, ...) has effects, or has to be looked at."""
-ALLOWED: Final = {"model": ("solo_trio.errors", "solo_trio.model", "solo_trio.policy"), "policy": ("solo_trio.policy",)}
+ALLOWED: Final = {
+    "model": ("solo_trio.errors", "solo_trio.hardening", "solo_trio.model", "solo_trio.policy"),
+    "policy": ("solo_trio.policy",),
+}
 """What of our own a room may import."""
 CALENDAR: Final = "datetime"
 """Only for turning a number into text; its clock is not to be read."""

@@ -39,7 +39,7 @@ from solo_trio.runtimes.environments import DIRECTORY as ENVIRONMENTS_DIRECTORY
 from solo_trio.runtimes.environments import ENVIRONMENTS_MAX as ENVIRONMENTS_MAX
 from solo_trio.runtimes.environments import Environments as Environments
 from solo_trio.runtimes.environments import read_environment as read_environment
-from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
+from solo_trio.runtimes.process import NAME_CHARACTERS, ProcessRuntime, Sandboxing
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED as LEVEL_FILTERED
 from solo_trio.runtimes.sandbox.layers import LEVEL_FULL as LEVEL_FULL
 from solo_trio.runtimes.sandbox.system import PR_SET_DUMPABLE, prctl
@@ -223,7 +223,13 @@ async def verify_data(data: Path, progress: Callable[[int, int], None]) -> Verif
 
 def _leftovers(data: Path, incarnations: frozenset[str]) -> list[str]:
     """The files of tenants that are not among `incarnations`."""
-    found = [path for path in (data / LOCKS_DIRECTORY).glob("*") if path.stem not in incarnations]
+    # A tenant has another lock for each environment: its name, and NAME_CHARACTERS more.
+    known = (
+        path
+        for path in (data / LOCKS_DIRECTORY).glob("*")
+        if not {path.stem, path.stem[:-NAME_CHARACTERS]} & incarnations
+    )
+    found = list(known)
     found += [path for path in (data / LOGS_DIRECTORY).glob("*") if path.name not in incarnations]
     return sorted(str(path.relative_to(data)) for path in found)
 

@@ -118,7 +118,10 @@ class Monitor:
         running = supervisor.running
         if running is None or running.ended.is_set():
             return
-        usage = running.usage()
+        try:
+            usage = running.usage()
+        except OSError:  # no descriptor is left to look with: the next round may have one
+            return
         if not usage:
             return
         deployment, generation = supervisor.deployment, supervisor.generation

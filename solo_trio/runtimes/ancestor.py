@@ -38,6 +38,7 @@ def serve(control: int, given: Mapping[str, Any], package: str, paths: list[str]
     """Warm up, then fork keepers until the control socket ends. `given`: `mount`, `hidden`, `without`, `packages`."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # what the kernel's application does with it outlives the exec
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)  # others have to find their way through the directories of a new root
     layers = detect(tuple(given["without"]))
     shown = root.places(package, [*paths, *given["packages"]])
     plan = Plan(layers, given["mount"], tuple(shown), tuple(given["hidden"]))

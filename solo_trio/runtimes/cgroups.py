@@ -85,6 +85,8 @@ def find(name: str, proc: Path = Path("/proc/self")) -> Hierarchies:
 
 
 def _find_2(own: Path, name: str) -> Hierarchies:
+    if own.name == _KERNEL_LEAF:  # where an earlier one of this process's stepped aside to
+        own = own.parent
     try:
         offered = set((own / "cgroup.controllers").read_text().split())
         wanted = [each for each in CONTROLLERS if each in offered]

@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn
 from attrs import define
 
 from solo_trio.runtimes.sandbox import landlock, root, seccomp, system
+from solo_trio.runtimes.sandbox.layers import LEVEL_LIMITED
 from solo_trio.runtimes.sandbox.plan import Prepared
 
 FDS_DEFAULT: Final = 256
@@ -148,6 +149,8 @@ def _identity(setup: Setup) -> None:
     elif setup.prepared.layers.user_namespace:
         system.unshare(system.CLONE_NEWUSER)  # a count of processes of its own
         system.drop_capabilities()
+    elif os.geteuid() == 0 and setup.prepared.layers.level > LEVEL_LIMITED:
+        system.drop_capabilities()  # root that has no other user ids
 
 
 def _privileges(setup: Setup) -> None:

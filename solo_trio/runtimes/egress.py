@@ -12,7 +12,9 @@ import contextlib
 import errno
 import functools
 import math
+import resource
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,10 +28,12 @@ from solo_trio.runtimes.egress_pump import Pump
 
 CONNECTIONS_PER_SERVICE_MAX: Final = 64
 """Those that are being made among them."""
+CONNECTIONS_PER_TENANT_MAX: Final = 512
 CONNECTIONS_MAX: Final = 2_048
-"""In all; each takes two descriptors of the kernel."""
+"""In all; each takes two descriptors of the kernel, which keeps most of those that it may have for other things."""
+DESCRIPTORS_SHARE: Final = 8
 LOOKUPS_MAX: Final = 16
-LOOKUPS_PER_SERVICE_MAX: Final = 4
+LOOKUPS_PER_TENANT_MAX: Final = 4
 """Names that are looked up at a time. Each takes a thread, until the resolver answers, whoever still waits for it."""
 CONNECT_S_MAX: Final = 30.0
 """From asking to being connected."""
@@ -72,7 +76,9 @@ class Egress:
 
     def __init__(self, resolve: Resolve = look_up) -> None:
         self.resolve = resolve
-        self.connections = 0
+        self.connections: Counter[str] = Counter()
+        """Of each tenant's incarnation."""
+        self._own_lookups: dict[str, trio.CapacityLimiter] = {}
         self.lookups: trio.CapacityLimiter | None = None
 
     def limiter(self) -> trio.CapacityLimiter:
@@ -80,9 +86,19 @@ class Egress:
             self.lookups = trio.CapacityLimiter(LOOKUPS_MAX)
         return self.lookups
 
+    def places(self, incarnation: str) -> Any:
+        """A limiter for a lookup: a place of the tenant's and one of all."""
+        own = self._own_lookups.setdefault(incarnation, trio.CapacityLimiter(LOOKUPS_PER_TENANT_MAX))
+        return _Lookups(own, self.limiter())
+
+    def is_full(self, incarnation: str) -> bool:
+        """Whether the tenant, or all of them, have as many connections as they may."""
+        most = min(CONNECTIONS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_SHARE)
+        return self.connections[incarnation] >= CONNECTIONS_PER_TENANT_MAX or self.connections.total() >= most
+
 
 class _Lookups:
-    """A place of the service's and one of all: as a limiter for a thread, which keeps both until it has ended."""
+    """A place of the tenant's and one of all: as a limiter for a thread, which keeps both until it has ended."""
 
     def __init__(self, own: trio.CapacityLimiter, shared: trio.CapacityLimiter) -> None:
         self._own = own
@@ -107,7 +123,6 @@ class Door:
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
         self._shared = Egress()
-        self._own_lookups: trio.CapacityLimiter | None = None
         self._making = 0
         self._pumps: set[Pump] = set()
         self._bytes = {"in": 0, "out": 0}
@@ -156,14 +171,14 @@ class Door:
             raise self._refusal(name, port, f"the operator's setting egress_allowed does not cover {shown}")
         if len(self._pumps) + self._making >= CONNECTIONS_PER_SERVICE_MAX:
             raise Refused(errno.EMFILE, f"overloaded: {CONNECTIONS_PER_SERVICE_MAX} connections are open: close some")
-        if self._shared.connections >= CONNECTIONS_MAX:
+        if self._shared.is_full(self._launch.incarnation):
             raise Refused(errno.EAGAIN, "overloaded: all services together have too many connections: try again later")
         return name
 
     async def connect(self, name: str, port: int, timeout_s: float) -> tuple[Pump, socket.socket]:
         """A pump that is to be `run`, and the end for the service. `name`: from `check`, just before. Raises `Refused`."""
         self._making += 1
-        self._shared.connections += 1
+        self._shared.connections[self._launch.incarnation] += 1
         kept = False
         try:
             with trio.move_on_after(timeout_s if 0 <= timeout_s <= CONNECT_S_MAX else CONNECT_S_MAX):
@@ -173,7 +188,7 @@ class Door:
             raise Refused(errno.ETIMEDOUT, f"{_shown(name, port)} could not be connected to in time")
         finally:
             self._making -= 1
-            self._shared.connections -= not kept
+            self._shared.connections[self._launch.incarnation] -= not kept
 
     async def run(self, pump: Pump) -> None:
         """Carry its bytes until both sides are through or it is cut."""
@@ -187,7 +202,7 @@ class Door:
         pump.close()
         if pump in self._pumps:
             self._pumps.discard(pump)
-            self._shared.connections -= 1
+            self._shared.connections[self._launch.incarnation] -= 1
 
     async def sweep(self) -> None:
         """Cut what is idle or was closed by the service, and log what was refused; for ever."""
@@ -253,9 +268,7 @@ class Door:
         return self._refusal(name, port, f"{name} leads to {address}, {why}")
 
     async def _addresses(self, name: str, port: int) -> list[Address]:
-        if self._own_lookups is None:
-            self._own_lookups = trio.CapacityLimiter(LOOKUPS_PER_SERVICE_MAX)
-        limiter: Any = _Lookups(self._own_lookups, self._shared.limiter())
+        limiter = self._shared.places(self._launch.incarnation)
         look = functools.partial(self._shared.resolve, name, port)
         try:
             found = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)

@@ -140,7 +140,11 @@ class ProcessRuntime:
         self._prepare()
         greeting = greet(launch)
         sandbox = await self._sandbox(launch)
-        service = ServiceProcess(launch, greeting, sandbox)
+        try:
+            service = ServiceProcess(launch, greeting, sandbox)
+        except OSError as error:
+            sandbox.discard()
+            raise Faulted("runtime_unavailable", f"cannot look at a new service: {error}") from error
         service.share(self.egress)
         self._services.add(service)
         if self._is_closed():
@@ -206,8 +210,8 @@ class ProcessRuntime:
             raise Faulted("runtime_unavailable", f"cannot prepare {self._directory}: {error}") from error
         self._forks = trio.CapacityLimiter(STARTING_MAX)
         take_short_turns()  # the kernel's own loop: every call passes it twice
-        Cgroups(find(self._name)).remove()  # what a kernel left whose keepers were killed too
         self._cgroups = Cgroups(find(self._name))
+        self._cgroups.remove()  # what a kernel left whose keepers were killed too
 
     async def _run(self, service: ServiceProcess) -> None:
         try:
@@ -229,9 +233,12 @@ class ProcessRuntime:
         return found
 
     async def _make(self, tenant: _Tenant, incarnation: str, shape: Mapping[str, float]) -> Sandbox:
-        assert self._forks is not None and self._cgroups is not None and tenant.zygote is not None
+        assert self._forks is not None and self._cgroups is not None
         async with self._forks:
-            return await make(tenant.zygote, incarnation, shape, self._cgroups, self._uids, own_uid=tenant.own_uid)
+            zygote = tenant.zygote
+            if zygote is None or zygote.over:  # it died while this waited
+                raise Faulted("runtime_unavailable", "the zygote of the tenant died")
+            return await make(zygote, incarnation, shape, self._cgroups, self._uids, own_uid=tenant.own_uid)
 
     def _refill_soon(self) -> None:
         if self._sandboxing.spares and not self._refilling and not self._closed:
@@ -264,7 +271,7 @@ class ProcessRuntime:
             return
         try:
             made = await self._make(tenant, kind.incarnation, dict(kind.shape))
-        except Faulted:  # whoever starts something hears it
+        except Exception:  # noqa: BLE001 - whoever starts something hears it; a system task must let nothing out
             self._pool.clear(kind)
             return
         if self._closed:

@@ -19,11 +19,10 @@ from attrs import define
 from solo_trio.errors import Faulted
 from solo_trio.runtimes.cgroups import Cgroups, Group
 from solo_trio.runtimes.control import Spawned, Zygote
+from solo_trio.runtimes.sandbox.layers import UIDS_FIRST
 
 SHAPE: Final = ("memory_mb", "cpu_percent", "cpu_seconds", "threads", "fds", "disk_mb")
 """The limits that a process gets before it is a service."""
-UIDS_FIRST: Final = 0x7000_0000
-"""Far from those that people and daemons have, and from those that containers are usually given."""
 UIDS_MAX: Final = 65_536
 """So many sandboxes one kernel has at a time."""
 UID_BLOCKS: Final = 0x4000

@@ -46,6 +46,8 @@ READ_BYTES_PER_S: Final = 8 * 1024 * 1024
 READ_BURST_BYTES: Final = 4 * 1024 * 1024
 CONTAINER_COST_BYTES: Final = 64
 """What each list and object counts for beside its own bytes: making one is what parsing takes its time for."""
+MESSAGE_COST_BYTES: Final = 2_048
+"""What each message counts for beside that, however short it is."""
 MESSAGES_AT_ONCE_MAX: Final = 32
 """Then the kernel's other tasks have their turn."""
 LAST_WORD_EXIT_S_MAX: Final = 5.0
@@ -333,6 +335,7 @@ class ServiceProcess:
 
     async def _read(self) -> None:
         bucket = Bucket(READ_BYTES_PER_S, READ_BURST_BYTES, READ_BURST_BYTES, trio.current_time())
+        messages = 0
         while not self._wire.over:
             await trio.lowlevel.wait_readable(self._sock)
             try:
@@ -344,28 +347,31 @@ class ServiceProcess:
             if not data:
                 break
             cost = len(data) + CONTAINER_COST_BYTES * (data.count(b"[") + data.count(b"{"))
+            cost = min(cost + MESSAGE_COST_BYTES * messages, READ_BURST_BYTES)  # of those that the last read held
             while not (taken := bucket.take(cost, trio.current_time()))[1]:
                 bucket = taken[0]
                 self.pauses += 1
                 await trio.sleep((cost - bucket.tokens) / bucket.rate)
             bucket = taken[0]
             try:
-                await self._take_all(data)
+                messages = await self._take_all(data)
             except wire.WireError as error:
                 self._break(f"it broke the protocol: {error}")
                 return
         if self._nursery is not None:
             self._nursery.start_soon(self._linger)
 
-    async def _take_all(self, data: bytes) -> None:
+    async def _take_all(self, data: bytes) -> int:
+        """How many messages there were."""
         self._wire.feed(data)
         for number in itertools.count(1):
             message = self._wire.next()
             if message is None:
-                return
+                break
             self._take(message)
             if number % MESSAGES_AT_ONCE_MAX == 0:
                 await trio.lowlevel.checkpoint()
+        return number - 1
 
     async def _linger(self) -> None:
         """Nothing is left to hear from it: it is about to exit, or it must be made to."""

@@ -238,10 +238,10 @@ async def opened(directory: Path) -> AsyncIterator[Rig]:
         yield rig
         # whatever it was, it is over with the services
         for _ in range(100):
-            if not shared(rig).connections:
+            if not shared(rig).connections.total():
                 break
             await trio.sleep(0.02)
-        assert shared(rig).connections == 0
+        assert shared(rig).connections.total() == 0
     assert len(set(os.listdir("/proc/self/fd")) - descriptors) <= 2  # the event loop's own
 
 
@@ -592,13 +592,13 @@ async def test_the_end_of_the_service_is_the_end_of_its_connections(tmp_path: Pa
     async with opened(tmp_path) as rig, server(silent) as one:
         running = await rig.ready(BYTES, egress=List((one.entry(),)))
         await running.call("hold", (one.port, 3), {})
-        assert shared(rig).connections == 3
+        assert shared(rig).connections.total() == 3
         running.kill() if how == "kill" else running.request_stop()
         await running.ended.wait()
         with trio.fail_after(20):
             for stream in one.streams:
                 await gone(stream)
-        assert shared(rig).connections == 0
+        assert shared(rig).connections.total() == 0
 
 
 async def test_what_the_service_closes_takes_no_place(tmp_path: Path) -> None:
@@ -660,7 +660,7 @@ async def test_names_are_looked_up_a_few_at_a_time(tmp_path: Path, monkeypatch: 
         try:
             async with client(rig, List(("*.test",)), source) as call:
                 assert await call("many", 443, 20) == ["TimeoutError"] * 20
-                assert most == egress.LOOKUPS_PER_SERVICE_MAX
+                assert most == egress.LOOKUPS_PER_TENANT_MAX
         finally:
             release.set()
 
@@ -683,7 +683,7 @@ async def test_a_service_that_gives_up_leaves_nothing(tmp_path: Path) -> None:
                 assert await call("impatient", one.port) == "gave up"
                 release.set()
                 with trio.fail_after(20):
-                    while shared(rig).connections:  # noqa: ASYNC110 - nothing tells of it
+                    while shared(rig).connections.total():  # noqa: ASYNC110 - nothing tells of it
                         await trio.sleep(0.02)
         finally:
             release.set()

@@ -62,12 +62,13 @@ def detect(without: tuple[str, ...] = ()) -> Layers:
     has("landlock", _enter_landlock, lambda error: f"{error}; {_landlock_remedy(version)}")
     found_seccomp = has("seccomp", _install_filter, lambda error: f"{error}; {_SECCOMP_REMEDY}")
     namespaces = has("namespaces", _enter_namespaces, lambda error: f"{error}; {_namespaces_remedy(root)}")
+    own_uid = root and has("own_uid", _change_uid, lambda error: f"{error}; {_UID_REMEDY}")
     return Layers(
         namespaces=namespaces,
         user_namespace=namespaces and not root,
         landlock=0 if "landlock" in missing else version,
         seccomp=found_seccomp,
-        own_uid=root and "own_uid" not in without,
+        own_uid=own_uid,
         missing=missing,
     )
 
@@ -113,6 +114,12 @@ def _install_filter() -> None:
     seccomp.install(code)
 
 
+def _change_uid() -> None:
+    os.setgroups([])
+    os.setresgid(UIDS_FIRST, UIDS_FIRST, UIDS_FIRST)
+    os.setresuid(UIDS_FIRST, UIDS_FIRST, UIDS_FIRST)
+
+
 def _enter_namespaces() -> None:
     if os.geteuid() != 0:
         enter_user_namespace()
@@ -136,6 +143,8 @@ def enter_user_namespace(flags: int = 0) -> None:
 
 
 UID_INSIDE: Final = 65_534
+UIDS_FIRST: Final = 0x7000_0000
+"""Far from those that people and daemons have, and from those that containers are usually given."""
 
 
 def _landlock_remedy(version: int) -> str:
@@ -147,6 +156,9 @@ def _landlock_remedy(version: int) -> str:
 
 
 _SECCOMP_REMEDY: Final = "run a Linux with CONFIG_SECCOMP_FILTER on x86_64 or aarch64"
+
+
+_UID_REMEDY: Final = "run as an ordinary user, or give this root all user ids, CAP_SETUID and CAP_SETGID"
 
 
 def _namespaces_remedy(root: bool) -> str:

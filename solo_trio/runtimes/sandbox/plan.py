@@ -63,7 +63,14 @@ def _rights(plan: Plan) -> tuple[tuple[str, int], ...]:
     devices = [("/dev/null", landlock.USE)]
     if plan.layers.level == LEVEL_FULL or plan.layers.namespaces:
         return (("/", landlock.READ), (root.SCRATCH, landlock.OWN), *devices)
-    return (*((path, landlock.READ) for path in _without(plan.shown, plan.hidden) if path != "/dev/null"), *devices)
+    return (
+        *(
+            (path, landlock.READ)
+            for path in _without(plan.shown, root.places_of(plan.hidden, plan.shown))
+            if path != "/dev/null"
+        ),
+        *devices,
+    )
 
 
 def _without(shown: Iterable[str], hidden: Iterable[str]) -> list[str]:

@@ -54,6 +54,17 @@ def is_within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
+def places_of(hidden: Iterable[str], shown: Iterable[str]) -> list[str]:
+    """Under which paths what is `hidden` would be seen in what is `shown`, whatever links lead to either."""
+    found: list[str] = []
+    for path in shown:
+        real = os.path.realpath(path)
+        for each in map(os.path.realpath, hidden):
+            if is_within(each, real):
+                found.append(path + each[len(real.rstrip("/")) :])
+    return found
+
+
 def unreachable(found: Iterable[str]) -> list[str]:
     """Those that another user cannot get to or read."""
     return [path for path in found if not _is_public(path)]
@@ -76,7 +87,7 @@ def build(where: str, found: Iterable[str], hidden: Iterable[str]) -> None:
     What of `hidden` (the kernel's own data) is inside of something that is shown is covered by an empty directory.
     """
     shown = list(found)
-    covered = [path for path in hidden if any(is_within(path, each) for each in shown)]
+    covered = places_of(hidden, shown)
     system.mount(None, "/", None, system.MS_REC | system.MS_PRIVATE)
     flags = system.MS_NOSUID | system.MS_NODEV | system.MS_NOEXEC
     # A path of two names (a symbolic link) is shown under the one that is asked for. Nothing is looked up in the old root

@@ -130,7 +130,8 @@ class ServiceLogFiles:
         if not self._pending:
             return
         pending, self._pending, self._pending_bytes = self._pending, {}, 0
-        failed = await trio.to_thread.run_sync(self._write, pending, limiter=self._writers)
+        with trio.CancelScope(shield=True):  # what was taken out is written, whoever asked for it
+            failed = await trio.to_thread.run_sync(self._write, pending, limiter=self._writers)
         now = self.clock.monotonic()
         for key, lines, error in failed:
             self._count_dropped(key, lines)

@@ -410,6 +410,19 @@ async def test_a_flood_is_told_of_once_a_second(
     assert logs.dropped_lines(TENANT, "s") == sum(told), "the end tells the rest"
 
 
+@pytest.mark.parametrize("steps", range(5))
+async def test_whoever_leaves_while_lines_are_written_loses_none(logs: ServiceLogFiles, steps: int) -> None:
+    sink = logs.sink(TENANT, "s", 1, bytes_per_s=None)
+    for number in range(20):
+        sink("stdout", "info", f"{number}", {})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(logs.flush)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert await of(logs, "s") == [f"{number}" for number in range(20)]
+
+
 async def test_lines_that_cannot_be_written_are_counted_as_dropped(logs: ServiceLogFiles) -> None:
     file_of(logs.directory / TENANT, "b").mkdir(parents=True)
     for number in range(7):

@@ -19,6 +19,7 @@ from solo_trio.model.record import (
     IdempotencyRow,
     KeyRow,
     Scan,
+    SecretRow,
     StoredEvent,
 )
 from solo_trio.policy.egress import NOWHERE, Reach
@@ -101,6 +102,10 @@ class Journal(Protocol):
         ...
 
     async def keys(self) -> list[KeyRow]: ...
+
+    async def secret(self, incarnation: str, name: str, version: int) -> SecretRow:
+        """Raises `Faulted("data_damaged")` if it is missing."""
+        ...
 
     async def idempotency(self, since_us: int) -> list[IdempotencyRow]:
         """Rows with `at_us` >= `since_us`, ascending; older ones are deleted."""

@@ -21,10 +21,12 @@ from solo_trio.model.record import (
     Attachment,
     Checkpoint,
     DropArtifact,
+    DropSecrets,
     EventQuery,
     IdempotencyRow,
     KeyRow,
     Scan,
+    SecretRow,
     StoredEvent,
 )
 
@@ -40,6 +42,7 @@ class MemoryJournal:
         self._events: list[StoredEvent] = []
         self._artifacts: dict[str, Artifact] = {}
         self._keys: dict[str, KeyRow] = {}
+        self._secrets: dict[tuple[str, str, int], SecretRow] = {}
         self._idempotency: dict[tuple[str, str], IdempotencyRow] = {}
         self._checkpoints: dict[int, tuple[StoredEvent | None, Checkpoint]] = {}
 
@@ -63,6 +66,10 @@ class MemoryJournal:
                     self._artifacts.pop(item.digest, None)
                 case KeyRow():
                     self._keys[item.key_id] = item
+                case SecretRow():
+                    self._secrets[item.incarnation, item.name, item.version] = item
+                case DropSecrets():
+                    self._secrets = {name: row for name, row in self._secrets.items() if not _drops(item, row)}
                 case IdempotencyRow():
                     self._idempotency[item.scope, item.key] = item
 
@@ -123,6 +130,13 @@ class MemoryJournal:
         await trio.lowlevel.checkpoint()
         return [self._keys[key_id] for key_id in sorted(self._keys)]
 
+    async def secret(self, incarnation: str, name: str, version: int) -> SecretRow:
+        await trio.lowlevel.checkpoint()
+        found = self._secrets.get((incarnation, name, version))
+        if found is None:
+            raise damaged(f"version {version} of a secret is missing")
+        return found
+
     async def idempotency(self, since_us: int) -> list[IdempotencyRow]:
         await trio.lowlevel.checkpoint()
         self._idempotency = {name: row for name, row in self._idempotency.items() if row.at_us >= since_us}
@@ -131,6 +145,10 @@ class MemoryJournal:
     async def close(self) -> None:
         """Nothing to do; the events stay, so that a test can open a second kernel on them."""
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+def _drops(drop: DropSecrets, row: SecretRow) -> bool:
+    return row.incarnation == drop.incarnation and drop.name in (None, row.name) and drop.version in (None, row.version)
 
 
 class _Replay:

@@ -11,7 +11,7 @@ from solo_trio.journal.chain import COLUMNS, GENESIS
 from solo_trio.journal.library import at_open, damaged, driver
 from solo_trio.journal.schema import tables
 from solo_trio.journal.witness import NO_EVENTS, Head
-from solo_trio.model.record import Artifact, EventQuery, IdempotencyRow, KeyRow, Scan, StoredEvent
+from solo_trio.model.record import Artifact, EventQuery, IdempotencyRow, KeyRow, Scan, SecretRow, StoredEvent
 
 REPLAY_PAGE_ROWS: Final = 2_000
 SCAN_ROWS_MAX: Final = 20_000
@@ -124,6 +124,14 @@ def artifact(connection: driver.Connection, digest: str) -> Artifact:
 
 def keys(connection: driver.Connection) -> list[KeyRow]:
     return [KeyRow(**row) for row in tables(connection).table("keys").rows_where(order_by="key_id")]
+
+
+def secret(connection: driver.Connection, incarnation: str, name: str, version: int) -> SecretRow:
+    where = "incarnation = ? AND name = ? AND version = ?"
+    rows = list(tables(connection).table("secrets").rows_where(where, [incarnation, name, version]))
+    if not rows:
+        raise damaged(f"version {version} of a secret is missing")
+    return SecretRow(**rows[0])
 
 
 def idempotency(connection: driver.Connection, since_us: int) -> list[IdempotencyRow]:

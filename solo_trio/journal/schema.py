@@ -131,7 +131,15 @@ def _checkpoints(db: Database) -> None:
     )
 
 
-MIGRATIONS: Final[tuple[Callable[[Database], None], ...]] = (_first, _checkpoints)
+def _secrets(db: Database) -> None:
+    db.table("secrets").create(
+        {"incarnation": str, "name": str, "version": int, "version_id": str, "key_id": str, "sealed": bytes},
+        pk=("incarnation", "name", "version"),
+        not_null={"version_id", "key_id", "sealed"},
+    )
+
+
+MIGRATIONS: Final[tuple[Callable[[Database], None], ...]] = (_first, _checkpoints, _secrets)
 """Migration n makes version n + 1 of the schema; one that was shipped is never changed."""
 
 

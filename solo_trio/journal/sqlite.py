@@ -27,6 +27,7 @@ from solo_trio.model.record import (
     IdempotencyRow,
     KeyRow,
     Scan,
+    SecretRow,
     StoredEvent,
 )
 
@@ -110,6 +111,9 @@ class SqliteJournal:
 
     async def keys(self) -> list[KeyRow]:
         return await self._points.run(reads.keys)
+
+    async def secret(self, incarnation: str, name: str, version: int) -> SecretRow:
+        return await self._points.run(lambda connection: reads.secret(connection, incarnation, name, version))
 
     async def idempotency(self, since_us: int) -> list[IdempotencyRow]:
         await self._writer.run(partial(self._store.forget_idempotency, since_us))

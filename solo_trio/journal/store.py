@@ -21,7 +21,17 @@ from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
 from solo_trio.journal.library import damaged, driver, means
 from solo_trio.journal.reserve import PAGE_BYTES, Reserve
 from solo_trio.journal.witness import Head, Witness
-from solo_trio.model.record import Artifact, Attachment, Checkpoint, DropArtifact, IdempotencyRow, KeyRow, StoredEvent
+from solo_trio.model.record import (
+    Artifact,
+    Attachment,
+    Checkpoint,
+    DropArtifact,
+    DropSecrets,
+    IdempotencyRow,
+    KeyRow,
+    SecretRow,
+    StoredEvent,
+)
 
 CHECKPOINT_PAGES_MAX: Final = 1_000
 """About how many pages the WAL may hold before they are moved into the database."""
@@ -35,9 +45,20 @@ _EVENT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('
 _ARTIFACT: Final = "INSERT OR IGNORE INTO artifacts (digest, content) VALUES (?, ?)"
 _DROP_ARTIFACT: Final = "DELETE FROM artifacts WHERE digest = ?"
 _KEY: Final = "INSERT OR REPLACE INTO keys (key_id, incarnation, purpose, wrapped) VALUES (?, ?, ?, ?)"
+_SECRET: Final = (
+    "INSERT INTO secrets (incarnation, name, version, version_id, key_id, sealed) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_DROP_SECRETS: Final = (
+    "DELETE FROM secrets WHERE incarnation = ?1 AND (?2 IS NULL OR name = ?2) AND (?3 IS NULL OR version = ?3)"
+)
+_SHREDDING: Final = frozenset({_DROP_SECRETS})
+"""What these delete is to be in no file any more: the pages of the database are overwritten (`secure_delete`), and the WAL,
+which has them as they were before, is emptied before the append is acknowledged."""
 _IDEMPOTENCY: Final = (
     "INSERT OR REPLACE INTO idempotency (scope, key, fingerprint, event_id, at_us) VALUES (?, ?, ?, ?, ?)"
 )
+_ROW_PAGES: Final = {_DROP_ARTIFACT: DROPPED_PAGES, _DROP_SECRETS: DROPPED_PAGES}
+"""Beside its own bytes, where it is more than a leaf."""
 
 _PAYLOAD: Final = COLUMNS.index("payload")
 
@@ -85,6 +106,8 @@ class Store:
                 self._witness.write(head)
             except OSError as error:
                 raise self._fail(f"the witness cannot be written ({error})") from error
+        if any(statement in _SHREDDING for statement, _ in statements):
+            self._checkpoint("TRUNCATE")
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Keep it, and the newest few."""
@@ -262,6 +285,11 @@ def _attach(attachments: Sequence[Attachment]) -> list[Statement]:
                 statement, row = _DROP_ARTIFACT, (item.digest,)
             case KeyRow():
                 statement, row = _KEY, (item.key_id, item.incarnation, item.purpose, item.wrapped)
+            case SecretRow():
+                row = (item.incarnation, item.name, item.version, item.version_id, item.key_id, item.sealed)
+                statement = _SECRET
+            case DropSecrets():
+                statement, row = _DROP_SECRETS, (item.incarnation, item.name, item.version)
             case IdempotencyRow():
                 statement, row = _IDEMPOTENCY, (item.scope, item.key, item.fingerprint, item.event_id, item.at_us)
         if not found or found[-1][0] != statement:
@@ -283,5 +311,5 @@ def _pages(statements: list[Statement]) -> int:
             size = sum([len(row[_PAYLOAD] or b"") for row in rows])
         else:
             size = sum(len(cell) for row in rows for cell in row if isinstance(cell, bytes))
-        pages += size // PAGE_BYTES + len(rows) * (DROPPED_PAGES if statement is _DROP_ARTIFACT else 1)
+        pages += size // PAGE_BYTES + len(rows) * _ROW_PAGES.get(statement, 1)
     return pages

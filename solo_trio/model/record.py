@@ -44,12 +44,39 @@ class DropArtifact:
 
 @frozen
 class KeyRow:
-    """A wrapped key: deleting the row shreds everything made with it. `purpose`: "token" (a macaroon root key) so far."""
+    """A wrapped key: deleting the row shreds everything made with it.
+
+    `purpose`: "token" (a macaroon root key), "secret" (what a tenant's secrets are sealed with).
+    """
 
     key_id: str
     incarnation: str
     purpose: str
     wrapped: bytes
+
+
+@frozen
+class SecretRow:
+    """One version of a tenant's secret, sealed; `key_id`: the wrapped key of purpose "secret" that seals it."""
+
+    incarnation: str
+    name: str
+    version: int
+    version_id: str
+    key_id: str
+    sealed: bytes = field(repr=False)
+
+
+@frozen
+class DropSecrets:
+    """Delete sealed versions in the same transaction: of a whole incarnation, of one name, or one version; none is a no-op.
+
+    What is deleted is in no file of the journal any more when the append returns.
+    """
+
+    incarnation: str
+    name: str | None = None
+    version: int | None = None
 
 
 @frozen
@@ -80,7 +107,7 @@ class Checkpoint:
     body: bytes = field(repr=False)
 
 
-Attachment = Artifact | DropArtifact | KeyRow | IdempotencyRow
+Attachment = Artifact | DropArtifact | KeyRow | SecretRow | DropSecrets | IdempotencyRow
 
 
 @frozen

@@ -8,12 +8,22 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from journal_samples import Closable, artifact, checkpoint, event, events, idempotency_row, key_row, replayed
+from journal_samples import (
+    Closable,
+    artifact,
+    checkpoint,
+    event,
+    events,
+    idempotency_row,
+    key_row,
+    replayed,
+    secret_row,
+)
 
 from solo_trio.errors import Faulted, KernelBug
 from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
 from solo_trio.journal.reads import SCAN_BYTES_MAX, SCAN_ROWS_MAX
-from solo_trio.model.record import Artifact, DropArtifact, EventQuery, StoredEvent
+from solo_trio.model.record import Artifact, DropArtifact, DropSecrets, EventQuery, StoredEvent
 
 ODD = [
     StoredEvent(1, 0, 0.0, None, None, None, "x", 1, b""),
@@ -156,6 +166,37 @@ class JournalContract:
         with pytest.raises(Faulted) as caught:
             await journal.artifact("0" * 64)
         assert caught.value.code == "data_damaged"
+
+    async def test_gives_back_sealed_secrets_until_they_are_dropped(self, journal: Closable) -> None:
+        rows = [
+            secret_row("a", 1),
+            secret_row("a", 2, sealed=b""),
+            secret_row("A", 1),
+            secret_row("b", 1),
+            secret_row("a", 1, "blau-1", b"x" * 70_000),
+        ]
+        await journal.append([event(1)], rows)
+
+        async def left() -> list[int]:
+            found = []
+            for number, row in enumerate(rows):
+                try:
+                    assert await journal.secret(row.incarnation, row.name, row.version) == row
+                except Faulted as error:
+                    assert error.code == "data_damaged"
+                else:
+                    found.append(number)
+            return found
+
+        assert await left() == [0, 1, 2, 3, 4]
+        await journal.append([event(2)], [DropSecrets("acme-1", "a", 1), DropSecrets("acme-1", "nobody")])
+        assert await left() == [1, 2, 3, 4]
+        await journal.append([event(3)], [DropSecrets("acme-1", "a"), secret_row("a", 1)])
+        assert await left() == [0, 2, 3, 4]
+        await journal.append([], [DropSecrets("acme-1")])
+        assert await left() == [4]
+        await journal.append([event(4)], [DropSecrets("blau-1"), DropSecrets("blau-1")])
+        assert await left() == []
 
     async def test_old_idempotency_rows_are_forgotten(self, journal: Closable) -> None:
         rows = [idempotency_row("a", 30), idempotency_row("b", 10), idempotency_row("c", 20)]

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import solo_trio
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
-from solo_trio.model.record import Artifact, Checkpoint, IdempotencyRow, KeyRow, StoredEvent
+from solo_trio.model.record import Artifact, Checkpoint, IdempotencyRow, KeyRow, SecretRow, StoredEvent
 from solo_trio.ports import Journal
 
 KEY = b"a witness key of thirty-two byte"
@@ -53,6 +53,12 @@ def artifact(content: bytes) -> Artifact:
 
 def key_row(name: str, wrapped: bytes = b"\x00\x01wrapped") -> KeyRow:
     return KeyRow(key_id=name, incarnation="acme-1", purpose="token", wrapped=wrapped)
+
+
+def secret_row(
+    name: str, version: int = 1, incarnation: str = "acme-1", sealed: bytes = b"\x00\xffsealed"
+) -> SecretRow:
+    return SecretRow(incarnation, name, version, f"id-{version}", "key-1", sealed)
 
 
 def idempotency_row(key: str, at_us: int, fingerprint: str = "ff") -> IdempotencyRow:
@@ -133,5 +139,6 @@ __all__ = [
     "made",
     "reopened",
     "replayed",
+    "secret_row",
     "sql",
 ]

@@ -33,6 +33,8 @@ class Exit:
 
     known: trio.Event = field(factory=trio.Event)
     status: int | None = None
+    give_back: Callable[[], None] | None = None
+    """To be called then, for one whose start was given up."""
 
 
 @frozen
@@ -50,6 +52,7 @@ class _Request:
     spawned: Spawned | None = None
     refusal: str = "the zygote died"
     abandoned: bool = False
+    give_back: Callable[[], None] | None = None
 
 
 class Zygote:
@@ -69,6 +72,8 @@ class Zygote:
         self._next = 1
         self._requests: dict[int, _Request] = {}
         self._exits: dict[int, Exit] = {}
+        self._owed: list[Callable[[], None]] = []
+        """What is given back when all its processes are gone."""
         self._sending = trio.Lock()
 
     @classmethod
@@ -126,15 +131,22 @@ class Zygote:
         """Nothing can be forked any more, though it may not be `gone` yet."""
         return self._closed or self.dead.is_set()
 
-    async def spawn(self, limits: Mapping[str, float], uid: int | None, descriptors: Sequence[int]) -> Spawned:
+    async def spawn(
+        self,
+        limits: Mapping[str, float],
+        uid: int | None,
+        descriptors: Sequence[int],
+        give_back: Callable[[], None] = lambda: None,
+    ) -> Spawned:
         """Fork a service with (socket, stdout, stderr, cgroups), which stay the caller's.
 
-        Raises `Faulted("runtime_unavailable")`.
+        Raises `Faulted("runtime_unavailable")`. Then, and when it is cancelled, `give_back` is called as soon as nothing runs
+        that was forked for it.
         """
         number, self._next = self._next, self._next + 1
         request = self._requests[number] = _Request()
         packet = json.dumps({"spawn": number, "limits": dict(limits), "uid": uid}).encode()
-        sent = False
+        sent = taken = False
         try:
             with trio.move_on_after(self.fork_s_max):
                 await self._send(packet, descriptors)
@@ -144,6 +156,7 @@ class Zygote:
                 request.abandoned = sent
                 request.refusal = f"the zygote did not answer within {self.fork_s_max:g} s and was killed"
                 self.kill()
+            taken = request.spawned is not None
         except (OSError, trio.ClosedResourceError):
             pass  # the zygote died; `request` says so already
         except trio.Cancelled:
@@ -154,9 +167,20 @@ class Zygote:
         finally:
             if not request.abandoned:
                 self._requests.pop(number, None)
+            if not taken:
+                self._give_back_later(number, request, give_back)
         if request.spawned is None:
             raise Faulted("runtime_unavailable", f"cannot fork a service: {request.refusal}")
         return request.spawned
+
+    def _give_back_later(self, number: int, request: _Request, give_back: Callable[[], None]) -> None:
+        ended = self._exits.get(number)
+        if ended is not None:
+            ended.give_back = give_back
+        elif request.abandoned:  # it may have been forked already; the answer says so
+            request.give_back = give_back
+        else:
+            give_back()
 
     def close(self) -> None:
         """End it, and with it everything it forked; watch `gone`. Idempotent."""
@@ -216,12 +240,13 @@ class Zygote:
             case {"failed": str(report)}:
                 self._failure = report
             case {"spawned": int(number)}:
-                self._exits[number] = found = Exit()
+                request = self._requests[number]
+                self._exits[number] = found = Exit(give_back=request.give_back)
+                request.give_back = None
                 pid = _host_pid(descriptors)
                 if pid is None:  # the child ends by itself: its socket will be closed
                     self._refuse(number, "no descriptor is left for its pidfd")
                     return
-                request = self._requests[number]
                 request.spawned = Spawned(pid, descriptors[0], found)
                 request.answered.set()
                 if request.abandoned:  # its socket is closed already, so it ends by itself
@@ -233,6 +258,8 @@ class Zygote:
                 ended = self._exits.pop(number)
                 ended.status = status
                 ended.known.set()
+                if ended.give_back is not None:
+                    ended.give_back()
             case _:
                 raise ValueError(f"unknown packet {message!r}")
 
@@ -242,6 +269,8 @@ class Zygote:
         request.answered.set()
         if request.abandoned:
             del self._requests[number]
+            if request.give_back is not None:
+                request.give_back()
 
     def _die(self) -> None:
         self.dead.set()
@@ -250,6 +279,8 @@ class Zygote:
             request.answered.set()
         for ended in self._exits.values():
             ended.known.set()
+        owing = [each.give_back for each in (*self._requests.values(), *self._exits.values())]
+        self._owed = [give_back for give_back in owing if give_back is not None]
         self._requests.clear()
         self._exits.clear()
 
@@ -267,6 +298,8 @@ class Zygote:
             await self._has_exited()
         trio.lowlevel.notify_closing(self._pidfd)
         await _release(self._lock)
+        for give_back in self._owed:
+            give_back()
         self.gone.set()
         os.close(self._pidfd)
 

@@ -104,12 +104,12 @@ async def make(
     zygote: Zygote, incarnation: str, shape: Mapping[str, float], cgroups: Cgroups, uids: Uids, *, own_uid: bool
 ) -> Sandbox:
     """Have one forked; every descriptor has an owner at every point. Raises `Faulted("runtime_unavailable")`."""
-    with contextlib.ExitStack() as mine:
+    with contextlib.ExitStack() as mine, contextlib.ExitStack() as held:
         group = cgroups.service(incarnation, shape)
-        mine.callback(group.close)
+        held.callback(group.close)
         uid = uids.take() if own_uid else None
         if uid is not None:
-            mine.callback(uids.give_back, uid)
+            held.callback(uids.give_back, uid)
         with contextlib.ExitStack() as childs:
             try:
                 ours, theirs = socket.socketpair()
@@ -122,7 +122,9 @@ async def make(
                     childs.callback(os.close, descriptor)
             except OSError as error:
                 raise Faulted("runtime_unavailable", f"cannot connect to a new service: {error}") from error
-            spawned = await zygote.spawn(shape, uid, (theirs.fileno(), stdout_write, stderr_write, *groups))
+            # Given up half-way there may be a process in the cgroup and under the uid: they are free when it has ended.
+            give_back = held.pop_all().close
+            spawned = await zygote.spawn(shape, uid, (theirs.fileno(), stdout_write, stderr_write, *groups), give_back)
         mine.pop_all()
         return Sandbox(spawned, ours, stdout, stderr, group, uid, uids)
 

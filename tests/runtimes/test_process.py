@@ -653,6 +653,37 @@ async def test_starts_that_are_given_up_half_way(tmp_path: Path) -> None:
             await trio.sleep(0.01)
 
 
+@pytest.mark.parametrize("forked", [False, True])
+async def test_what_a_start_had_that_was_given_up_is_free_when_it_has_ended(tmp_path: Path, forked: bool) -> None:
+    async with process_rig(tmp_path, ALONE) as rig:
+        assert isinstance(rig.runtime, ProcessRuntime)
+        await rig.ready(IDLE)
+        uids = rig.runtime._uids
+        [inner] = procfs.children(zygote_of(rig).pid)
+        before = held_of(rig), set(uids._used), procfs.children(inner)
+        os.kill(inner, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(rig.start, IDLE)
+            await trio.testing.wait_all_tasks_blocked()
+            if forked:  # and the answers wait: nothing of Trio runs meanwhile
+                os.kill(inner, signal.SIGCONT)
+                while len(procfs.children(inner)) < 11:
+                    os.sched_yield()
+            nursery.cancel_scope.cancel()
+        os.kill(inner, signal.SIGCONT)
+        while (held_of(rig), uids._used, procfs.children(inner)) != before:
+            assert uids._used > before[1] or procfs.children(inner) == before[2], "a uid is free while it is used"
+            await trio.sleep(0.01)
+        assert not zygote_of(rig).over
+
+
+def held_of(rig: Rig) -> set[str]:
+    """The cgroups that there are for services of the tenant, by number."""
+    places = [place / INCARNATION for place in cgroup_directories(rig.runtime)]
+    return {group.name for place in places for group in place.iterdir() if group.is_dir()}
+
+
 @pytest.mark.parametrize("executable", ["/bin/false", "/no/python", ""])
 async def test_no_ancestor_no_service(tmp_path: Path, executable: str) -> None:
     async with process_rig(tmp_path) as rig:

@@ -21,6 +21,9 @@ from solo_trio.model.record import (
     Attachment,
     Checkpoint,
     DropArtifact,
+    DropIdempotency,
+    DropKey,
+    DropKeys,
     DropSecrets,
     EventQuery,
     IdempotencyRow,
@@ -66,12 +69,19 @@ class MemoryJournal:
                     self._artifacts.pop(item.digest, None)
                 case KeyRow():
                     self._keys[item.key_id] = item
+                case DropKey():
+                    self._keys.pop(item.key_id, None)
+                case DropKeys():
+                    self._keys = {id_: row for id_, row in self._keys.items() if row.incarnation != item.incarnation}
                 case SecretRow():
                     self._secrets[item.incarnation, item.name, item.version] = item
                 case DropSecrets():
                     self._secrets = {name: row for name, row in self._secrets.items() if not _drops(item, row)}
                 case IdempotencyRow():
                     self._idempotency[item.scope, item.key] = item
+                case DropIdempotency():
+                    kept = {name: row for name, row in self._idempotency.items() if row.scope != item.scope}
+                    self._idempotency = kept
 
     def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
         return _Replay(self._events, after)

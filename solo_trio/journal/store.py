@@ -26,6 +26,9 @@ from solo_trio.model.record import (
     Attachment,
     Checkpoint,
     DropArtifact,
+    DropIdempotency,
+    DropKey,
+    DropKeys,
     DropSecrets,
     IdempotencyRow,
     KeyRow,
@@ -45,19 +48,22 @@ _EVENT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('
 _ARTIFACT: Final = "INSERT OR IGNORE INTO artifacts (digest, content) VALUES (?, ?)"
 _DROP_ARTIFACT: Final = "DELETE FROM artifacts WHERE digest = ?"
 _KEY: Final = "INSERT OR REPLACE INTO keys (key_id, incarnation, purpose, wrapped) VALUES (?, ?, ?, ?)"
+_DROP_KEY: Final = "DELETE FROM keys WHERE key_id = ?"
+_DROP_KEYS: Final = "DELETE FROM keys WHERE incarnation = ?"
 _SECRET: Final = (
     "INSERT INTO secrets (incarnation, name, version, version_id, key_id, sealed) VALUES (?, ?, ?, ?, ?, ?)"
 )
 _DROP_SECRETS: Final = (
     "DELETE FROM secrets WHERE incarnation = ?1 AND (?2 IS NULL OR name = ?2) AND (?3 IS NULL OR version = ?3)"
 )
-_SHREDDING: Final = frozenset({_DROP_SECRETS})
+_SHREDDING: Final = frozenset({_DROP_KEYS, _DROP_SECRETS})
 """What these delete is to be in no file any more: the pages of the database are overwritten (`secure_delete`), and the WAL,
 which has them as they were before, is emptied before the append is acknowledged."""
 _IDEMPOTENCY: Final = (
     "INSERT OR REPLACE INTO idempotency (scope, key, fingerprint, event_id, at_us) VALUES (?, ?, ?, ?, ?)"
 )
-_ROW_PAGES: Final = {_DROP_ARTIFACT: DROPPED_PAGES, _DROP_SECRETS: DROPPED_PAGES}
+_DROP_IDEMPOTENCY: Final = "DELETE FROM idempotency WHERE scope = ?"
+_ROW_PAGES: Final = dict.fromkeys((_DROP_ARTIFACT, _DROP_KEYS, _DROP_SECRETS, _DROP_IDEMPOTENCY), DROPPED_PAGES)
 """Beside its own bytes, where it is more than a leaf."""
 
 _PAYLOAD: Final = COLUMNS.index("payload")
@@ -285,6 +291,10 @@ def _attach(attachments: Sequence[Attachment]) -> list[Statement]:
                 statement, row = _DROP_ARTIFACT, (item.digest,)
             case KeyRow():
                 statement, row = _KEY, (item.key_id, item.incarnation, item.purpose, item.wrapped)
+            case DropKey():
+                statement, row = _DROP_KEY, (item.key_id,)
+            case DropKeys():
+                statement, row = _DROP_KEYS, (item.incarnation,)
             case SecretRow():
                 row = (item.incarnation, item.name, item.version, item.version_id, item.key_id, item.sealed)
                 statement = _SECRET
@@ -292,6 +302,8 @@ def _attach(attachments: Sequence[Attachment]) -> list[Statement]:
                 statement, row = _DROP_SECRETS, (item.incarnation, item.name, item.version)
             case IdempotencyRow():
                 statement, row = _IDEMPOTENCY, (item.scope, item.key, item.fingerprint, item.event_id, item.at_us)
+            case DropIdempotency():
+                statement, row = _DROP_IDEMPOTENCY, (item.scope,)
         if not found or found[-1][0] != statement:
             found.append((statement, []))
         found[-1][1].append(row)

@@ -56,6 +56,23 @@ class KeyRow:
 
 
 @frozen
+class DropKey:
+    """Delete the key of that id in the same transaction; one that is not there is a no-op."""
+
+    key_id: str
+
+
+@frozen
+class DropKeys:
+    """Delete all keys of an incarnation in the same transaction: nothing that was made with one can be opened any more.
+
+    What is deleted is in no file of the journal any more when the append returns.
+    """
+
+    incarnation: str
+
+
+@frozen
 class SecretRow:
     """One version of a tenant's secret, sealed; `key_id`: the wrapped key of purpose "secret" that seals it."""
 
@@ -94,6 +111,13 @@ class IdempotencyRow:
 
 
 @frozen
+class DropIdempotency:
+    """Forget in the same transaction which events the requests of a scope caused."""
+
+    scope: str
+
+
+@frozen
 class Checkpoint:
     """The state after event `event_id` as bytes, so that a start need not read all events before it.
 
@@ -107,7 +131,9 @@ class Checkpoint:
     body: bytes = field(repr=False)
 
 
-Attachment = Artifact | DropArtifact | KeyRow | SecretRow | DropSecrets | IdempotencyRow
+Attachment = (
+    Artifact | DropArtifact | KeyRow | DropKey | DropKeys | SecretRow | DropSecrets | IdempotencyRow | DropIdempotency
+)
 
 
 @frozen

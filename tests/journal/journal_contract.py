@@ -23,7 +23,16 @@ from journal_samples import (
 from solo_trio.errors import Faulted, KernelBug
 from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
 from solo_trio.journal.reads import SCAN_BYTES_MAX, SCAN_ROWS_MAX
-from solo_trio.model.record import Artifact, DropArtifact, DropSecrets, EventQuery, StoredEvent
+from solo_trio.model.record import (
+    Artifact,
+    DropArtifact,
+    DropIdempotency,
+    DropKey,
+    DropKeys,
+    DropSecrets,
+    EventQuery,
+    StoredEvent,
+)
 
 ODD = [
     StoredEvent(1, 0, 0.0, None, None, None, "x", 1, b""),
@@ -124,6 +133,11 @@ class JournalContract:
         assert await journal.keys() == [key_row("a", b"new")]
         assert await journal.idempotency(0) == [idempotency_row("k", 9, "bb")]
 
+    async def test_a_dropped_key_is_gone(self, journal: Closable) -> None:
+        await journal.append([event(1)], [key_row("a"), key_row("b")])
+        await journal.append([event(2)], [DropKey("a"), DropKey("never there"), key_row("c"), DropKey("c")])
+        assert await journal.keys() == [key_row("b")]
+
     async def test_a_dropped_artifact_is_gone(self, journal: Closable) -> None:
         one, two = artifact(b"one"), artifact(b"two")
         await journal.append([event(1)], [one, two])
@@ -197,6 +211,17 @@ class JournalContract:
         assert await left() == [4]
         await journal.append([event(4)], [DropSecrets("blau-1"), DropSecrets("blau-1")])
         assert await left() == []
+
+    async def test_drops_the_keys_and_requests_of_one_incarnation(self, journal: Closable) -> None:
+        mine = [attrs.evolve(key_row(name), incarnation="gone-1") for name in ("k1", "k2")]
+        asked = [attrs.evolve(idempotency_row(name, 5), scope="gone-1") for name in ("a", "b")]
+        others = key_row("k3"), idempotency_row("a", 5)
+        await journal.append([event(1)], [*mine, *asked, *others])
+        await journal.append([event(2)], [DropKeys("gone-1"), DropIdempotency("gone-1"), DropKeys("nobody")])
+        assert await journal.keys() == [others[0]]
+        assert await journal.idempotency(0) == [others[1]]
+        await journal.append([], [*mine, asked[0]])
+        assert (len(await journal.keys()), len(await journal.idempotency(0))) == (3, 2)
 
     async def test_old_idempotency_rows_are_forgotten(self, journal: Closable) -> None:
         rows = [idempotency_row("a", 30), idempotency_row("b", 10), idempotency_row("c", 20)]

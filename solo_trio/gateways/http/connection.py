@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import trio
 from hypercorn.config import Config
@@ -21,27 +21,42 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from solo_trio.errors import Rejected
 from solo_trio.gateways.http.asgi import Inbox, Message, Receive, Scope, Send
 from solo_trio.gateways.http.incidents import Incidents
 from solo_trio.gateways.http.limits import ServerLimits
+from solo_trio.gateways.http.problems import problem_response
+from solo_trio.gateways.http.tls import Tls
+from solo_trio.gateways.http.tls_stream import HandshakeFailed, TlsStream
 from solo_trio.gateways.http.wire import StrictProtocol
+from solo_trio.model.certificate import Certificate
 
 GuardedApp = Callable[[Scope, Receive, Send, Callable[[], None]], Awaitable[None]]
 """An ASGI application that also gets a function which cuts the connection."""
+CERTIFICATE: Final = "solo.certificate"
+"""Where a scope's `extensions` hold the client's `Certificate`, or None."""
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class _AppTasks(TaskGroup):
     """Runs the application calls of one connection, each behind an `Inbox`."""
 
-    def __init__(self, app: GuardedApp, cut: Callable[[], None], inbox_messages: int) -> None:
+    def __init__(
+        self,
+        app: GuardedApp,
+        cut: Callable[[], None],
+        inbox_messages: int,
+        certificate: Callable[[], Certificate | None],
+    ) -> None:
         super().__init__()
         self._app = app
         self._cut = cut
         self._inbox_messages = inbox_messages
+        self._certificate = certificate
 
     async def spawn_app(self, app: Any, config: Any, scope: Any, send: Any) -> Any:
         inbox = Inbox(self._inbox_messages)
+        scope.setdefault("extensions", {})[CERTIFICATE] = self._certificate()
         self.spawn(self._run_app, scope, inbox, send)
         return inbox.put
 
@@ -60,7 +75,7 @@ class _AppTasks(TaskGroup):
 class GuardedConnection(TCPServer):
     """`TCPServer` with the barrier, bounded writes, and deadlines on every wait for the peer."""
 
-    stream: Any  # a trio.SocketStream; Hypercorn's annotation names only the TLS one
+    stream: Any  # a trio.SocketStream or a TlsStream; Hypercorn's annotation names only its own
     protocol: Any
 
     def __init__(
@@ -74,8 +89,12 @@ class GuardedConnection(TCPServer):
         limits: ServerLimits,
         incidents: Incidents,
         new_request_id: Callable[[], str],
+        tls: Tls | None = None,
     ) -> None:
         super().__init__(app, config, context, state, stream)  # type: ignore[arg-type]
+        self._tls = tls
+        self.handshaking = tls is not None
+        self._certificate: Certificate | None = None
         self._guarded_app = app
         self._limits = limits
         self._incidents = incidents
@@ -85,7 +104,7 @@ class GuardedConnection(TCPServer):
         self._reading = trio.CancelScope()
         self._idle = True
         self._head_begun = False
-        self._read_deadline = trio.current_time() + limits.head_s
+        self._read_deadline = trio.current_time() + (limits.head_s if tls is None else limits.handshake_s)
         self._receiving = trio.CancelScope()
 
     async def run(self) -> None:
@@ -103,7 +122,9 @@ class GuardedConnection(TCPServer):
             server = parse_socket_addr(socket.family, socket.getsockname())
         except OSError:  # the peer left before it was served
             return
-        tasks = _AppTasks(self._guarded_app, self.cut, self._limits.inbox_messages)
+        if self._tls is not None and not await self._handshake(self._tls):
+            return
+        tasks = _AppTasks(self._guarded_app, self.cut, self._limits.inbox_messages, self.certificate)
         async with tasks:
             self.protocol = StrictProtocol(
                 self.app,
@@ -111,7 +132,7 @@ class GuardedConnection(TCPServer):
                 self.context,
                 tasks,
                 ConnectionState(self.state),
-                False,
+                self._tls is not None,
                 client,
                 server,
                 self.protocol_send,
@@ -125,6 +146,53 @@ class GuardedConnection(TCPServer):
             tasks.cancel_after(self._limits.disconnect_s)
         if self._lingers:
             await self._linger()
+
+    async def _handshake(self, tls: Tls) -> bool:
+        """Whether the peer may go on. Until it is done, the connection waits, and is displaced by others."""
+        plain, self.stream = self.stream, TlsStream(self.stream, tls.context)
+        with trio.CancelScope(deadline=self._read_deadline) as self._receiving:
+            try:
+                await self.stream.do_handshake()
+            except _GONE:
+                return False
+            except HandshakeFailed as failure:
+                self._incidents.add("handshake_failed")
+                await self._refuse(plain, failure)
+                return False
+        if self._receiving.cancelled_caught:
+            self._incidents.add("handshake_slow")
+            return False
+        self.handshaking = False
+        der = self.stream.peer_certificate()
+        self._certificate = None if der is None else tls.credential(der)
+        if self._read_deadline != -math.inf:  # a server that stops has said so meanwhile
+            self._set_read_deadline(trio.current_time() + self._limits.head_s)
+        return not self._ended
+
+    async def _refuse(self, plain: trio.SocketStream, failure: HandshakeFailed) -> None:
+        """Whoever speaks HTTP where TLS is spoken is told so; an alert was already sent to whoever spoke TLS."""
+        self.stream = plain
+        if failure.plain[:1].isalpha():
+            error = Rejected("tls_required", "this port speaks only TLS: use https:// in the URL")
+            status, headers, body = problem_response(error, self._new_request_id())
+            lines = [b"HTTP/1.1 %d Bad Request" % status, b"connection: close"]
+            lines += [name + b": " + value for name, value in headers]
+            await self._write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        await self._end()
+        if self._lingers:
+            await self._linger()
+
+    def certificate(self) -> Certificate | None:
+        """The client's, with what is known of it by now."""
+        if self._tls is None or self._certificate is None:
+            return None
+        return self._tls.now(self._certificate)
+
+    def cut_if_refused(self) -> None:
+        """Ends whatever was opened with a certificate that has been revoked since, or has expired."""
+        if self._tls is not None and self._certificate is not None and self._tls.refuses(self._certificate):
+            self._incidents.add("certificate_ended")
+            self.cut()
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -154,7 +222,7 @@ class GuardedConnection(TCPServer):
 
     def _write_now(self, data: bytes) -> int:
         """How much of `data` the socket took at once, without a task switch; the rest is for `_write`, before anything else."""
-        if self._ended or self.send_lock.locked():
+        if self._ended or self.send_lock.locked() or self._tls is not None:
             return 0
         try:
             return os.write(self.stream.socket.fileno(), data)

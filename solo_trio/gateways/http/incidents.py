@@ -12,6 +12,10 @@ Kind = Literal[
     "connection_displaced",  # waited for a request when its place was needed
     "connection_contained",  # an exception that would have killed the server, stopped at its connection
     "connection_slow_head",
+    "handshake_failed",  # no TLS, or a certificate that is not accepted
+    "handshake_slow",
+    "handshake_displaced",  # the oldest of too many
+    "certificate_ended",  # revoked or expired while its connection was open
     "body_slow",
     "body_too_large",
     "host_refused",

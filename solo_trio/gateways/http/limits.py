@@ -20,6 +20,11 @@ class ServerLimits:
     accept_retry_s: float = field(default=0.1, validator=_positive)
     """Pause after a failed accept (EMFILE and its kin)."""
 
+    handshakes_max: int = field(default=64, validator=_positive)
+    """TLS handshakes at the same time; for one more the oldest of them is cut."""
+    handshake_s: float = field(default=10.0, validator=_positive)
+    """From the connection to the end of its TLS handshake."""
+
     head_bytes_max: int = field(default=16 * 1024, validator=_positive)
     """Request line and headers together; also one chunk header or the trailers."""
     head_s: float = field(default=10.0, validator=_positive)

@@ -21,6 +21,7 @@ from solo_trio.gateways.http.guard import Guard
 from solo_trio.gateways.http.hosts import HostCheck
 from solo_trio.gateways.http.incidents import Incidents
 from solo_trio.gateways.http.limits import ServerLimits
+from solo_trio.gateways.http.tls import Tls
 
 
 def new_request_id() -> str:
@@ -37,12 +38,13 @@ async def serve(
     allowed_hosts: Iterable[str] = (),
     incidents: Incidents | None = None,
     new_request_id: Callable[[], str] = new_request_id,
+    tls: Tls | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `app` until `stopping` is set, then ends within `grace_s + disconnect_s + shutdown_s`.
 
     `task_status.started(url)` names the port that was really bound. Port 0 takes a free one, on the first address of
-    `host` only.
+    `host` only. With `tls` it speaks nothing else.
     Raises OSError if nothing can be bound, LifespanFailureError if the application does not start.
     An application that shields itself from cancellation is waited for: only that makes the end unbounded.
     """
@@ -64,11 +66,11 @@ async def serve(
             incidents=incidents,
             new_request_id=new_request_id,
         )
-        server = _Server(guard, config, state, limits, incidents, new_request_id)
+        server = _Server(guard, config, state, limits, incidents, new_request_id, tls)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
-            await server.run(listeners, stopping, lambda: task_status.started(_url(host, listeners[0])))
+            await server.run(listeners, stopping, lambda: task_status.started(_url(host, listeners[0], tls)))
             try:
                 if not lifespan.shutdown.is_set():  # an application without a lifespan has left long ago
                     await lifespan.wait_for_shutdown()
@@ -91,8 +93,10 @@ class _Server:
         limits: ServerLimits,
         incidents: Incidents,
         new_request_id: Callable[[], str],
+        tls: Tls | None,
     ) -> None:
         self._app = app
+        self._tls = tls
         self._config = config
         self._state = state
         self._limits = limits
@@ -110,6 +114,8 @@ class _Server:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         accepting.start_soon(self._accept, listener, connections)
+                    if self._tls is not None:
+                        accepting.start_soon(self._tls.keep_current, self._cut_refused)
                     started()
                     await stopping.wait()
                     accepting.cancel_scope.cancel()
@@ -139,6 +145,8 @@ class _Server:
                 self._incidents.add("connection_refused")
                 stream.socket.close()
                 continue
+            if self._tls is not None:
+                self._bound_handshakes()
             connection = GuardedConnection(
                 self._app,
                 stream,
@@ -148,6 +156,7 @@ class _Server:
                 limits=self._limits,
                 incidents=self._incidents,
                 new_request_id=self._new_request_id,
+                tls=self._tls,
             )
             self._open[connection] = None
             connections.start_soon(self._run_connection, connection)
@@ -161,6 +170,17 @@ class _Server:
                 connection.cut()
                 return True
         return False
+
+    def _bound_handshakes(self) -> None:
+        shaking = [connection for connection in self._open if connection.handshaking]
+        if len(shaking) >= self._limits.handshakes_max:
+            self._incidents.add("handshake_displaced")
+            shaking[0].handshaking = False
+            shaking[0].cut()
+
+    def _cut_refused(self) -> None:
+        for connection in list(self._open):
+            connection.cut_if_refused()
 
     async def _run_connection(self, connection: GuardedConnection) -> None:
         try:
@@ -183,6 +203,7 @@ def _configure(limits: ServerLimits) -> Config:
     return config
 
 
-def _url(host: str, listener: trio.SocketListener) -> str:
+def _url(host: str, listener: trio.SocketListener, tls: Tls | None) -> str:
     port = listener.socket.getsockname()[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 import trio
 from hypercorn.config import Config
@@ -26,6 +26,7 @@ from solo_trio.gateways.http.asgi import Inbox, Message, Receive, Scope, Send
 from solo_trio.gateways.http.incidents import Incidents
 from solo_trio.gateways.http.limits import ServerLimits
 from solo_trio.gateways.http.problems import problem_response
+from solo_trio.gateways.http.requests import CERTIFICATE
 from solo_trio.gateways.http.tls import Tls
 from solo_trio.gateways.http.tls_stream import HandshakeFailed, TlsStream
 from solo_trio.gateways.http.wire import StrictProtocol
@@ -33,8 +34,6 @@ from solo_trio.model.certificate import Certificate
 
 GuardedApp = Callable[[Scope, Receive, Send, Callable[[], None]], Awaitable[None]]
 """An ASGI application that also gets a function which cuts the connection."""
-CERTIFICATE: Final = "solo.certificate"
-"""Where a scope's `extensions` hold the client's `Certificate`, or None."""
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 

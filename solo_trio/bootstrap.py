@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final
 
 import trio
+from attrs import evolve
 
 from solo_trio import __version__
 from solo_trio.errors import Faulted, JournalFailed, SoloError
+from solo_trio.journal.audit import AUDIT_FILE, AuditLog, check_file, looking, open_audit, read_page
 from solo_trio.journal.inspection import open_inspection
 from solo_trio.journal.library import driver, warning_for
 from solo_trio.journal.lock import DataLock
@@ -29,21 +31,28 @@ from solo_trio.kernel.log_checks import Check
 from solo_trio.kernel.recovery import replay
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.verification import VerificationReport, refused_report, verify_log
-from solo_trio.model.capability import GrantSystem, system_capability
+from solo_trio.model.audit import AuditFinding, AuditQuery, KeptEntry
+from solo_trio.model.capability import system_capability
+from solo_trio.model.capability_requests import GrantSystem
+from solo_trio.model.record import EventQuery
 from solo_trio.model.system import StartSystem
+from solo_trio.operations.admission import Admission
+from solo_trio.operations.auditing import Auditing
 from solo_trio.operations.caller import SYSTEM_SCOPE, System
 from solo_trio.operations.settings import Settings
+from solo_trio.ports import Audit
 from solo_trio.runtimes.cgroups import Cgroups, Hierarchies
 from solo_trio.runtimes.cgroups import find as find_cgroups
 from solo_trio.runtimes.environments import DIRECTORY as ENVIRONMENTS_DIRECTORY
 from solo_trio.runtimes.environments import ENVIRONMENTS_MAX as ENVIRONMENTS_MAX
 from solo_trio.runtimes.environments import Environments as Environments
 from solo_trio.runtimes.environments import read_environment as read_environment
-from solo_trio.runtimes.process import NAME_CHARACTERS, ProcessRuntime, Sandboxing
+from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED as LEVEL_FILTERED
 from solo_trio.runtimes.sandbox.layers import LEVEL_FULL as LEVEL_FULL
 from solo_trio.runtimes.sandbox.system import PR_SET_DUMPABLE, prctl
 from solo_trio.runtimes.task import TaskRuntime
+from solo_trio.runtimes.tenant_files import TenantFiles
 from solo_trio.runtimes.tenant_lock import take_over
 from solo_trio.runtimes.watchdog import watchdog
 from solo_trio.telemetry.diagnostics import Diagnostics
@@ -58,6 +67,10 @@ ADMIN_TOKEN_FILE: Final = "admin.token"
 MASTER_KEY_FILE: Final = "master.key"
 DATABASE_FILE: Final = "kernel.db"
 LOCKS_DIRECTORY: Final = "tenants"
+AUDIT_PURPOSE: Final = "audit"
+"""What the key of the audit's chain is derived for."""
+AUDIT_CHECK_ENTRIES_MAX: Final = 200_000
+"""So many entries are read by a running kernel; all of them by `solo verify` without one."""
 LOGS_DIRECTORY: Final = "logs"
 
 
@@ -77,6 +90,7 @@ async def running_system(
         await take_over(locks, TAKE_OVER_TIMEOUT_S)
         journal = await open_journal(data, master.derive("witness"))
         telemetry = Diagnostics()
+        audit: AuditLog | None = None
         try:
             if journal.warning is not None:
                 telemetry.note(journal.warning)
@@ -86,6 +100,7 @@ async def running_system(
             tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
             sandboxing = _sandboxing(data, settings)
             logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
+            audit = await _open_audit(data, master, journal, telemetry, settings)
             parts = Parts(
                 journal=journal,
                 clock=clock,
@@ -96,20 +111,24 @@ async def running_system(
                 ceiling=settings.limits,
                 machine=OwnProcess(data),
                 pressure=settings.pressure,
+                alerts=settings.alerts,
+                checks=(partial(_audit_check, audit),),
                 egress_allowed=settings.egress_allowed,
                 version=__version__,
                 environments=environments_of(data),
-                leftovers=partial(_leftovers, data),
+                files=tenant_files(data),
                 checkpoints=CheckpointRules(settings.checkpoint_interval_events, settings.checkpoint_interval_s),
             )
             with watchdog(tasks.owners, telemetry), _bare_errors():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(logs.run)
-                    async with assemble(parts, keyring, settings) as system:
+                    async with assemble(parts, keyring, settings, audit) as system:
                         _write_admin_token(data, system)
                         yield system
                     nursery.cancel_scope.cancel()
         finally:
+            if audit is not None:
+                await audit.close()
             await _close(journal, telemetry)
 
 
@@ -134,6 +153,11 @@ def environments_of(data: Path) -> Environments:
     return Environments(data / ENVIRONMENTS_DIRECTORY)
 
 
+def tenant_files(data: Path) -> TenantFiles:
+    """What the data directory `data` has of each tenant."""
+    return TenantFiles(data, (LOCKS_DIRECTORY, LOGS_DIRECTORY))
+
+
 def storage_library() -> tuple[str, str | None]:
     """The version of SQLite that would be used, and what the operator must be told about it, if anything."""
     return driver.sqlite_version, warning_for(driver.sqlite_version_info)
@@ -147,7 +171,9 @@ def check_unused(data: Path) -> None:
 
 
 @asynccontextmanager
-async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncIterator[System]:
+async def assemble(
+    parts: Parts, keyring: Keyring, settings: Settings, audit: Audit | None = None
+) -> AsyncIterator[System]:
     """Replay the log of `parts.journal` and run a kernel on it until the body is left (shutdown) or cancelled (crash)."""
     start = StartSystem(
         parts.version, platform.python_version(), settings.start_paused, boot_loop_starts=settings.boot_loop_starts
@@ -161,13 +187,16 @@ async def assemble(parts: Parts, keyring: Keyring, settings: Settings) -> AsyncI
         timeout_s=settings.recovery_timeout_ms / 1_000,
     )
     core = Core(parts, recovery, settled_after_s=settings.boot_loop_s)
-    system = System(core, keyring, settings, parts.environments)
+    auditing = Auditing() if audit is None else Auditing(audit)
+    core.removals.forgetting.append(keyring.forget_incarnation)
+    system = System(core, keyring, settings, Admission(core, settings), parts.environments, audit=auditing)
     with _bare_errors():
         async with trio.open_nursery() as nursery:
             await nursery.start(core.run)
             if system_capability(core.loop.state) is None:
                 key = keyring.new_key(SYSTEM_SCOPE)
                 await core.loop.report(Submission(GrantSystem(keyring.new_id(), key)))
+            nursery.start_soon(system.admission.run)
             yield system
             await core.shutdown(settings.shutdown_timeout_ms / 1_000, "closed")
 
@@ -213,25 +242,71 @@ async def verify_data(data: Path, progress: Callable[[int, int], None]) -> Verif
                     Check("files", "ok", "the database, its log file and the witness agree"),
                     Check("keys", "ok", f"the master key opens all {len(keys)} keys"),
                 ]
+                opened.append(await trio.to_thread.run_sync(_audit_check_offline, data, master))
                 last_id = log.last_id
                 return await verify_log(
-                    log, at_us, partial(_leftovers, data), opened, lambda done: progress(done, last_id)
+                    log, at_us, tenant_files(data).leftovers, opened, lambda done: progress(done, last_id)
                 )
         except SoloError as error:
             return refused_report(error, at_us)
 
 
-def _leftovers(data: Path, incarnations: frozenset[str]) -> list[str]:
-    """The files of tenants that are not among `incarnations`."""
-    # A tenant has another lock for each environment: its name, and NAME_CHARACTERS more.
-    known = (
-        path
-        for path in (data / LOCKS_DIRECTORY).glob("*")
-        if not {path.stem, path.stem[:-NAME_CHARACTERS]} & incarnations
+async def _open_audit(
+    data: Path, master: MasterKey, journal: SqliteJournal, telemetry: Diagnostics, settings: Settings
+) -> AuditLog:
+    newest = await journal.read(EventQuery(newest=True, limit=1))
+    return await open_audit(
+        data,
+        master.derive(AUDIT_PURPOSE),
+        telemetry,
+        at_us=SystemClock().wall_us(),
+        used=bool(newest),
+        days=settings.audit_days,
+        size_mb=settings.audit_mb,
     )
-    found = list(known)
-    found += [path for path in (data / LOGS_DIRECTORY).glob("*") if path.name not in incarnations]
-    return sorted(str(path.relative_to(data)) for path in found)
+
+
+async def _audit_check(audit: AuditLog) -> Check:
+    """Of a kernel that goes on: bounded, so that nobody waits for minutes."""
+    state, finding = audit.state, await audit.check(AUDIT_CHECK_ENTRIES_MAX)
+    said = _audit_said(finding)
+    if finding.fault is None and state.status != "ok":
+        aside = "" if state.set_aside is None else f", and {state.set_aside} was set aside"
+        return Check("audit", "warning", f"{said}; it is {state.status} since the kernel started{aside}")
+    return Check("audit", "ok" if finding.fault is None else "failed", said)
+
+
+def _audit_check_offline(data: Path, master: MasterKey) -> Check:
+    if not (data / AUDIT_FILE).exists():
+        return Check(
+            "audit", "warning", f"there is no {AUDIT_FILE}: what was kept of requests is lost, or nothing ever was"
+        )
+    with looking(data):
+        finding = check_file(data, master.derive(AUDIT_PURPOSE))
+    return Check("audit", "ok" if finding.fault is None else "failed", _audit_said(finding))
+
+
+def _audit_said(finding: AuditFinding) -> str:
+    if finding.fault is not None:
+        return finding.fault
+    whole = "all" if finding.checked == finding.entries else f"the newest {finding.checked} of"
+    return f"{whole} {finding.entries} entries of the audit follow from each other"
+
+
+def read_audit(data: Path, query: AuditQuery, progress: Callable[[int, int], None]) -> Iterator[KeptEntry]:
+    """The entries of a data directory that no kernel uses; nothing is changed in it. `progress`: the id it is at, the last one.
+
+    Raises `Faulted`: data_in_use, data_unwritable, data_damaged.
+    """
+    if not (data / AUDIT_FILE).exists():
+        raise Faulted("data_unwritable", f"there is no {AUDIT_FILE} in {data}: name the directory that a kernel used")
+    with DataLock(data), looking(data):
+        following: int | None = query.after
+        while following is not None:
+            page, last_id = read_page(data, evolve(query, after=following))
+            yield from page.entries
+            following = page.next
+            progress(last_id if following is None else following, last_id)
 
 
 def _make_directory(path: Path) -> Path:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
 from solo_trio.bootstrap import running_system
-from solo_trio.errors import Rejected, SoloError
+from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.model.capability import EMBEDDER
 from solo_trio.model.ids import check_id
 from solo_trio.model.spec import ServiceSpec
@@ -28,7 +29,10 @@ from solo_trio.operations.inputs import checked
 from solo_trio.operations.logs import LogsInput, list_logs
 from solo_trio.operations.paging import PAGE_MAX
 from solo_trio.operations.settings import EMBEDDED, Settings
-from solo_trio.operations.tenants import create
+from solo_trio.operations.tenants import RemoveTenantInput, create, remove_tenant
+
+if TYPE_CHECKING:
+    from solo_trio.gateways.http.tls import Tls, TlsFiles
 
 RestartType = Literal["permanent", "transient", "temporary"]
 _EPHEMERAL: Final = "ephemeral:"
@@ -66,6 +70,17 @@ class Kernel:
         state = await create(Caller(self.system, EMBEDDER), tenant_id, TenantLimits(), get=True)
         return Tenant(Caller(self.system, EMBEDDER, state.tenant_id, state.incarnation), self._callables)
 
+    async def remove_tenant(self, tenant_id: str, *, grace_s: float = 5.0) -> None:
+        """Stop everything of a tenant and destroy its keys and data; returns when nothing of it is left.
+
+        `grace_s`: what its services have to stop by themselves. Raises `Rejected("tenant_not_found")`, and
+        `Faulted("runtime_unavailable")` if a task of it does not end: it is waited for further, in the background.
+        """
+        given = checked(RemoveTenantInput, tenant_id=tenant_id, grace_ms=round(grace_s * 1_000))
+        answer = (await remove_tenant(Caller(self.system, EMBEDDER), given)).body
+        if answer.get("unresponsive"):
+            raise Faulted("runtime_unavailable", f"a service of '{tenant_id}' does not end: its removal goes on")
+
     async def wait_recovered(self) -> None:
         """Until every wanted service is ready or has failed (or `recovery_timeout_ms` is over)."""
         await self.system.core.recovery.done.wait()
@@ -76,15 +91,26 @@ class Kernel:
         host: str = "127.0.0.1",
         port: int = 8080,
         allowed_hosts: Sequence[str] = (),
+        tls: TlsFiles | None = None,
         task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve the HTTP API until the kernel closes; `started` with its URL. Start it in a nursery of yours.
 
         `allowed_hosts`: names that browsers and proxies may use for it, besides loopback, `host` and its address.
+        `tls`: serve HTTPS only, with these files, which may be replaced while it runs. Raises `Rejected`.
         """
         from solo_trio.gateways.http.serving import serve_http  # heavy: only who serves pays for it
 
-        await serve_http(self.system, host=host, port=port, allowed_hosts=allowed_hosts, task_status=task_status)
+        secured = None if tls is None else await _open_tls(tls)
+        await serve_http(
+            self.system, host=host, port=port, allowed_hosts=allowed_hosts, tls=secured, task_status=task_status
+        )
+
+
+async def _open_tls(files: TlsFiles) -> Tls:
+    from solo_trio.gateways.http.tls import Tls
+
+    return await trio.to_thread.run_sync(Tls, files, logging.getLogger("solo").warning)
 
 
 class Tenant:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import trio
 from attrs import field, frozen
 
+from solo_trio.model.audit import AuditEntry, AuditFinding, AuditPage, AuditQuery, AuditState
 from solo_trio.model.ending import Breach as Breach
 from solo_trio.model.ending import Ending as Ending
 from solo_trio.model.ending import EndKind as EndKind
@@ -226,6 +227,10 @@ class Runtime(Protocol):
         """Find out what `confinement` says, before anything is started. Raises `Faulted("runtime_unavailable")`."""
         ...
 
+    async def forget(self, incarnation: str) -> None:
+        """End what is kept for a tenant that is removed; nothing of it is started any more, and nothing of it runs after."""
+        ...
+
     async def close(self, deadline: float) -> None:
         """End whatever still runs by `deadline` (trio.current_time() seconds); called when no service is wanted any more."""
         ...
@@ -248,8 +253,28 @@ class ServiceLogs(Protocol):
         """Set when something more was written for that tenant; get it before reading, so that nothing is missed."""
         ...
 
+    async def forget(self, incarnation: str) -> None:
+        """Delete all that a tenant's services said; what comes after is dropped. Never raises for what cannot be deleted."""
+        ...
+
     def dropped_lines(self, incarnation: str, service_id: str | None) -> int:
         """How many lines of one service, or of all, were dropped since the kernel started."""
+        ...
+
+
+class TenantFiles(Protocol):
+    """What the data directory has of each tenant. The methods block."""
+
+    def leftovers(self, incarnations: frozenset[str]) -> list[str]:
+        """What is there of tenants that are not among these."""
+        ...
+
+    def sweep(self, incarnations: frozenset[str]) -> None:
+        """Delete that. Raises OSError, having deleted what can be."""
+        ...
+
+    def erase(self, incarnation: str) -> None:
+        """Delete all of one. Raises OSError."""
         ...
 
 
@@ -286,6 +311,29 @@ class MachineState:
 class Machine(Protocol):
     async def read(self) -> MachineState | None:
         """None: nothing can be measured, now and later. Raises OSError."""
+        ...
+
+
+class Audit(Protocol):
+    """What is kept of requests, apart from the log and its fsyncs."""
+
+    @property
+    def state(self) -> AuditState: ...
+
+    def record(self, entry: AuditEntry) -> None:
+        """Never blocks, never raises; what cannot be kept is counted."""
+        ...
+
+    def skip(self) -> None:
+        """Count one that is not to be kept."""
+        ...
+
+    async def page(self, query: AuditQuery) -> AuditPage:
+        """Entries, with all that was recorded before. Raises `Faulted`."""
+        ...
+
+    async def check(self, newest: int | None = None) -> AuditFinding:
+        """Read the chain of all entries, or of the `newest` so many."""
         ...
 
 

@@ -18,6 +18,8 @@ T = TypeVar("T")
 Restart = Literal["permanent", "transient", "temporary"]
 Hardening = Literal["off", "warn", "refuse"]
 Document = dict[str, Any]
+REMOVAL_PATIENCE_S: Final = 30.0
+"""Beside its grace: what a tenant has on the disk takes a while to delete."""
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 
 
@@ -216,6 +218,20 @@ def update_tenant(
     body = _given(limits=limits, service_limits=service_limits, hardening=hardening)
     path = f"/tenants/{_segment(tenant_id)}"
     return Ask("PATCH", path, _whole, body=body, tenant=False, idempotency_key=idempotency_key)
+
+
+def remove_tenant(tenant_id: str, *, grace_ms: int | None = None, idempotency_key: str | None = None) -> Ask[Document]:
+    """Stop everything of a tenant, destroy its keys and data: `{tenant_id, status}`; answered when nothing of it is left (or
+    says `unresponsive`). `grace_ms`: what its services have to stop by themselves. System credentials only."""
+    return Ask(
+        "DELETE",
+        f"/tenants/{_segment(tenant_id)}",
+        _whole,
+        _given(grace_ms=grace_ms),
+        tenant=False,
+        idempotency_key=idempotency_key,
+        patience_s=REMOVAL_PATIENCE_S + (grace_ms or 0) / 1_000,
+    )
 
 
 def tenants(*, limit: int | None = None, cursor: str | None = None) -> Ask[Document]:

@@ -14,7 +14,7 @@ import trio
 from solo_trio.client import asks
 from solo_trio.client.answers import read_answer, unreachable
 from solo_trio.client.asks import Ask
-from solo_trio.client.connecting import ANSWER_TIMEOUT_S, Address, arguments
+from solo_trio.client.connecting import ANSWER_TIMEOUT_S, Address, PathLike, Trust, arguments
 from solo_trio.client.watching import PATIENCE_S, STREAM_HEADERS, STREAM_TIMEOUT_S, EventStream, LogStream, Onlooker
 from solo_trio.errors import Rejected, SoloError
 
@@ -43,6 +43,8 @@ class AsyncSoloClient:
     """A Solo server, over HTTP, from Trio. Every method raises `SoloError`; `not_reachable` if there is no answer.
 
     `tenant` is for a system token: the tenant to act for. A tenant's own token needs none.
+    For https: `ca_cert` says whose servers are trusted (a PEM file; None: those that this machine trusts), `cert` and `key` are
+    a client certificate, which is a credential with or without a token.
     """
 
     def __init__(
@@ -53,12 +55,17 @@ class AsyncSoloClient:
         tenant: str | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
         transport: httpx.AsyncBaseTransport | None = None,
+        ca_cert: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
     ) -> None:
         self.url = url
         self.tenant = tenant
         self.timeout_s = timeout_s
         self._reached = False
-        self._http = httpx.AsyncClient(transport=transport, **Address.of(url, token).options(timeout_s))
+        self._http = httpx.AsyncClient(
+            transport=transport, **Address.of(url, token, Trust(ca_cert, cert, key)).options(timeout_s)
+        )
 
     deploy = _Method(asks.deploy)
     services = _Method(asks.services)
@@ -74,6 +81,7 @@ class AsyncSoloClient:
     events = _Method(asks.events)
     create_tenant = _Method(asks.create_tenant)
     update_tenant = _Method(asks.update_tenant)
+    remove_tenant = _Method(asks.remove_tenant)
     tenants = _Method(asks.tenants)
     show_tenant = _Method(asks.show_tenant)
     health = _Method(asks.health)

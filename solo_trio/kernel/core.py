@@ -5,7 +5,7 @@ Everything that lives hangs in the nursery that `run` opens: leaving it is a shu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -14,15 +14,19 @@ from attrs import field, frozen
 from solo_trio.errors import SoloError
 from solo_trio.kernel.calls import Calls
 from solo_trio.kernel.checkpoints import CheckpointRules, Checkpoints, reducer_version
+from solo_trio.kernel.denials import AlertRules, Denials
 from solo_trio.kernel.hub import Hub
+from solo_trio.kernel.log_checks import Check
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.monitor import Monitor
 from solo_trio.kernel.pressure import NoMachine, PressureLimits, PressureMonitor
 from solo_trio.kernel.recovery import Recovery, RecoveryReport
+from solo_trio.kernel.removal import Removals
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import START_LIMIT_ALL
 from solo_trio.kernel.tenant import TenantSupervisor
-from solo_trio.kernel.verification import Leftovers, Verification
+from solo_trio.kernel.verification import Verification
+from solo_trio.model.capability_events import CapabilityExpired, CapabilityRevoked, TokenRotated
 from solo_trio.model.event import Record
 from solo_trio.model.limits import CEILING, Limits
 from solo_trio.model.service import ServiceState, Status
@@ -36,6 +40,7 @@ from solo_trio.model.system import (
     SystemResumed,
 )
 from solo_trio.model.tenant import TenantUpdated
+from solo_trio.model.tenant_removal import TenantRemovalStarted, TenantRemoved
 from solo_trio.policy.egress import operator_list
 from solo_trio.ports import (
     CallOut,
@@ -48,12 +53,29 @@ from solo_trio.ports import (
     Runtime,
     ServiceLogs,
     Telemetry,
+    TenantFiles,
 )
 
 CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
+
 CRASH_CLOSE_S: Final = 5.0
 """How long a cancelled kernel waits, shielded, for the processes it leaves to be gone."""
+CREDENTIALS_ENDED: Final = (CapabilityRevoked, CapabilityExpired, TokenRotated, TenantRemovalStarted)
+"""After one of these, credentials that were good may no longer be."""
+
+
+class NoFiles:
+    """Implements `ports.TenantFiles` where there are none."""
+
+    def leftovers(self, incarnations: frozenset[str]) -> list[str]:
+        return []
+
+    def sweep(self, incarnations: frozenset[str]) -> None:
+        return
+
+    def erase(self, incarnation: str) -> None:
+        return
 
 
 @frozen
@@ -69,10 +91,13 @@ class Parts:
     ceiling: Limits = CEILING
     version: str = ""
     checkpoints: CheckpointRules = field(factory=CheckpointRules)
-    leftovers: Leftovers = lambda incarnations: []
+    files: TenantFiles = field(factory=NoFiles)
     environments: Environments | None = None
     machine: Machine = field(factory=NoMachine)
     pressure: PressureLimits = field(factory=PressureLimits)
+    alerts: AlertRules = field(factory=AlertRules)
+    checks: Sequence[Callable[[], Awaitable[Check]]] = ()
+    """What a verification asks for besides."""
     egress_allowed: tuple[str, ...] = ("*",)
 
 
@@ -93,10 +118,14 @@ class Core:
         self.loop = Loop(parts.journal, parts.clock, self.hub, parts.telemetry, recovery.state)
         self.loop.remember(recovery.idempotency)
         self.loop.touched = self._touched
-        self.verification = Verification(self, parts.leftovers)
+        self.verification = Verification(self, parts.files.leftovers, parts.checks)
+        self.removals = Removals(self, parts.files)
         self.checkpoints = Checkpoints(self, parts.checkpoints, reducer_version(), uncovered=recovery.replayed)
         self.monitor = Monitor(self)
+        self.denials = Denials(self, parts.alerts)
         self.pressure = PressureMonitor(self, parts.machine, parts.pressure)
+        self.on_revoked: list[Callable[[], None]] = []
+        """Told when a credential may have become worthless before its time."""
         self.starts = trio.CapacityLimiter(START_LIMIT_ALL)
         self.tenants: dict[str, TenantSupervisor] = {}
         self._tenants_nursery: trio.Nursery | None = None
@@ -117,16 +146,19 @@ class Core:
                 nursery.start_soon(self.loop.run)
                 async with trio.open_nursery() as tenants:
                     self._tenants_nursery = tenants
+                    await self.removals.sweep()
                     await self.recovery.begin(self)
                     await self.pressure.look()
                     for tenant_id in sorted(self.loop.state.tenants):
                         self._converge(tenant_id, None)
                     task_status.started()
+                    nursery.start_soon(self.removals.run)
                     nursery.start_soon(self.recovery.watch, self)
                     nursery.start_soon(self._settle)
                     nursery.start_soon(self.checkpoints.run, self.recovery.done)
                     nursery.start_soon(self.verification.run, self.recovery.done)
                     nursery.start_soon(self.monitor.run)
+                    nursery.start_soon(self.denials.run)
                     nursery.start_soon(self.pressure.run)
                     await self.closed.wait()
                     tenants.cancel_scope.deadline = self.close_deadline  # whatever a supervisor may be waiting for
@@ -157,6 +189,9 @@ class Core:
     def _touched(self, records: Sequence[Record]) -> None:
         self.checkpoints.appended(records)
         by_tenant: dict[str, set[str]] = {}
+        if any(isinstance(record.event, CREDENTIALS_ENDED) for record in records):
+            for told in self.on_revoked:
+                told()
         if any(isinstance(record.event, SystemPaused | SystemResumed) for record in records):
             for tenant_id in sorted(self.tenants):
                 self._converge(tenant_id, None)
@@ -165,8 +200,14 @@ class Core:
                 self.monitor.started()
             if isinstance(record.event, ServiceDeployed | ServiceStopped):
                 self._useful.set()
-            if isinstance(record.event, TenantUpdated):  # its services run under other limits from now on
+            if isinstance(
+                record.event, TenantUpdated | TenantRemovalStarted
+            ):  # other limits, or the end, for each service
                 self._converge(record.stored.tenant_id or "", None)
+            if isinstance(record.event, TenantRemovalStarted):
+                self.removals.notify()
+            if isinstance(record.event, TenantRemoved):
+                self._forget_tenant(record.stored.tenant_id or "", record.stored.incarnation)
             if record.stored.tenant_id is not None and record.stored.subject is not None:
                 by_tenant.setdefault(record.stored.tenant_id, set()).add(record.stored.subject)
         for tenant_id, service_ids in by_tenant.items():
@@ -181,6 +222,12 @@ class Core:
             self._tenants_nursery.start_soon(self._run_tenant, supervisor)
         elif supervisor is not None:
             supervisor.converge(service_ids)
+
+    def _forget_tenant(self, tenant_id: str, incarnation: str | None) -> None:
+        supervisor = self.tenants.get(tenant_id)
+        if supervisor is not None and supervisor.incarnation == incarnation:
+            del self.tenants[tenant_id]
+            supervisor.remove()
 
     async def _run_tenant(self, supervisor: TenantSupervisor) -> None:
         async with trio.open_nursery() as nursery:

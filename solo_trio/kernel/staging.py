@@ -15,7 +15,7 @@ from solo_trio.errors import Faulted, KernelBug, Rejected
 from solo_trio.model import codec
 from solo_trio.model.capability import EMBEDDER, Authority
 from solo_trio.model.event import Decision, Now, Record
-from solo_trio.model.record import Attachment, DropArtifact, IdempotencyRow, StoredEvent
+from solo_trio.model.record import Attachment, DropArtifact, DropIdempotency, IdempotencyRow, StoredEvent
 from solo_trio.model.state import KernelState, apply
 
 
@@ -76,7 +76,7 @@ class Draft:
 
 def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
     """Decide one submission; returns the next draft and the reply. Raises `Rejected` or whatever a defect raises."""
-    submission.authority.check(draft.state)
+    submission.authority.check(draft.state, now.at_us)
     key = submission.idempotency
     if key is not None and (row := draft.seen.get((key.scope, key.key))) is not None:
         if row.fingerprint != key.fingerprint:
@@ -103,7 +103,8 @@ def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
         record = _read_back(stored)
         state = apply(state, record)
         records.append(record)
-    attachments, seen = decision.attachments + _released(draft.state, state, records), draft.seen
+    attachments = decision.attachments + _released(draft.state, state, records)
+    seen = _still_seen(draft.seen, decision.attachments)
     # A request that joins one under way wrote nothing itself: it repeats that one's answer.
     cause = first_id if records else getattr(decision.reply, "event_id", None)
     if key is not None and cause is not None:
@@ -118,6 +119,14 @@ def stage(draft: Draft, submission: Submission, now: Now) -> tuple[Draft, Any]:
         attachments=draft.attachments + attachments,
     )
     return staged, decision.reply
+
+
+def _still_seen(seen: Seen, attachments: tuple[Attachment, ...]) -> Seen:
+    scopes = {each.scope for each in attachments if isinstance(each, DropIdempotency)}
+    for scope, key in list(seen) if scopes else ():
+        if scope in scopes:
+            seen = seen.remove((scope, key))
+    return seen
 
 
 def _released(before: KernelState, after: KernelState, records: list[Record]) -> tuple[DropArtifact, ...]:

@@ -26,13 +26,18 @@ class TenantSupervisor:
         self._siblings = Siblings()
         self.supervisors: dict[str, ServiceSupervisor] = {}
         self._nursery: trio.Nursery | None = None
+        self._removed = False
+        self._one_ended = trio.Event()
+        """Set, and made anew, when a supervising task is over."""
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Supervise until cancelled, or until the kernel closes and every service has ended."""
+        """Supervise until cancelled, or removed, or until the kernel closes and every service has ended."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
                 task_status.started()
+                if self._removed:
+                    return
                 await self._core.closed.wait()
             finally:
                 self._nursery = None
@@ -60,6 +65,23 @@ class TenantSupervisor:
                 self.supervisors[service_id] = supervisor
                 self._nursery.start_soon(self._supervise, service_id, supervisor, name=f"{self.tenant_id}/{service_id}")
 
+    def remove(self) -> None:
+        """The tenant is gone, and nothing of it runs."""
+        self._removed = True
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    async def wait_idle(self) -> None:
+        """Until there is no supervising task and no service that is to be run or stopped."""
+        while self.supervisors or self._has_work():
+            await self._one_ended.wait()
+
+    def _has_work(self) -> bool:
+        tenant = self._core.loop.state.tenants.get(self.tenant_id)
+        if tenant is None or tenant.incarnation != self.incarnation:
+            return False
+        return any(service.wants_to_run or service.stop is not None for service in tenant.services.values())
+
     async def wait_ended(self, service_id: str) -> None:
         """Until the supervising task that there is now for the service is over."""
         await self._siblings.wait_ended(service_id)
@@ -84,4 +106,6 @@ class TenantSupervisor:
             await trio.sleep(DEFECT_PAUSE_S)
         finally:
             del self.supervisors[service_id]
+            ended, self._one_ended = self._one_ended, trio.Event()
+            ended.set()
         self.converge((service_id,))

@@ -6,7 +6,7 @@ takes, so a difference counts only if it is still there after some looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import trio
@@ -99,9 +99,12 @@ class VerificationReport:
 class Verification:
     """That of one running kernel; `report` is the newest."""
 
-    def __init__(self, core: Verifiable, leftovers: Leftovers) -> None:
+    def __init__(
+        self, core: Verifiable, leftovers: Leftovers, others: Sequence[Callable[[], Awaitable[Check]]] = ()
+    ) -> None:
         self._core = core
         self._leftovers = leftovers
+        self._others = others
         self._turn = trio.Lock()
         self.report: VerificationReport | None = None
 
@@ -138,6 +141,8 @@ class Verification:
                 )
             )
             checks.append(self._leftover_check())
+            if full:
+                checks += [await other() for other in self._others]
             self.report = report_of(
                 checks, self._core.loop.state, found, full, self._core.loop.now().at_us, trio.current_time() - began
             )
@@ -263,7 +268,8 @@ ADVICE: Final = {
     " POST /system/checkpoint",
     "artifacts": "deploy the services whose source is missing again, or restore the data directory from a backup",
     "keys": "restore the master key that this data directory was made with",
-    "leftovers": "remove them by hand if you want the space",
+    "audit": "keep the file apart as it is, and find out who could write to it; a start of the kernel begins a new one",
+    "leftovers": "start the kernel, which removes them; what has no tenant's name is not its own: remove it by hand",
 }
 """What to do about a check that is not ok."""
 

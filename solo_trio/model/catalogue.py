@@ -1,3 +1,13 @@
 """Every event there is. Owns: importing the modules that register them. Never: a list kept by hand of their names."""
 
-from solo_trio.model import capability, checkpoint, resources, service_events, system, tenant  # noqa: F401
+from solo_trio.model import (
+    capability_events,
+    checkpoint,
+    denial,
+    resources,
+    service_events,
+    system,
+    tenant,
+    use,
+    tenant_removal,
+)  # noqa: F401

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 from rpds import HashTrieMap
 
 from solo_trio.errors import Rejected
-from solo_trio.model.capability import CapabilityGranted
-from solo_trio.model.event import Decision, Event, Now, Proposed, event
+from solo_trio.model.capability_events import CapabilityGranted
+from solo_trio.model.event import UPCASTERS, Decision, Event, Now, Proposed, event
 from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
@@ -31,6 +31,21 @@ class TenantLimits:
     """Bounds on one tenant; None: the configuration's (see `contract.md`, `POST /tenants`)."""
 
     max_services: int | None = None
+    requests_per_second: float | None = None
+    burst: int | None = None
+    in_flight: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that have a value."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@frozen
+class Removal:
+    """`event_id`: of the first `tenant_removal_started`; `grace_ms`: what its services have to stop by themselves."""
+
+    event_id: int
+    grace_ms: int
 
 
 @frozen
@@ -50,9 +65,11 @@ class TenantState:
     """A ceiling for each of its services."""
     hardening: Hardening | None = None
     """None: the configuration's."""
+    removal: Removal | None = None
+    """It is being removed: nothing of it is served or recovered any more."""
 
 
-@event("tenant_created")
+@event("tenant_created", schema=2)
 @frozen
 class TenantCreated(Event):
     """A tenant exists. `key_id`: the wrapped root key its tokens are made with; `capability_id`: its own capability."""
@@ -71,7 +88,7 @@ class TenantCreated(Event):
         return evolve(state, tenants=state.tenants.insert(stamp.tenant_id, tenant))
 
 
-@event("tenant_updated")
+@event("tenant_updated", schema=2)
 @frozen
 class TenantUpdated(Event):
     """The operator changed what a tenant may have: `limits` of its own, `service_limits` for each of its services."""
@@ -85,6 +102,15 @@ class TenantUpdated(Event):
             raise LookupError(f"no tenant {stamp.tenant_id}")
         changed = evolve(tenant, limits=self.limits, service_limits=self.service_limits)
         return evolve(state, tenants=state.tenants.insert(tenant.tenant_id, changed))
+
+
+def _before_limits_on_use(fields: dict[str, Any]) -> dict[str, Any]:
+    more = {"requests_per_second": None, "burst": None, "in_flight": None}
+    return {**fields, "limits": {**fields["limits"], **more}}
+
+
+UPCASTERS["tenant_created", 1] = _before_limits_on_use
+UPCASTERS["tenant_updated", 1] = _before_limits_on_use
 
 
 @event("tenant_hardening_changed")
@@ -123,6 +149,11 @@ class CreateTenant:
         check_id("tenant_id", self.tenant_id)
         existing = state.tenants.get(self.tenant_id)
         if existing is not None:
+            if existing.removal is not None:
+                raise Rejected(
+                    "tenant_exists",
+                    f"the tenant '{self.tenant_id}' is being removed: create it again when that is over",
+                )
             if self.get:
                 return Decision(reply=existing.incarnation)
             raise Rejected("tenant_exists", f"choose another tenant_id; '{self.tenant_id}' is taken")
@@ -157,9 +188,7 @@ class UpdateTenant:
 
     def decide(self, state: KernelState, now: Now) -> Decision:
         tenant = tenant_of(state, self.tenant_id)
-        limits = tenant.limits
-        if self.limits.max_services is not None:
-            limits = TenantLimits(self.limits.max_services)
+        limits = evolve(tenant.limits, **self.limits.given())
         service_limits = evolve(tenant.service_limits, **self.service_limits.check().given())
         events: list[Event] = []
         if (limits, service_limits) != (tenant.limits, tenant.service_limits):
@@ -170,10 +199,22 @@ class UpdateTenant:
         return Decision(proposed, reply=bool(events))
 
 
+def listed_tenant(state: KernelState, tenant_id: str) -> TenantState:
+    """The tenant, also while it is being removed, or `Rejected("tenant_not_found")`."""
+    tenant: TenantState | None = state.tenants.get(tenant_id)
+    if tenant is None:
+        raise Rejected("tenant_not_found", f"there is no tenant '{tenant_id}'; list the tenants to see their ids")
+    return tenant
+
+
 def tenant_of(state: KernelState, tenant_id: str, incarnation: str | None = None) -> TenantState:
-    """The tenant, or `Rejected("tenant_not_found")`; an older incarnation is not found either."""
+    """The tenant, or `Rejected("tenant_not_found")`; an older incarnation, or one that is removed, is not found either."""
     tenant: Any = state.tenants.get(tenant_id)
     if tenant is None or (incarnation is not None and tenant.incarnation != incarnation):
         raise Rejected("tenant_not_found", f"create the tenant '{tenant_id}' first")
     assert isinstance(tenant, TenantState)
+    if tenant.removal is not None:
+        raise Rejected(
+            "tenant_not_found", f"the tenant '{tenant_id}' is being removed: create it again when that is over"
+        )
     return tenant

@@ -1,9 +1,10 @@
-"""Operations on tenants. Owns: create, change, list, show. Never: what a tenant's services may do."""
+"""Operations on tenants. Owns: create, change, list, show, remove. Never: what a tenant's services may do."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+import trio
 from attrs import frozen
 
 from solo_trio.errors import Rejected, SoloError
@@ -12,13 +13,34 @@ from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import EventQuery
 from solo_trio.model.service import count_services
-from solo_trio.model.tenant import CreateTenant, Hardening, TenantLimits, TenantState, UpdateTenant, tenant_of
+from solo_trio.model.tenant import (
+    CreateTenant,
+    Hardening,
+    TenantLimits,
+    TenantState,
+    UpdateTenant,
+    listed_tenant,
+    tenant_of,
+)
+from solo_trio.model.tenant_removal import Removing, RemoveTenant
 from solo_trio.operations.caller import Caller
+from solo_trio.operations.changing import GRACE_MS_MAX
 from solo_trio.operations.paging import PAGE_DEFAULT, check_cursor, check_page
 from solo_trio.operations.table import Answer, body, operation, path, query
 from solo_trio.operations.views import counts_view, tenant_view
 
-SERVICES_LIMIT_MAX: Final = 1_000_000
+TENANT_RANGES: Final[dict[str, tuple[float, float]]] = {
+    "max_services": (0, 1_000_000),
+    "requests_per_second": (0.001, 1_000_000),
+    "burst": (1, 1_000_000),
+    "in_flight": (1, 1_000_000),
+}
+"""What each of a tenant's own limits may be."""
+
+REMOVAL_GRACE_MS: Final = 5_000
+"""What services of a tenant that is removed have to stop by themselves, if nothing is said."""
+REMOVAL_MARGIN_S: Final = 30.0
+"""After the grace what lives is killed; nothing is left within this, or the answer says `unresponsive`."""
 
 
 @frozen
@@ -69,8 +91,10 @@ async def create(
 
 
 def _checked(limits: TenantLimits, service_limits: Limits) -> Limits:
-    if limits.max_services is not None and not 0 <= limits.max_services <= SERVICES_LIMIT_MAX:
-        raise Rejected("invalid_field", f"limits.max_services must be between 0 and {SERVICES_LIMIT_MAX}")
+    for name, value in limits.given().items():
+        low, high = TENANT_RANGES[name]
+        if not low <= value <= high:  # NaN is neither
+            raise Rejected("invalid_field", f"limits.{name} must be between {low:.12g} and {high:.12g}")
     return service_limits.check()
 
 
@@ -107,7 +131,7 @@ class TenantInput:
 @operation("GET", "/tenants/{tenant_id}", scope="system", input=TenantInput)
 async def show_tenant(caller: Caller, given: TenantInput) -> Answer:
     """Show one tenant and how many services it has in each state."""
-    tenant = tenant_of(caller.core.loop.state, check_id("tenant_id", given.tenant_id))
+    tenant = listed_tenant(caller.core.loop.state, check_id("tenant_id", given.tenant_id))
     return Answer(tenant_view(tenant) | {"counts": counts_view(count_services(tenant.services.values()))})
 
 
@@ -126,3 +150,31 @@ async def update_tenant(caller: Caller, given: UpdateTenantInput) -> Answer:
     service_limits = _checked(given.limits, given.service_limits)
     await caller.submit(UpdateTenant(tenant_id, given.limits, service_limits, given.hardening))
     return Answer(tenant_view(tenant_of(caller.core.loop.state, tenant_id)))
+
+
+@frozen
+class RemoveTenantInput:
+    tenant_id: str = path()
+    grace_ms: int = query(REMOVAL_GRACE_MS)
+
+
+@operation("DELETE", "/tenants/{tenant_id}", scope="system", input=RemoveTenantInput, mutates=True)
+async def remove_tenant(caller: Caller, given: RemoveTenantInput) -> Answer:
+    """Remove a tenant: stop its services, destroy its keys and data; answered when nothing of it is left."""
+    if not 0 <= given.grace_ms <= GRACE_MS_MAX:
+        raise Rejected("invalid_field", f"grace_ms must be between 0 and {GRACE_MS_MAX}")
+    return Answer(await remove(caller, check_id("tenant_id", given.tenant_id), given.grace_ms))
+
+
+async def remove(caller: Caller, tenant_id: str, grace_ms: int) -> dict[str, Any]:
+    """Begin the removal, or join the one that runs; an answer when it is over, or takes longer than it should."""
+    reply: Removing | Repeated = await caller.submit(RemoveTenant(tenant_id, grace_ms))
+    if isinstance(reply, Repeated):
+        [stored] = await caller.core.journal.read(EventQuery(after=reply.event_id - 1, limit=1))
+        incarnation = stored.incarnation or ""
+    else:
+        incarnation = reply.incarnation
+    with trio.move_on_after(grace_ms / 1_000 + REMOVAL_MARGIN_S):
+        await caller.core.removals.wait_over(incarnation)
+        return {"tenant_id": tenant_id, "status": "removed"}
+    return {"tenant_id": tenant_id, "status": "removing", "unresponsive": True}

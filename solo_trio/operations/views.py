@@ -43,8 +43,9 @@ def crash_view(service: ServiceState) -> dict[str, Any] | None:
 def tenant_view(tenant: TenantState) -> dict[str, Any]:
     return {
         "tenant_id": tenant.tenant_id,
+        "status": "active" if tenant.removal is None else "removing",
         "created_at": rfc3339(tenant.created_at_us),
-        "limits": {name: value for name, value in asdict(tenant.limits).items() if value is not None},
+        "limits": tenant.limits.given(),
         "service_limits": tenant.service_limits.given(),
         "hardening": tenant.hardening,
         "services": len(tenant.services),

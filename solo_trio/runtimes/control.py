@@ -279,7 +279,7 @@ class Zygote:
             request.answered.set()
         for ended in self._exits.values():
             ended.known.set()
-        owing = [each.give_back for each in (*self._requests.values(), *self._exits.values())]
+        owing = [each.give_back for each in self._requests.values()] + [each.give_back for each in self._exits.values()]
         self._owed = [give_back for give_back in owing if give_back is not None]
         self._requests.clear()
         self._exits.clear()

@@ -81,6 +81,12 @@ class Pool:
                 del self._shelves[kind]
         return None if oldest is None else oldest + IDLE_S_MAX
 
+    def clear_tenant(self, incarnation: str, environment: str | None = None) -> None:
+        """End all for the tenant, or for it and that environment."""
+        for kind in list(self._shelves):
+            if kind.incarnation == incarnation and environment in (None, kind.environment):
+                self.clear(kind)
+
     def clear(self, kind: Kind | None = None) -> None:
         """End all, or those for `kind`."""
         for each in list(self._shelves) if kind is None else [kind]:

@@ -36,6 +36,10 @@ FORCED_CLOSE_S_MAX: Final = 5.0
 """After the deadline of `close`, for the kernel to bury what was killed."""
 REFILL_DELAY_S: Final = 0.05
 """After a start, before another sandbox is made in advance: whatever else is to start comes first."""
+ZYGOTE_IDLE_S_MAX: Final = 60.0
+"""A zygote of which nobody had a service for so long ends."""
+ZYGOTE_END_LOOK_S: Final = 0.5
+"""So often it is looked whether one that was told to end has."""
 NAME_CHARACTERS: Final = 16
 NO_ENVIRONMENT: Final = ""
 
@@ -51,6 +55,8 @@ class Sandboxing:
     without: tuple[str, ...] = ()
     spares: int = 32
     """How many sandboxes wait in advance, at most."""
+    idle_s: float = ZYGOTE_IDLE_S_MAX
+    """How long a zygote without a service is kept."""
     environments: Environments | None = None
 
 
@@ -61,6 +67,9 @@ class _Tenant:
     starting: trio.Lock = field(factory=trio.Lock)
     zygote: Zygote | None = None
     own_uid: bool = False
+    users: int = 0
+    """Services, and those that are being started."""
+    idle_since: float = 0.0
 
 
 @define
@@ -93,6 +102,7 @@ class ProcessRuntime:
         self._founding = trio.CapacityLimiter(FOUNDING_MAX)
         self._pool = Pool(self._sandboxing.spares)
         self._refilling = False
+        self._retiring = False
         self._closed = False
         name = hashlib.sha256(os.fsencode(directory.absolute())).digest()
         self._name = name.hex()[:NAME_CHARACTERS]
@@ -139,18 +149,37 @@ class ProcessRuntime:
             raise Faulted("runtime_unavailable", f"a process runs deployed source, not {launch.entry!r}")
         self._prepare()
         greeting = greet(launch)
-        sandbox = await self._sandbox(launch)
+        environment = await self._environment(launch.environment)
+        tenant = self._use(launch.incarnation, environment)
         try:
-            service = ServiceProcess(launch, greeting, sandbox)
-        except OSError as error:
-            sandbox.discard()
-            raise Faulted("runtime_unavailable", f"cannot look at a new service: {error}") from error
+            sandbox = await self._sandbox(launch, environment)
+            try:
+                service = ServiceProcess(launch, greeting, sandbox)
+            except OSError as error:
+                sandbox.discard()
+                raise Faulted("runtime_unavailable", f"cannot look at a new service: {error}") from error
+        except BaseException:
+            self._leave(tenant)
+            raise
         service.share(self.egress)
         self._services.add(service)
         if self._is_closed():
             service.kill()
-        nursery.start_soon(self._run, service, name=f"service {launch.service_id}")
+        nursery.start_soon(self._run, service, tenant, name=f"service {launch.service_id}")
         return service
+
+    async def forget(self, incarnation: str) -> None:
+        """See `ports.Runtime.forget`."""
+        self._pool.clear_tenant(incarnation)
+        for key in [key for key in self._tenants if key[0] == incarnation]:
+            tenant = self._tenants[key]
+            async with tenant.starting:  # a start that was given up
+                if tenant.zygote is not None:
+                    tenant.zygote.close()
+                    await tenant.zygote.gone.wait()
+            self._tenants.pop(key, None)
+        self._end_ancestors()
+        await trio.lowlevel.checkpoint()
 
     async def close(self, deadline: float) -> None:
         """See `ports.Runtime.close`. Cancelling it goes over to force."""
@@ -213,17 +242,17 @@ class ProcessRuntime:
         self._cgroups = Cgroups(find(self._name))
         self._cgroups.remove()  # what a kernel left whose keepers were killed too
 
-    async def _run(self, service: ServiceProcess) -> None:
+    async def _run(self, service: ServiceProcess, tenant: _Tenant) -> None:
         try:
             await service.run()
         finally:
             self._services.discard(service)
+            self._leave(tenant)
 
     # -- sandboxes
 
-    async def _sandbox(self, launch: Launch) -> Sandbox:
+    async def _sandbox(self, launch: Launch, environment: str) -> Sandbox:
         shape = shape_of(launch.limits)
-        environment = await self._environment(launch.environment)
         kind = Kind(launch.incarnation, environment, tuple(sorted(shape.items())))
         tenant = await self._tenant(kind.incarnation, kind.environment)
         found = self._pool.take(kind, trio.current_time())
@@ -278,6 +307,58 @@ class ProcessRuntime:
             made.discard()
         else:
             self._pool.put(kind, made, trio.current_time())
+
+    # -- zygotes that nobody needs
+
+    def _use(self, incarnation: str, environment: str) -> _Tenant:
+        """Before anything is waited for: whoever is counted here keeps its zygote, or finds it closed and waits for its end."""
+        tenant = self._tenants.setdefault((incarnation, environment), _Tenant())
+        tenant.users += 1
+        return tenant
+
+    def _leave(self, tenant: _Tenant) -> None:
+        tenant.users -= 1
+        tenant.idle_since = trio.current_time()
+        if not tenant.users and not self._retiring and not self._closed:
+            self._retiring = True
+            # A system task, as zygotes are: whose services used it is over. It lets nothing out.
+            trio.lowlevel.spawn_system_task(self._retire, name="zygotes that nobody needs")
+
+    async def _retire(self) -> None:
+        """End zygotes that nobody used for a while, and the ancestors of environments without any; over when none is idle."""
+        try:
+            while not self._closed:
+                look_again = self._retire_idle(trio.current_time())
+                self._end_ancestors()
+                if look_again is None:
+                    return
+                await trio.sleep_until(look_again)
+        finally:
+            self._retiring = False
+
+    def _retire_idle(self, now: float) -> float | None:
+        """Look once; when to look again. Not to be interrupted: who is counted between the look and the end would be lost."""
+        look_again: float | None = None
+        for key, tenant in list(self._tenants.items()):
+            if tenant.users:
+                continue
+            due = tenant.idle_since + self._sandboxing.idle_s
+            if due <= now:
+                if tenant.zygote is None or tenant.zygote.gone.is_set():
+                    del self._tenants[key]
+                    continue
+                self._pool.clear_tenant(*key)
+                tenant.zygote.close()
+                due = now + ZYGOTE_END_LOOK_S
+            look_again = due if look_again is None else min(due, look_again)
+        return look_again
+
+    def _end_ancestors(self) -> None:
+        """Those of environments that no zygote is left of. The one without an environment stays: the next tenant needs it."""
+        used = {environment for _, environment in self._tenants}
+        for identity, environment in self._environments.items():
+            if identity != NO_ENVIRONMENT and identity not in used and environment.ancestor is not None:
+                environment.ancestor.close()
 
     # -- zygotes
 

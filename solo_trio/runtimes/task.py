@@ -176,6 +176,10 @@ class TaskRuntime:
         """See `ports.Runtime.probe`."""
         return None
 
+    async def forget(self, incarnation: str) -> None:
+        """Nothing is kept: a task lives in its tenant's nursery."""
+        await trio.lowlevel.checkpoint()
+
     async def close(self, deadline: float) -> None:
         """See `ports.Runtime.close`. A shielded task may outlive it."""
         for service in self._services:

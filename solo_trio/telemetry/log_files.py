@@ -8,6 +8,7 @@ renamed meanwhile is found again by its inode.
 from __future__ import annotations
 
 import os
+import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -82,6 +83,12 @@ def _drop_oldest(directory: Path) -> None:
     for stem in sorted(ages, key=lambda stem: ages[stem])[: max(0, len(ages) + 1 - FILES_PER_TENANT_MAX)]:
         for suffix in (".jsonl", ".1"):
             (directory / stem).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def delete_all(directory: Path) -> None:
+    """Delete a tenant's files. Raises OSError."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
 
 
 # -- reading

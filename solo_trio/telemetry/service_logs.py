@@ -32,6 +32,8 @@ PENDING_TENANT_BYTES_KEPT: Final = 131_072
 READ_THREADS_MAX: Final = 2
 OUTAGE_QUIET_S: Final = 60.0
 """An error that was not seen for so long is a new outage when it comes again."""
+GONE_TENANTS_MAX: Final = 1_000
+"""Tenants that are gone and whose lines are still dropped, should something of them go on talking."""
 DROPPED_SERVICES_MAX: Final = 10_000
 """Services whose dropped lines are counted; above it the first ones are forgotten."""
 
@@ -62,6 +64,8 @@ class ServiceLogFiles:
         """The number of an error -> when it was last seen."""
         self._changed: dict[str, trio.Event] = {}
         self._dropped: dict[Key, int] = {}
+        self._gone: dict[str, None] = {}
+        """Incarnations that were forgotten."""
         self._owing: dict[Sink, None] = {}
         """Those that dropped lines and did not say so yet."""
 
@@ -71,7 +75,9 @@ class ServiceLogFiles:
     # -- taking
 
     def put(self, key: Key, line: bytes) -> bool:
-        """Take one line; False if there is no room."""
+        """Take one line; False if there is no room. Of a tenant that is gone it is dropped without a word."""
+        if key[0] in self._gone:
+            return True
         pending = self._pending.get(key[0])
         held = 0 if pending is None else pending.bytes
         room = PENDING_TENANT_BYTES_MAX if self._pending_bytes < PENDING_BYTES_MAX else PENDING_TENANT_BYTES_KEPT
@@ -117,6 +123,26 @@ class ServiceLogFiles:
             self._tell_dropped(float("inf"))
             with trio.CancelScope(shield=True):
                 await self.flush()
+
+    async def forget(self, incarnation: str) -> None:
+        """See `ports.ServiceLogs.forget`."""
+        async with self._writing:
+            self._gone[incarnation] = None
+            while len(self._gone) > GONE_TENANTS_MAX:
+                del self._gone[next(iter(self._gone))]
+            pending = self._pending.pop(incarnation, None)
+            self._pending_bytes -= 0 if pending is None else pending.bytes
+            self._newest.pop(incarnation, None)
+            self._dropped = {key: count for key, count in self._dropped.items() if key[0] != incarnation}
+            try:
+                with trio.CancelScope(shield=True):
+                    directory = self.directory / incarnation
+                    await trio.to_thread.run_sync(log_files.delete_all, directory, limiter=self._writers)
+            except OSError as error:
+                self._telemetry.note("logs of a tenant that is gone are left until the next start", error=error)
+        changed = self._changed.pop(incarnation, None)
+        if changed is not None:
+            changed.set()
 
     def _tell_dropped(self, now: float) -> None:
         for sink in list(self._owing):

@@ -42,6 +42,11 @@ class Keyring:
         self._rows.pop(key_id, None)
         self._roots.pop(key_id, None)
 
+    def forget_incarnation(self, incarnation: str) -> None:
+        """Its rows are deleted: nothing that was made with them is known any more."""
+        for row in [each for each in self._rows.values() if each.incarnation == incarnation]:
+            self.forget(row.key_id)
+
     def _root(self, key_id: str) -> Secret | None:
         root = self._roots.get(key_id)
         if root is None and (row := self._rows.get(key_id)) is not None:
@@ -61,7 +66,7 @@ class Keyring:
         return mint_token(key_id, capability_id, root)
 
     def read(self, token: str) -> ParsedToken | None:
-        """The token if its signature holds and it carries no caveat; None otherwise, whatever is wrong with it."""
+        """The token if its signature holds; None otherwise, whatever is wrong with it."""
         try:
             parsed = read_token(token)
         except MalformedToken:

@@ -188,6 +188,7 @@ class PlannedRuntime:
         self.plans = plans
         self.starts: dict[str, int] = {}
         self.alive: list[PlannedRunning] = []
+        self.forgotten: list[str] = []
 
     async def start(self, launch: Launch, nursery: trio.Nursery) -> PlannedRunning:
         await trio.lowlevel.checkpoint()
@@ -206,6 +207,10 @@ class PlannedRuntime:
 
     async def probe(self) -> object:
         return None
+
+    async def forget(self, incarnation: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.forgotten.append(incarnation)
 
     async def close(self, deadline: float) -> None:
         await trio.lowlevel.checkpoint()

@@ -301,9 +301,15 @@ async def test_what_is_left_of_a_tenant_that_is_gone_is_a_warning(tmp_path: Path
     data = await a_data_directory(tmp_path)
     (data / "tenants" / f"{'a' * 32}.lock").touch()
     (data / "logs" / ("b" * 32)).mkdir()
+    (data / "logs" / ("b" * 32) / "6162.jsonl").touch()
     report, _ = await offline(data)
     assert wrong(report) == {"leftovers": "warning"}
     async with Kernel.open(data) as kernel:
         await kernel.wait_recovered()
         report = await verified(kernel)
+        assert wrong(report) == {}, "a start deletes it"
+        (data / "logs" / "somebody's").touch()
+        report = await verified(kernel)
         assert wrong(report) == {"leftovers": "warning"}
+    report, _ = await offline(data)
+    assert wrong(report) == {"leftovers": "warning"}, "what is no tenant's is left alone"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from solo_trio.bootstrap import _leftovers
+from solo_trio.bootstrap import tenant_files
 from solo_trio.runtimes import egress
 from solo_trio.runtimes.sandbox import root
 from solo_trio.runtimes.sandbox.layers import detect
@@ -45,9 +45,14 @@ def test_the_lock_of_an_environment_is_its_tenants(tmp_path: Path) -> None:
     tenants = tmp_path / "tenants"
     tenants.mkdir()
     (tmp_path / "logs").mkdir()
-    for name in ("ab" * 8, "ab" * 8 + "0123456789abcdef", "cd" * 8):
+    for name in ("ab" * 16, "ab" * 16 + "0123456789abcdef", "cd" * 16, "note"):
         (tenants / f"{name}.lock").touch()
-    assert _leftovers(tmp_path, frozenset({"ab" * 8})) == [f"tenants/{'cd' * 8}.lock"]
+    files, known = tenant_files(tmp_path), frozenset({"ab" * 16})
+    assert files.leftovers(known) == [f"tenants/{'cd' * 16}.lock", "tenants/note.lock"]
+    files.sweep(known)
+    assert files.leftovers(known) == ["tenants/note.lock"], "what has no tenant's name is told of, and left alone"
+    files.erase("ab" * 16)
+    assert [path.name for path in tenants.iterdir()] == ["note.lock"]
 
 
 def test_a_tenant_has_a_share_of_the_connections_and_lookups() -> None:

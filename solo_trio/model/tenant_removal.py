@@ -1,0 +1,127 @@
+"""The end of a tenant. Owns: its two events, asking for it, finishing it. Never: stops a service, deletes a file.
+
+From `tenant_removal_started` on nothing of the tenant is served or recovered; with `tenant_removed` its keys are gone. An
+incarnation is named throughout: a tenant that is made anew under the id is another one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from attrs import frozen
+
+from solo_trio.model.event import Decision, Event, Now, Proposed, event
+from solo_trio.model.evolving import evolve
+from solo_trio.model.record import DropIdempotency, DropKeys, DropSecrets, StoredEvent
+from solo_trio.model.service import ServiceState, Status, StopRequest
+from solo_trio.model.tenant import Removal, TenantState, listed_tenant
+
+if TYPE_CHECKING:
+    from solo_trio.model.state import KernelState
+
+
+@frozen
+class Removing:
+    """The reply to `RemoveTenant`: `event_id` of the intent, `incarnation` of what is removed."""
+
+    event_id: int
+    incarnation: str
+
+
+@event("tenant_removal_started")
+@frozen
+class TenantRemovalStarted(Event):
+    """Somebody asked to remove the tenant: every service of it is stopped, and its tokens are good for nothing.
+
+    A second one, while the first is under way, has less patience.
+    """
+
+    grace_ms: int
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        tenant = _expected(state, stamp)
+        for service_id in sorted(tenant.services):
+            state = state.put(tenant.tenant_id, self._stopping(tenant.services[service_id], stamp))
+        first = stamp.id if tenant.removal is None else tenant.removal.event_id
+        tenant = evolve(state.tenants[tenant.tenant_id], removal=Removal(first, self.grace_ms))
+        state = evolve(state, tenants=state.tenants.insert(tenant.tenant_id, tenant))
+        return _without_rights(state, tenant.incarnation)
+
+    def _stopping(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
+        asked = service.stop
+        if asked is not None and (asked.force or asked.grace_ms <= self.grace_ms):
+            return service
+        stop = StopRequest(stamp.id, self.grace_ms, force=False)
+        return evolve(service, status=Status.STOPPING, held=False, stop=stop, revision=stamp.id)
+
+
+@event("tenant_removed")
+@frozen
+class TenantRemoved(Event):
+    """Nothing of the tenant runs, its keys are destroyed; what is left is only that it was. Its id is free again."""
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        tenant = _expected(state, stamp)
+        for service_id in sorted(tenant.services):
+            state = state.drop(tenant.tenant_id, service_id)
+        state = _without_rights(state, tenant.incarnation)
+        return evolve(state, tenants=state.tenants.remove(tenant.tenant_id))
+
+
+@frozen
+class RemoveTenant:
+    """Stop everything of a tenant and destroy it. Asking again joins the removal that runs, or shortens its grace."""
+
+    RESERVED: ClassVar[bool] = True
+    """It frees space."""
+
+    tenant_id: str
+    grace_ms: int
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        tenant = listed_tenant(state, self.tenant_id)
+        removal = tenant.removal
+        if removal is not None and self.grace_ms >= removal.grace_ms:
+            return Decision(reply=Removing(removal.event_id, tenant.incarnation))
+        started = Proposed(TenantRemovalStarted(self.grace_ms), tenant.tenant_id, tenant.incarnation)
+        return Decision((started,), reply=Removing(state.last_id + 1, tenant.incarnation))
+
+
+@frozen
+class FinishRemoval:
+    """Nothing of the tenant runs any more. The reply is False if that is too early, or has been said."""
+
+    RESERVED: ClassVar[bool] = True
+
+    tenant_id: str
+    incarnation: str
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        tenant = state.tenants.get(self.tenant_id)
+        if tenant is None or tenant.incarnation != self.incarnation or tenant.removal is None or len(tenant.services):
+            return Decision(reply=False)
+        return Decision(
+            (Proposed(TenantRemoved(), tenant.tenant_id, tenant.incarnation),),
+            (DropKeys(tenant.incarnation), DropSecrets(tenant.incarnation), DropIdempotency(tenant.incarnation)),
+            True,
+        )
+
+
+def _expected(state: KernelState, stamp: StoredEvent) -> TenantState:
+    """The tenant that an event is about; LookupError if it is not there."""
+    tenant = state.tenants.get(stamp.tenant_id or "")
+    if tenant is None or tenant.incarnation != stamp.incarnation:
+        raise LookupError(f"no tenant {stamp.tenant_id}")
+    return tenant
+
+
+def _without_rights(state: KernelState, incarnation: str) -> KernelState:
+    """With no capability of the incarnation left, nor what was revoked of one."""
+    capabilities, revoked = state.capabilities, state.revoked
+    for capability in state.capabilities.values():
+        if capability.incarnation == incarnation:
+            capabilities = capabilities.remove(capability.capability_id)
+    for attenuation_id, attenuation in state.revoked.items():
+        if attenuation.incarnation == incarnation:
+            revoked = revoked.remove(attenuation_id)
+    return evolve(state, capabilities=capabilities, revoked=revoked)

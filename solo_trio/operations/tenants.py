@@ -22,7 +22,7 @@ from solo_trio.model.tenant import (
     listed_tenant,
     tenant_of,
 )
-from solo_trio.model.tenant_removal import Removing, RemoveTenant
+from solo_trio.model.tenant_removal import RemoveTenant, Removing
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.changing import GRACE_MS_MAX
 from solo_trio.operations.paging import PAGE_DEFAULT, check_cursor, check_page

@@ -9,6 +9,7 @@ import click
 
 from solo_trio import __version__
 from solo_trio.cli import (
+    certificate_commands,
     environment_commands,
     life_commands,
     local_commands,
@@ -67,6 +68,14 @@ def solo() -> None:
     help="A name that browsers and proxies may use for it; any number of times.  [env: SOLO_ALLOW_HOST, with commas]",
 )
 @click.option(
+    "--tls", is_flag=True, help="Serve HTTPS only; solo certs init makes what it needs.  [env: SOLO_TLS]"
+)
+@click.option(
+    "--tls-client-required",
+    is_flag=True,
+    help="With --tls: nobody connects without a client certificate.  [env: SOLO_TLS_CLIENT_REQUIRED]",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LEVELS, case_sensitive=False),
     help="What the kernel says on standard error.  [env: SOLO_LOG_LEVEL; default: info]",
@@ -116,5 +125,6 @@ for command in (
     *local_commands.COMMANDS,
     *offline_commands.COMMANDS,
     *environment_commands.COMMANDS,
+    *certificate_commands.COMMANDS,
 ):
     solo.add_command(command)

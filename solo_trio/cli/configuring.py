@@ -35,7 +35,10 @@ def configured(file: Path | None, flags: Mapping[str, Any]) -> Configuration:
 
 def of_the_client() -> dict[str, str]:
     """What the environment tells commands about a server; of a secret only that it is there."""
-    found = {name: os.environ.get(name, "") for name in ("SOLO_URL", "SOLO_TENANT", *SECRETS)}
+    found = {
+        name: os.environ.get(name, "")
+        for name in ("SOLO_URL", "SOLO_TENANT", "SOLO_CA_CERT", "SOLO_CERT", "SOLO_KEY", *SECRETS)
+    }
     if "@" in found["SOLO_URL"]:
         found["SOLO_URL"] = "***@" + found["SOLO_URL"].rpartition("@")[2]
     return {name: "(set)" if name in SECRETS else text for name, text in found.items() if text}

@@ -137,6 +137,9 @@ _PLACE = (
         help="Data directory of the server on this machine. [env: SOLO_DATA; default: ./data]",
     ),
     click.option("--url", help="The server, if it is elsewhere; its token is in SOLO_TOKEN. [env: SOLO_URL]"),
+    click.option("--ca-cert", type=FILE, help="Whose servers are trusted, for https (PEM). [env: SOLO_CA_CERT]"),
+    click.option("--cert", type=FILE, help="A client certificate, instead of a token (PEM). [env: SOLO_CERT]"),
+    click.option("--key", type=FILE, help="Its key. [env: SOLO_KEY; default: in the same file]"),
     click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs."),
 )
 _TENANT = click.option(
@@ -151,11 +154,21 @@ def for_system(function: Callable[..., R]) -> Callable[..., R]:
     """Give a command the options that say where the server is, as a `Place`."""
 
     @functools.wraps(function)
-    def command(data: Path | None, url: str | None, as_json: bool, **given: Any) -> R:
+    def command(
+        data: Path | None,
+        url: str | None,
+        ca_cert: Path | None,
+        cert: Path | None,
+        key: Path | None,
+        as_json: bool,
+        **given: Any,
+    ) -> R:
         from solo_trio.cli.session import Place  # it imports httpx
 
+        tenant = given.pop("tenant", None)
         try:
-            return function(Place(data, url, as_json, given.pop("tenant", None), _tenant_is_named()), **given)
+            place = Place(data, url, as_json, tenant, _tenant_is_named(), ca_cert=ca_cert, cert=cert, key=key)
+            return function(place, **given)
         except SoloError as error:
             if "service_id" in given:  # for the advice
                 error.extra.setdefault("service_id", given["service_id"])

@@ -24,8 +24,10 @@ from solo_trio.cli.showing import ignore_output
 from solo_trio.configuration import Configuration, Serving
 from solo_trio.embedding import Kernel
 from solo_trio.errors import Faulted, SoloError
+from solo_trio.gateways.http.tls import Tls, TlsFiles
 from solo_trio.model.service import Status
 from solo_trio.operations.settings import Settings
+from solo_trio.vault.certificate_files import AUTHORITY, DIRECTORY
 
 STATE_FILE: Final = "solo.json"
 PROGRESS_S: Final = 1.0
@@ -116,6 +118,9 @@ async def _serve(serving: Serving, settings: Settings, told: _Told) -> None:
         running: list[Kernel] = []
         nursery.start_soon(_obey, told, running, settings.shutdown_timeout_ms / 1_000, nursery.cancel_scope)
         await _check_address(data, serving.host, serving.http_port)
+        files = tls_files(data, serving)
+        if files is not None:  # before anything is recorded or started
+            await trio.to_thread.run_sync(Tls, files)
         async with AsyncExitStack() as stack:
             said = trio.CancelScope()
             nursery.start_soon(_say_each_second, said, lambda: f"opening {data}: reading the log")
@@ -145,15 +150,16 @@ async def _obey(told: _Told, running: list[Kernel], timeout_s: float, everything
 async def _run(kernel: Kernel, data: Path, serving: Serving) -> None:
     core = kernel.system.core
     host, port = serving.host, serving.http_port
+    tls = tls_files(data, serving)
     async with trio.open_nursery() as nursery:
         try:
             url: str = await nursery.start(
-                partial(kernel.serve, host=host, port=port, allowed_hosts=serving.allow_hosts)
+                partial(kernel.serve, host=host, port=port, allowed_hosts=serving.allow_hosts, tls=tls)
             )
         except OSError as error:
             raise _unusable(host, port, error) from None
         nursery.start_soon(_probe, kernel)
-        with _state_file(data, url):
+        with _state_file(data, url, tls):
             log.info("listening on %s, data in %s", url, data)
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(_cancel_when, core.closed, waiting.cancel_scope)
@@ -218,10 +224,10 @@ def _say_ready(kernel: Kernel, url: str) -> None:
 
 
 @contextmanager
-def _state_file(data: Path, url: str) -> Iterator[None]:
+def _state_file(data: Path, url: str, tls: TlsFiles | None) -> Iterator[None]:
     """`DATA/solo.json`, by which commands find this server; it is there while the server listens."""
     path = data / STATE_FILE
-    text = json.dumps({"pid": os.getpid(), "urls": [url], "version": __version__}) + "\n"
+    text = json.dumps({"pid": os.getpid(), "urls": [url], "version": __version__} | _trust(data, tls)) + "\n"
     new = path.with_suffix(".json.new")
     new.unlink(missing_ok=True)
     try:
@@ -234,6 +240,37 @@ def _state_file(data: Path, url: str) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def tls_files(data: Path, serving: Serving) -> TlsFiles | None:
+    """Which files `serving` means. An authority of clients that is not there is none, unless it was asked for."""
+    if not serving.tls:
+        return None
+    authority: Path | None = data / serving.tls_client_ca
+    asked = serving.tls_client_required or serving.tls_client_ca != Serving().tls_client_ca
+    assert authority is not None
+    if not asked and not authority.exists():
+        authority = None
+    return TlsFiles(
+        certificate=data / serving.tls_certificate,
+        key=data / serving.tls_key,
+        client_ca=authority,
+        client_required=serving.tls_client_required,
+        revoked=data / serving.tls_revoked,
+    )
+
+
+def _trust(data: Path, tls: TlsFiles | None) -> dict[str, object]:
+    """How commands on this machine come to trust the server, and to be let in."""
+    if tls is None:
+        return {}
+    own = data / DIRECTORY
+    authority = own / f"{AUTHORITY}.crt"
+    ours = tls.certificate.is_relative_to(own) and authority.exists()
+    return {
+        "ca_cert": str(authority.absolute()) if ours else None,
+        "client_required": tls.client_required,
+    }
 
 
 async def _check_address(data: Path, host: str, port: int) -> None:

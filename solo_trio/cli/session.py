@@ -31,6 +31,9 @@ class Place:
     tenant: str | None = None
     tenant_named: bool = False
     """By a flag, not by the environment."""
+    ca_cert: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
 
     def waiting(self, what: str) -> AbstractContextManager[object]:
         """While an answer is waited for: tells a person at a terminal so."""
@@ -74,7 +77,8 @@ class Place:
     def _found(self) -> Found:
         from solo_trio.client import find_server
 
-        return find_server(self.data or self._configured(), url=self.url)
+        data = self.data or self._configured()
+        return find_server(data, url=self.url, ca_cert=self.ca_cert, cert=self.cert, key=self.key)
 
     def _configured(self) -> Path | None:
         """The data directory that the file of `SOLO_CONFIG` names, where nothing nearer names a server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -11,6 +12,8 @@ from solo_trio.client.asks import Ask
 from solo_trio.errors import CODES, Faulted, JournalFailed, KernelBug, Rejected, SoloError, StorageFull
 
 T = TypeVar("T")
+CAUSES_MAX: Final = 16
+"""Of one exception, one below the other."""
 _FIXED: Final = {"type", "title", "status", "code", "detail", "request_id"}
 
 
@@ -51,7 +54,7 @@ def _error(status: int, headers: httpx.Headers, document: dict[str, Any] | None)
         error = StorageFull(detail)
     elif code == "journal_failed":
         error = JournalFailed(detail)
-    elif status >= 500:
+    elif status >= 500 or code == "rate_limited":
         error = Faulted(code, detail, retry_after_s=retry_after_s)
     else:
         error = Rejected(code, detail)
@@ -59,8 +62,33 @@ def _error(status: int, headers: httpx.Headers, document: dict[str, Any] | None)
     return error
 
 
+def _refusal(error: BaseException | None) -> str | None:
+    """What TLS ended with, and what to do; None if it was something else."""
+    for _ in range(CAUSES_MAX):
+        if error is None or isinstance(error, ssl.SSLError):
+            break
+        error = error.__cause__ or error.__context__
+    if not isinstance(error, ssl.SSLError):
+        return None
+    reason = str(error.reason or error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}): name its authority with --ca-cert or SOLO_CA_CERT"
+    if "CERTIFICATE_REQUIRED" in reason:
+        return (
+            "it lets nobody in without a client certificate: name one with --cert and --key, or SOLO_CERT and SOLO_KEY"
+        )
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason or "DECRYPT" in reason):
+        return f"it does not accept the client certificate ({reason.lower()}): use another, or have it renewed"
+    if "WRONG_VERSION_NUMBER" in reason or "RECORD" in reason or "HTTP_REQUEST" in reason:
+        return "it does not speak TLS there: use http:// in its URL, or start it with --tls"
+    return f"TLS failed ({reason.lower()}); check the server, and its URL"
+
+
 def unreachable(url: str, error: Exception) -> Faulted:
     """What a failed connection means to the caller."""
+    refusal = _refusal(error)
+    if refusal is not None:
+        return Faulted("not_reachable", f"{url}: {refusal}")
     if isinstance(error, httpx.ConnectError):
         why = "nothing listens there"
     elif isinstance(error, httpx.TimeoutException):

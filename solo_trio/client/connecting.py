@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from attrs import frozen
+from attrs import field, frozen
 
 from solo_trio.client.asks import Ask
 from solo_trio.errors import Rejected
@@ -24,15 +26,58 @@ QUERY_CHARACTERS_MAX: Final = 4_096
 """Of one value; no operation takes a longer one."""
 
 
+PathLike = str | Path
+
+
+@frozen
+class Trust:
+    """For TLS: whose servers are trusted (None: those that this machine trusts), and a client certificate with its key."""
+
+    ca_cert: PathLike | None = None
+    cert: PathLike | None = None
+    key: PathLike | None = None
+    """None: it is in the file of the certificate."""
+
+    def context(self) -> ssl.SSLContext | bool:
+        """What httpx takes as `verify`. Raises `Rejected("certificate_unusable")`."""
+        if self.cert is None and self.key is not None:
+            raise Rejected("certificate_unusable", "a key was named, but no certificate: name both, --cert and --key")
+        if self.ca_cert is None and self.cert is None:
+            return True
+        named = self.ca_cert
+        try:
+            context = ssl.create_default_context(cafile=None if named is None else str(named))
+            if named is not None:  # an authority that was named is trusted, also if another one made it
+                context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            if self.cert is not None:
+                named = self.key if self.key is not None else self.cert
+                context.load_cert_chain(str(self.cert), None if self.key is None else str(self.key), _no_passphrase)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ssl.SSLError):
+                why = (
+                    "the key belongs to another certificate" if "MISMATCH" in str(error) else "it is no PEM file of one"
+                )
+            else:
+                why = (isinstance(error, OSError) and error.strerror) or str(error)
+            raise Rejected("certificate_unusable", f"{named} cannot be used ({why}): name another file") from None
+        return context
+
+
+def _no_passphrase() -> bytes:
+    """OpenSSL would ask on the terminal."""
+    raise ValueError("the key has a passphrase; it must have none")
+
+
 @frozen
 class Address:
     """A checked URL and what is sent with every request to it."""
 
     url: str
     headers: Mapping[str, str]
+    trust: Trust = field(factory=Trust)
 
     @classmethod
-    def of(cls, url: str, token: str | None) -> Address:
+    def of(cls, url: str, token: str | None, trust: Trust | None = None) -> Address:
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
@@ -44,7 +89,7 @@ class Address:
             if not token.isascii() or not token.isprintable() or " " in token:
                 raise Rejected("unauthenticated", "the token is malformed: it must be one word of ASCII characters")
             headers["Authorization"] = f"Bearer {token}"
-        return cls(url.rstrip("/"), headers)
+        return cls(url.rstrip("/"), headers, trust or Trust())
 
     def options(self, timeout_s: float) -> dict[str, Any]:
         """Arguments of either httpx client. A server on this machine is never asked through a proxy."""
@@ -56,7 +101,8 @@ class Address:
             "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             "limits": httpx.Limits(max_connections=CONNECTIONS_MAX),
             "trust_env": not local,
-            "verify": not (local and url.scheme == "http"),  # no TLS: reading all authorities would take the most time
+            # Without TLS nothing is verified, and reading all authorities would take the most time.
+            "verify": self.trust.context() if url.scheme == "https" else not local,
         }
 
 

@@ -27,8 +27,7 @@ REPLACED: Final[dict[str, str]] = {
     "solo.listen_port": "there is one API, HTTP: its port is solo.http_port",
     "telemetry.enabled": "measuring cannot be switched off: it costs next to nothing",
     "telemetry.log_events": "every event is recorded; solo.log_level says how much the kernel tells on standard error",
-    "security.require_mtls": "there are no client certificates: tokens name the tenant",
-    "security.rate_limit_per_capability": "there is no limit of requests per token",
+    "security.require_mtls": "it is called security.tls_client_required, beside security.tls",
     "database.events_db": "all that is kept is in solo.data_dir",
     "database.vault_db": "all that is kept is in solo.data_dir",
     "recovery.recovery_enabled": "every start recovers; `solo serve --start-paused` starts no service",
@@ -73,6 +72,28 @@ class Serving:
     log_level: str = key("info", "solo", "What the kernel says on standard error.", choices=LOG_LEVELS)
     allow_hosts: tuple[str, ...] = key(
         (), "security", "Names that browsers and proxies may use for the server.", variable="SOLO_ALLOW_HOST"
+    )
+    tls: bool = key(
+        False,
+        "security",
+        "Serve HTTPS only, by TLS 1.3, and take certificates of clients as credentials; see solo certs init.",
+    )
+    tls_certificate: str = key(
+        "certs/server.crt",
+        "security",
+        "The server's certificate (PEM, then its chain); relative to the data directory.",
+    )
+    tls_key: str = key(
+        "certs/server.key", "security", "Its key, without a passphrase, mode 0600; relative to the data directory."
+    )
+    tls_client_ca: str = key(
+        "certs/ca.crt", "security", "Whose certificates of clients are taken (PEM); relative to the data directory."
+    )
+    tls_client_required: bool = key(
+        False, "security", "Nobody connects without a certificate, whatever token there is."
+    )
+    tls_revoked: str = key(
+        "certs/revoked", "security", "Serial numbers of certificates that are refused; relative to the data directory."
     )
 
 

@@ -11,6 +11,7 @@ from solo_trio.gateways.http.app import build_app
 from solo_trio.gateways.http.incidents import Incidents
 from solo_trio.gateways.http.limits import ServerLimits
 from solo_trio.gateways.http.server import serve
+from solo_trio.gateways.http.tls import Tls
 from solo_trio.operations.caller import System
 
 CONNECTIONS_BESIDE: Final = 64
@@ -23,11 +24,13 @@ async def serve_http(
     host: str,
     port: int,
     allowed_hosts: Iterable[str] = (),
+    tls: Tls | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until the kernel closes; `started` with the URL. Raises OSError if nothing can be bound.
 
     `allowed_hosts`: names that `Host` and `Origin` may have besides loopback, `host` and the address that was reached.
+    `tls`: serve HTTPS only, and take certificates of clients as credentials.
     """
 
     def tell(kind: str, cause: BaseException | None) -> None:
@@ -43,5 +46,6 @@ async def serve_http(
         limits=ServerLimits(connections_max=max(settings.max_connections, settings.max_streams + CONNECTIONS_BESIDE)),
         allowed_hosts=allowed_hosts,
         incidents=Incidents(tell),
+        tls=tls,
         task_status=task_status,
     )

@@ -27,7 +27,7 @@ def certified(state: KernelState, at_us: int, certificate: Certificate) -> Autho
         authority = None if capability is None else Authority(capability.capability_id)
     else:
         tenant = state.tenants.get(certificate.tenant_id or "")
-        authority = tenant and Authority(tenant.capability_id, tenant.tenant_id, tenant.incarnation)
+        authority = None if tenant is None else Authority(tenant.capability_id, tenant.tenant_id, tenant.incarnation)
     if authority is None or not authority.holds(state, at_us):
         raise _refused()
     return authority

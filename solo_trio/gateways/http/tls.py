@@ -23,6 +23,10 @@ from solo_trio.model.certificate import Certificate
 from solo_trio.vault.certificate_files import read_revoked
 from solo_trio.vault.certificates import credential_of, read_certificate
 
+CURVE: Final = "prime256v1"
+"""For the key exchange: the one that every TLS 1.3 implementation has (RFC 8446, 9.1). Python before 3.15 can name only one, and
+OpenSSL's own list is longer than the modern profile's."""
+GROUPS: Final = "X25519:P-256:P-384"
 FOR_OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 EXPIRY_TOLD_S: Final = 14 * 86_400.0
 """So long before a server's certificate expires its operator is told, once a day."""
@@ -133,6 +137,10 @@ def make_context(files: TlsFiles) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0  # a resumed session would not look at the client's certificate again
     context.set_alpn_protocols(["http/1.1"])
+    if (set_groups := getattr(context, "set_groups", None)) is not None:  # Python 3.15
+        set_groups(GROUPS)
+    else:
+        context.set_ecdh_curve(CURVE)
     _check_key(files.key)
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_passphrase)

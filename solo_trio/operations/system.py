@@ -28,6 +28,7 @@ async def health(caller: Caller, given: Nothing) -> Answer:
     healthy = all(state == "ok" for state in components.values())
     # Pressure is told, but the kernel works: restarting it for that would help nobody.
     components["pressure"] = core.pressure.pressure.level
+    components["audit"] = caller.system.audit.log.state.status
     components["sandbox"] = _sandbox_level(caller)
     return Answer({"status": "ok" if healthy else "failing", "components": components}, 200 if healthy else 503)
 
@@ -62,6 +63,7 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "queued": core.loop.queued,
         "pressure": pressure_view(core.pressure.pressure),
         "sandbox": _sandbox(caller),
+        "audit": asdict(caller.system.audit.log.state),
         "recovery": None if report is None else asdict(report) | {"complete": report.complete},
         "verification": None if verified is None else verified.view(),
     }

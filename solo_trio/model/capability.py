@@ -1,23 +1,32 @@
-"""Capabilities. Owns: their slice, their events, who a caller is. Never: keys or tokens (the log must not rebuild one)."""
+"""Capabilities. Owns: their slice, who a caller is and what it may. Never: keys or tokens (the log must not rebuild one)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from solo_trio.errors import Rejected
-from solo_trio.model.event import Decision, Event, Now, Proposed, event
-from solo_trio.model.evolving import evolve
-from solo_trio.model.record import KeyRow, StoredEvent
+from solo_trio.model.caveat import NONE, Caveats, Rate
+from solo_trio.model.rights import Right
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
 
+CAPABILITIES_PER_TENANT_MAX: Final = 20_000
+REVOKED_PER_TENANT_MAX: Final = 20_000
+"""Attenuations that were revoked by themselves and have not expired."""
+
 
 @frozen
 class Capability:
-    """A right that somebody holds a token for. `resource`: "system" or "tenant"; `incarnation`: the tenant's, if one's."""
+    """A right that somebody holds a token for.
+
+    `parent`: what it was granted with, None for the system's and each tenant's own. `through`: the attenuations that the
+    token had with which it was granted; revoking one of them revokes it. `expires_at_us`, `rates`: of the whole chain above it
+    too, so that one look at a capability tells everything save whether it is still there: with it go all that descend from it.
+    """
 
     capability_id: str
     key_id: str
@@ -25,11 +34,29 @@ class Capability:
     permissions: tuple[str, ...]
     tenant_id: str | None
     incarnation: str | None
+    parent: str | None = None
+    through: tuple[str, ...] = ()
+    granted_at_us: int = 0
+    expires_at_us: int | None = None
+    rates: tuple[Rate, ...] = ()
+    metadata: dict[str, Any] = field(factory=dict)
+
+    @property
+    def right(self) -> Right:
+        return Right(self.resource, frozenset(self.permissions))
+
+
+@frozen
+class RevokedAttenuation:
+    """An attenuation that was revoked by itself; forgotten when every token with it has expired (None: never)."""
+
+    incarnation: str | None
+    expires_at_us: int | None
 
 
 @frozen
 class Authority:
-    """Who asks: the capability that authenticated the caller, checked again at the moment of the decision.
+    """Who asks: the capability that authenticated the caller and the caveats of its token, looked at again at each decision.
 
     `capability_id` None: the embedding application itself. `tenant_id` None: the system.
     """
@@ -37,63 +64,81 @@ class Authority:
     capability_id: str | None = None
     tenant_id: str | None = None
     incarnation: str | None = None
+    caveats: Caveats = NONE
 
     @property
     def is_system(self) -> bool:
         return self.tenant_id is None
 
-    def check(self, state: KernelState) -> None:
-        """Raise `Rejected("unauthenticated")` if the capability is gone in `state`."""
+    def check(self, state: KernelState, at_us: int) -> None:
+        """Raise `Rejected("unauthenticated")` if in `state`, at that time, it is no longer valid: revoked, expired, gone."""
+        if not self.holds(state, at_us):
+            raise Rejected("unauthenticated", "the token is no longer valid; ask for a new one")
+
+    def holds(self, state: KernelState, at_us: int) -> bool:
         if self.capability_id is None:
-            return
+            return True
         held = state.capabilities.get(self.capability_id)
         if held is None or held.incarnation != self.incarnation:
-            raise Rejected("unauthenticated", "the token is no longer valid; ask for a new one")
+            return False
+        expires = self.expires_at_us(state)
+        return (expires is None or at_us < expires) and not any(each in state.revoked for each in self.caveats.ids)
+
+    def allows(self, state: KernelState, resource: str, permission: str) -> bool:
+        """Whether it has `permission` of `resource`, as far as rights go; time and revocation are `check`'s."""
+        right = self._right(state)
+        return right is None or (right.covers(resource, permission) and self.caveats.allow(resource, permission))
+
+    def touches(self, state: KernelState, kind: str, permission: str) -> bool:
+        """Whether it has `permission` of some resource of that kind."""
+        right = self._right(state)
+        return right is None or (
+            right.touches(kind, permission) and self.caveats.allow_permission(permission) and self.caveats.touch(kind)
+        )
+
+    def rates(self, state: KernelState) -> tuple[Rate, ...]:
+        """All that its use is limited to, each in a bucket of its own."""
+        held = state.capabilities.get(self.capability_id or "")
+        return self.caveats.rates if held is None else held.rates + self.caveats.rates
+
+    def expires_at_us(self, state: KernelState) -> int | None:
+        held = state.capabilities.get(self.capability_id or "")
+        return earliest(None if held is None else held.expires_at_us, self.caveats.expires_at_us)
+
+    def _right(self, state: KernelState) -> Right | None:
+        """None: everything."""
+        if self.capability_id is None:
+            return None
+        held = state.capabilities.get(self.capability_id)
+        return Right("", frozenset()) if held is None else held.right
 
 
 EMBEDDER = Authority()
 
 
-@event("capability_granted")
-@frozen
-class CapabilityGranted(Event):
-    """A capability exists; whoever holds its token may use it."""
-
-    capability_id: str
-    key_id: str
-    resource: str
-    permissions: tuple[str, ...]
-
-    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
-        if self.capability_id in state.capabilities:
-            raise LookupError(f"capability {self.capability_id} exists")
-        capability = Capability(
-            self.capability_id, self.key_id, self.resource, self.permissions, stamp.tenant_id, stamp.incarnation
-        )
-        return evolve(state, capabilities=state.capabilities.insert(self.capability_id, capability))
+def earliest(one: int | None, other: int | None) -> int | None:
+    """The earlier of two times, where None is never."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
-@frozen
-class GrantSystem:
-    """The first start: a root key and a capability for the whole system, unless there is one."""
-
-    RESERVED: ClassVar[bool] = False
-
-    capability_id: str
-    key: KeyRow
-
-    def decide(self, state: KernelState, now: Now) -> Decision:
-        if system_capability(state) is not None:
-            return Decision()
-        return Decision(
-            events=(Proposed(CapabilityGranted(self.capability_id, self.key.key_id, "system", ("*",))),),
-            attachments=(self.key,),
-        )
+def descendants(state: KernelState, capability_ids: Iterable[str]) -> frozenset[str]:
+    """These capabilities and all that were granted with them, and with those."""
+    children: dict[str, list[str]] = {}
+    for each in state.capabilities.values():
+        if each.parent is not None:
+            children.setdefault(each.parent, []).append(each.capability_id)
+    found: set[str] = set()
+    waiting = [name for name in capability_ids if name in state.capabilities]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += children.get(name, ())
+    return frozenset(found)
 
 
 def system_capability(state: KernelState) -> Capability | None:
     """The system's own capability (the one that `admin.token` holds a token for)."""
-    for capability in state.capabilities.values():
-        if capability.resource == "system":
-            return capability
-    return None
+    return state.capabilities.get(state.system.capability_id or "")

@@ -1,11 +1,10 @@
-"""Events to bytes and back. Owns: the stored form, its versions, time as text. Never: files.
+"""Events to bytes and back. Owns: the stored form, its versions. Never: files.
 
 A stored payload is JSON of the event's fields. Reading an old schema runs its upcasters first.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,9 +15,8 @@ from cattrs.gen import make_dict_structure_fn
 from solo_trio.errors import Faulted
 from solo_trio.model import catalogue  # noqa: F401  (fills KINDS)
 from solo_trio.model.event import KINDS, UPCASTERS, Event, Record
+from solo_trio.model.instant import rfc3339 as rfc3339
 from solo_trio.model.record import StoredEvent
-
-_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 _converter: Final = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, Any], lambda value, _: dict(value))
@@ -57,12 +55,6 @@ def to_record(stored: StoredEvent) -> Record:
     if stored.payload is None:
         return Record(stored)
     return Record(stored, decode(stored.type, stored.schema, stored.payload))
-
-
-def rfc3339(at_us: int) -> str:
-    """UTC with microseconds, e.g. 2026-01-01T00:00:00.000000Z."""
-    when = _EPOCH + datetime.timedelta(microseconds=at_us)
-    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def public(stored: StoredEvent) -> dict[str, Any]:

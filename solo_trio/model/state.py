@@ -12,7 +12,7 @@ from attrs import field, frozen
 from rpds import HashTrieMap
 
 from solo_trio.errors import KernelBug
-from solo_trio.model.capability import Capability
+from solo_trio.model.capability import Capability, RevokedAttenuation
 from solo_trio.model.event import Record
 from solo_trio.model.evolving import evolve
 from solo_trio.model.record import StoredEvent
@@ -31,6 +31,8 @@ class KernelState:
     system: SystemState = field(factory=SystemState)
     tenants: HashTrieMap[str, TenantState] = field(factory=HashTrieMap)
     capabilities: HashTrieMap[str, Capability] = field(factory=HashTrieMap)
+    revoked: HashTrieMap[str, RevokedAttenuation] = field(factory=HashTrieMap)
+    """By the attenuation's id."""
     sources: HashTrieMap[str, int] = field(factory=HashTrieMap)
     """How many services have the source of a digest: at none, it is dropped from the journal."""
 

@@ -36,6 +36,8 @@ class SystemState:
     """How many lives in a row, before this one, ended without having been proven and not in order."""
     hold: Hold | None = None
     """Why services are held back."""
+    capability_id: str | None = None
+    """The system's own, once there is one."""
 
     @property
     def short_lives_now(self) -> int:
@@ -90,6 +92,7 @@ class SystemStarted(Event):
             clean=False,
             short_lives=state.system.short_lives_now,
             hold=self.hold,
+            capability_id=state.system.capability_id,
         )
         return evolve(started, system=system)
 

@@ -7,6 +7,8 @@ refused, and another tenant's things do not exist.
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from typing import Any, Final
 
 import orjson
@@ -17,14 +19,21 @@ from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.core import Core
 from solo_trio.kernel.staging import Command, Idempotency, Submission
 from solo_trio.model.capability import Authority
+from solo_trio.model.caveat import read_caveats
+from solo_trio.model.certificate import Certificate
 from solo_trio.model.ids import check_id
+from solo_trio.model.rights import SCOPED
 from solo_trio.model.tenant import TenantState, tenant_of
+from solo_trio.operations.auditing import Auditing
+from solo_trio.operations.admission import Admission
+from solo_trio.operations.certified import certified, narrowed
 from solo_trio.operations.settings import Settings
 from solo_trio.operations.table import Operation
 from solo_trio.ports import Environments
 from solo_trio.vault.keyring import Keyring
 
 SYSTEM_SCOPE: Final = "system"
+_NAMED: Final = re.compile(r"\{(\w+)\}")
 
 
 @frozen
@@ -34,7 +43,9 @@ class System:
     core: Core
     keyring: Keyring
     settings: Settings
+    admission: Admission
     environments: Environments | None = None
+    audit: Auditing = field(factory=Auditing)
 
 
 @frozen
@@ -61,14 +72,33 @@ class Caller:
             raise Rejected("tenant_required", "name the tenant in the header X-Tenant-ID")
         return tenant_of(self.core.loop.state, self.tenant_id, self.incarnation)
 
+    def may(self, resource: str, permission: str) -> bool:
+        """Whether the credential has that right in the caller's tenant, at this moment."""
+        return self.authority.allows(self.core.loop.state, resource, permission)
+
+    def demand(self, resource: str, permission: str) -> None:
+        """Raises `Rejected("permission_denied")`."""
+        if not self.may(resource, permission):
+            raise Rejected(
+                "permission_denied", f"use a credential that has '{permission}' of {resource}; this one does not"
+            )
+
     async def submit(self, command: Command) -> Any:
         return await self.core.loop.submit(
             Submission(command, self.authority, self.idempotency, correlation_id=self.request_id)
         )
 
 
-def authenticate(system: System, token: str | None) -> Authority:
-    """The authority that `token` stands for. Raises `Rejected("unauthenticated")`, never saying which part was wrong."""
+def authenticate(system: System, token: str | None, certificate: Certificate | None = None) -> Authority:
+    """The authority that `token`, or a client certificate, or both stand for.
+
+    Raises `Rejected`: "unauthenticated", never saying which part was wrong; "tenant_mismatch" if they are of different tenants.
+    """
+    if certificate is not None:
+        core = system.core
+        by_certificate = certified(core.loop.state, core.loop.now().at_us, certificate)
+        if by_certificate is not None:
+            return by_certificate if token is None else narrowed(by_certificate, authenticate(system, token))
     if token is None:
         raise Rejected("unauthenticated", "send a token in the header 'Authorization: Bearer TOKEN'")
     try:
@@ -76,9 +106,13 @@ def authenticate(system: System, token: str | None) -> Authority:
     except SoloError:
         parsed = None
     if parsed is not None:
-        capability = system.core.loop.state.capabilities.get(parsed.capability_id)
-        if capability is not None and capability.key_id == parsed.key_id:
-            return Authority(capability.capability_id, capability.tenant_id, capability.incarnation)
+        state = system.core.loop.state
+        capability = state.capabilities.get(parsed.capability_id)
+        caveats = read_caveats(parsed.words, parsed.capability_id)
+        if capability is not None and capability.key_id == parsed.key_id and caveats is not None:
+            authority = Authority(capability.capability_id, capability.tenant_id, capability.incarnation, caveats)
+            if authority.holds(state, system.core.loop.now().at_us):
+                return authority
     raise Rejected("unauthenticated", "the token is not valid here; ask for a new one")
 
 
@@ -97,6 +131,30 @@ def choose_tenant(
     if len(names) > 1:
         raise Rejected("tenant_mismatch", "the header X-Tenant-ID and the body name different tenants")
     return tenant_of(system.core.loop.state, names.pop()) if names else None
+
+
+def left_s(system: System, authority: Authority) -> float:
+    """For how many seconds that credential is still good; 0 if it no longer is."""
+    state, at_us = system.core.loop.state, system.core.loop.now().at_us
+    if not authority.holds(state, at_us):
+        return 0.0
+    expires_at_us = authority.expires_at_us(state)
+    return math.inf if expires_at_us is None else (expires_at_us - at_us) / 1_000_000
+
+
+def check_right(operation: Operation, caller: Caller, given: Any) -> None:
+    """Raises `Rejected("permission_denied")` unless the credential has the right that the operation demands."""
+    if operation.right is None:
+        whole = "system" if operation.scope == "system" else "tenant"
+        caller.demand(whole, "read" if operation.method == "GET" else "write")
+        return
+    kind, permission = operation.right
+    resource = _NAMED.sub(lambda match: str(getattr(given, match[1])), kind)
+    if kind in SCOPED:
+        if not caller.authority.touches(caller.core.loop.state, kind, permission):
+            raise Rejected("permission_denied", f"use a credential that has '{permission}' of some {kind}")
+        return
+    caller.demand(resource, permission)
 
 
 def check_scope(operation: Operation, authority: Authority) -> None:

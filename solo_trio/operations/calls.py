@@ -23,7 +23,13 @@ class CallInput:
     kwargs: dict[str, Any] = body(factory=dict)
 
 
-@operation("POST", "/services/{service_id}/call/{function}", scope="tenant", input=CallInput)
+@operation(
+    "POST",
+    "/services/{service_id}/call/{function}",
+    scope="tenant",
+    input=CallInput,
+    right=("service:{service_id}", "call"),
+)
 async def call(caller: Caller, given: CallInput) -> Answer:
     """Call a function that the service exports."""
     tenant = caller.tenant()

@@ -39,7 +39,14 @@ class DeleteInput:
     force: bool = query(False)
 
 
-@operation("DELETE", "/services/{service_id}", scope="tenant", input=DeleteInput, mutates=True)
+@operation(
+    "DELETE",
+    "/services/{service_id}",
+    scope="tenant",
+    input=DeleteInput,
+    mutates=True,
+    right=("service:{service_id}", "kill"),
+)
 async def delete_service(caller: Caller, given: DeleteInput) -> Answer:
     """Stop a service and forget it; answered when it no longer runs."""
     tenant = caller.tenant()
@@ -89,7 +96,14 @@ async def _deployment_of(caller: Caller, reply: Accepted | Repeated) -> int:
     return deployment
 
 
-@operation("POST", "/services/{service_id}/restart", scope="tenant", input=ServiceInput, mutates=True)
+@operation(
+    "POST",
+    "/services/{service_id}/restart",
+    scope="tenant",
+    input=ServiceInput,
+    mutates=True,
+    right=("service:{service_id}", "deploy"),
+)
 async def restart_service(caller: Caller, given: ServiceInput) -> Answer:
     """Restart a service by hand; answered when it is ready. Never counts in the restart window, and re-arms it."""
     tenant = caller.tenant()
@@ -97,7 +111,14 @@ async def restart_service(caller: Caller, given: ServiceInput) -> Answer:
     return await _start_again(caller, given.service_id, command)
 
 
-@operation("POST", "/services/{service_id}/pause", scope="tenant", input=ServiceInput, mutates=True)
+@operation(
+    "POST",
+    "/services/{service_id}/pause",
+    scope="tenant",
+    input=ServiceInput,
+    mutates=True,
+    right=("service:{service_id}", "kill"),
+)
 async def pause_service(caller: Caller, given: ServiceInput) -> Answer:
     """Pause a service: its process is ended, its memory lost, the service kept; answered when nothing of it runs."""
     tenant = caller.tenant()
@@ -117,7 +138,14 @@ async def pause_service(caller: Caller, given: ServiceInput) -> Answer:
     return Answer(view, revision=reply.event_id)
 
 
-@operation("POST", "/services/{service_id}/resume", scope="tenant", input=ServiceInput, mutates=True)
+@operation(
+    "POST",
+    "/services/{service_id}/resume",
+    scope="tenant",
+    input=ServiceInput,
+    mutates=True,
+    right=("service:{service_id}", "deploy"),
+)
 async def resume_service(caller: Caller, given: ServiceInput) -> Answer:
     """Resume a paused service; answered when it is ready."""
     tenant = caller.tenant()
@@ -192,7 +220,14 @@ class UpdateInput:
     egress: list[str] | None = body(None)
 
 
-@operation("PATCH", "/services/{service_id}", scope="tenant", input=UpdateInput, mutates=True)
+@operation(
+    "PATCH",
+    "/services/{service_id}",
+    scope="tenant",
+    input=UpdateInput,
+    mutates=True,
+    right=("service:{service_id}", "deploy"),
+)
 async def update_service(caller: Caller, given: UpdateInput) -> Answer:
     """Change restart policy, limits, network access of a service while it runs; what is not named, or null, stays as it is."""
     tenant = caller.tenant()

@@ -50,7 +50,9 @@ class DeployInput:
     wait: bool = query(True)
 
 
-@operation("POST", "/services", scope="tenant", input=DeployInput, mutates=True)
+@operation(
+    "POST", "/services", scope="tenant", input=DeployInput, mutates=True, right=("service:{service_id}", "deploy")
+)
 async def deploy(caller: Caller, given: DeployInput) -> Answer:
     """Deploy a service, or with `replace=true` a new version of one; answered when it runs (`wait=false`: at once)."""
     check_id("service_id", given.service_id)

@@ -65,7 +65,7 @@ def _query(caller: Caller, given: WatchInput, *, after: int, limit: int) -> Even
     )
 
 
-@operation("GET", "/events", scope="either", input=EventsInput)
+@operation("GET", "/events", scope="either", input=EventsInput, right=("events", "read"))
 async def list_events(caller: Caller, given: EventsInput) -> Answer:
     """Read a page of events, oldest first; `next` is the `since_id` of the following page, null when there is none."""
     limit = check_page(given.limit)
@@ -78,13 +78,21 @@ async def list_events(caller: Caller, given: EventsInput) -> Answer:
     return Answer({"events": events, "next": following})
 
 
-@operation("GET", "/events", scope="either", input=WatchInput, stream=True)
+@operation("GET", "/events", scope="either", input=WatchInput, stream=True, right=("events", "read"))
 async def watch_events(caller: Caller, given: WatchInput) -> EventStream:
     """Follow events as they are recorded, from `since_id` (or the `Last-Event-ID`) on."""
     return _stream(caller, given)
 
 
-@operation("GET", "/events/watch", scope="either", input=WatchInput, stream=True, transport="websocket")
+@operation(
+    "GET",
+    "/events/watch",
+    scope="either",
+    input=WatchInput,
+    stream=True,
+    transport="websocket",
+    right=("events", "read"),
+)
 async def watch_events_socket(caller: Caller, given: WatchInput) -> EventStream:
     """Follow events over a WebSocket, from `since_id` on, with bookmarks to resume from."""
     return _stream(caller, given)

@@ -44,7 +44,7 @@ def _query(caller: Caller, given: FollowLogsInput, limit: int) -> LogQuery:
     return LogQuery(tenant.incarnation, given.service_id, given.level, given.since or 0, tail, limit)
 
 
-@operation("GET", "/logs", scope="tenant", input=LogsInput)
+@operation("GET", "/logs", scope="tenant", input=LogsInput, right=("logs", "read"))
 async def list_logs(caller: Caller, given: LogsInput) -> Answer:
     """Read what services wrote and logged; works after a service died, and after it was deleted."""
     limit = check_page(given.limit)
@@ -58,7 +58,7 @@ async def list_logs(caller: Caller, given: LogsInput) -> Answer:
     return Answer({"logs": page, "next": following, "dropped_lines": dropped})
 
 
-@operation("GET", "/logs", scope="tenant", input=FollowLogsInput, stream=True)
+@operation("GET", "/logs", scope="tenant", input=FollowLogsInput, stream=True, right=("logs", "read"))
 async def follow_logs(caller: Caller, given: FollowLogsInput) -> LogStream:
     """Follow logs as they are written, from `since` (or the `Last-Event-ID`) on, or from the newest `tail` entries."""
     query = _query(caller, given, STREAM_PAGE)

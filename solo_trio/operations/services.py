@@ -32,7 +32,7 @@ class ListInput:
     cursor: str | None = query(None)
 
 
-@operation("GET", "/services", scope="tenant", input=ListInput)
+@operation("GET", "/services", scope="tenant", input=ListInput, right=("service", "read"))
 async def list_services(caller: Caller, given: ListInput) -> Answer:
     """List the services of the tenant, sorted by id."""
     limit = check_page(given.limit)
@@ -43,6 +43,7 @@ async def list_services(caller: Caller, given: ListInput) -> Answer:
         each
         for each in sorted(services)
         if (given.cursor is None or each > given.cursor)
+        and caller.may(f"service:{each}", "read")
         and (given.status is None or services[each].status == given.status)
     ]
     page = [service_view(caller.tenant_id or "", services[each]) for each in ids[:limit]]
@@ -55,7 +56,7 @@ class ServiceInput:
     service_id: str = path()
 
 
-@operation("GET", "/services/{service_id}", scope="tenant", input=ServiceInput)
+@operation("GET", "/services/{service_id}", scope="tenant", input=ServiceInput, right=("service:{service_id}", "read"))
 async def service_status(caller: Caller, given: ServiceInput) -> Answer:
     """Show one service: what is wanted of it, how it is, its last events."""
     tenant = caller.tenant()
@@ -94,7 +95,9 @@ def _usage(core: Core, tenant: TenantState, service: ServiceState) -> dict[str, 
     return usage | {"cpu_percent": core.monitor.cpu_percent(*which)}
 
 
-@operation("GET", "/services/{service_id}/versions", scope="tenant", input=ServiceInput)
+@operation(
+    "GET", "/services/{service_id}/versions", scope="tenant", input=ServiceInput, right=("service:{service_id}", "read")
+)
 async def service_versions(caller: Caller, given: ServiceInput) -> Answer:
     """List the newest versions of a service, with their source; the current one is marked."""
     tenant = caller.tenant()

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from attrs import NOTHING, field, fields, frozen
 
 from solo_trio.kernel.hub import Watch
+from solo_trio.model.capability import EMBEDDER, Authority
 
 Scope = Literal["open", "system", "tenant", "either"]
 """Who may: anybody; a system credential; a credential for one tenant (a system one names it); tenant or system."""
@@ -29,10 +30,21 @@ class Answer:
 
 
 @frozen
+class TextAnswer:
+    """An answer that is no JSON: a page of something, and the `cursor` of the next."""
+
+    text: str
+    content_type: str
+    next: str | None = None
+
+
+@frozen
 class EventStream:
     """An answer that does not end: what the cursor finds, until the kernel closes."""
 
     watch: Watch
+    authority: Authority = EMBEDDER
+    """Who opened it: it ends when that is no longer good."""
 
 
 class Follow(Protocol):
@@ -62,10 +74,11 @@ class LogStream:
     """As `EventStream`, of log entries."""
 
     follow: Follow
+    authority: Authority = EMBEDDER
 
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
-"""(caller, input) -> `Answer`, `EventStream` or `LogStream`."""
+"""(caller, input) -> `Answer`, `TextAnswer`, `EventStream` or `LogStream`."""
 
 
 @frozen
@@ -81,6 +94,15 @@ class Operation:
     stream: bool
     """Answers with an `EventStream` or `LogStream`; over HTTP chosen over its namesake by `Accept: text/event-stream`."""
     transport: Transport = "http"
+    right: tuple[str, str] | None = None
+    """(resource, permission) that the credential must have. `{name}` in the resource is the input's; a kind of resource
+    without a name ("service") is had by whoever has the permission for some of that kind, and what is shown follows from it.
+    None: the whole tenant, or the whole system, with `read` for GET and `write` for the rest."""
+
+    @property
+    def offers_csv(self) -> bool:
+        """Its input `format` may be "csv", which over HTTP `Accept: text/csv` asks for too."""
+        return any(each.name == "format" and each.metadata["place"] == "query" for each in fields(self.input))
 
     @property
     def resume_field(self) -> str:
@@ -107,6 +129,7 @@ def operation(
     mutates: bool = False,
     stream: bool = False,
     transport: Transport = "http",
+    right: tuple[str, str] | None = None,
 ) -> Callable[[H], H]:
     """Put a function into the table under its own name; its docstring's first line is the summary."""
 
@@ -115,7 +138,9 @@ def operation(
         if name in OPERATIONS:
             raise RuntimeError(f"operation {name} is registered twice")
         summary = (handler.__doc__ or "").strip().split("\n")[0]
-        OPERATIONS[name] = Operation(name, method, path, scope, summary, input, handler, mutates, stream, transport)
+        OPERATIONS[name] = Operation(
+            name, method, path, scope, summary, input, handler, mutates, stream, transport, right
+        )
         return handler
 
     return register

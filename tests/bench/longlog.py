@@ -20,7 +20,7 @@ from solo_trio.journal.sqlite import SqliteJournal, open_journal
 from solo_trio.kernel.checkpoints import CHECKPOINT_INTERVAL_EVENTS
 from solo_trio.kernel.recovery import Recovery, replay
 from solo_trio.model import codec, snapshot
-from solo_trio.model.capability import CapabilityGranted
+from solo_trio.model.capability_events import CapabilityGranted
 from solo_trio.model.event import Event
 from solo_trio.model.record import Checkpoint, StoredEvent
 from solo_trio.model.service_events import (

@@ -17,7 +17,7 @@ from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.staging import Command
 from solo_trio.model import service_requests as requests
-from solo_trio.model.capability import GrantSystem
+from solo_trio.model.capability_requests import GrantSystem
 from solo_trio.model.checkpoint import RecordCheckpoint
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Now

@@ -7,7 +7,13 @@ from typing import Final
 
 from attrs import evolve
 
-from solo_trio.model.capability import CapabilityGranted
+from solo_trio.model.capability_events import (
+    CapabilityExpired,
+    CapabilityGranted,
+    CapabilityRevoked,
+    TokenRotated,
+)
+from solo_trio.model.caveat import Rate
 from solo_trio.model.checkpoint import CheckpointWritten
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
@@ -39,14 +45,28 @@ from solo_trio.model.system import (
     SystemStarted,
 )
 from solo_trio.model.tenant import TenantCreated, TenantHardeningChanged, TenantLimits, TenantUpdated
+from solo_trio.model.tenant_removal import TenantRemovalStarted, TenantRemoved
 
 GOLDEN: Final = Path(__file__).parent / "golden"
+ATTENUATION: Final = "00112233445566778899aabbccddeeff"
 DIGEST: Final = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 
 SAMPLES: Final[dict[str, Event]] = {
     sample.TYPE: sample
     for sample in (
-        CapabilityGranted("cap_1", "key_1", "tenant", ("*",)),
+        CapabilityExpired(("cap_1", "cap_2"), (ATTENUATION,)),
+        CapabilityGranted(
+            "cap_1",
+            "key_1",
+            "service:calc",
+            ("call", "read"),
+            "cap_0",
+            (ATTENUATION,),
+            1_700_000_000_000_000,
+            (Rate("cap_1", 0.5, 10.0),),
+            {"for": "\u00fc", "of": [1, None]},
+        ),
+        CapabilityRevoked(("cap_1", "cap_2"), ATTENUATION, 1_700_000_000_000_000),
         CheckpointWritten(event_id=10_000, size_bytes=4_096),
         ResourceViolation(7, 3, "memory_mb", 300.5, 256.0, "kill"),
         RuntimePressureHigh("disk", 70_000_000.0, 67_108_864.0, 95.9, "critical"),
@@ -101,8 +121,11 @@ SAMPLES: Final[dict[str, Event]] = {
         SystemShutdownComplete(killed=2),
         SystemShutdownStarted("SIGTERM"),
         SystemStarted("0.1.0", "3.11.7", clean=False, hold="boot_loop"),
+        TokenRotated("cap_2", "key_2", "cap_1", kept=True),
         TenantCreated("key_1", "cap_1", TenantLimits(max_services=10)),
         TenantHardeningChanged("refuse"),
+        TenantRemovalStarted(grace_ms=5_000),
+        TenantRemoved(),
         TenantUpdated(TenantLimits(max_services=20), Limits(memory_mb=64.0, fds=128)),
     )
 }
@@ -112,6 +135,7 @@ assert isinstance(_intent, ServiceDeploymentStarted)
 _of_one_module = evolve(_intent, spec=evolve(_intent.spec, format="python_source", environment=None))
 
 OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
+    ("capability_granted", 1): CapabilityGranted("cap_1", "key_1", "tenant", ("*",)),
     ("service_deployment_started", 1): evolve(
         _of_one_module, spec=evolve(_of_one_module.spec, depends_on=(), egress=()), version=1, replaces=None
     ),

@@ -15,7 +15,8 @@ from solo_trio.kernel.staging import Idempotency, Repeated, Submission
 from solo_trio.model import codec
 from solo_trio.model import service_events as ev
 from solo_trio.model import service_requests as requests
-from solo_trio.model.capability import EMBEDDER, Authority, GrantSystem, system_capability
+from solo_trio.model.capability import EMBEDDER, Authority, system_capability
+from solo_trio.model.capability_requests import GrantSystem
 from solo_trio.model.event import Decision, Now, Proposed, Record
 from solo_trio.model.record import IdempotencyRow, KeyRow
 from solo_trio.model.service import Status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -16,23 +17,26 @@ from solo_trio.gateways.http.docs_page import HEADERS, docs_page
 from solo_trio.gateways.http.encoded import Encodings
 from solo_trio.gateways.http.limits import StreamLimits
 from solo_trio.gateways.http.problems import TYPE_PREFIX, error_page, problem_response
-from solo_trio.gateways.http.requests import bearer, check_once, single
+from solo_trio.gateways.http.requests import bearer, certificate_of, check_once, peer_of, single
 from solo_trio.gateways.http.sockets import Sockets
 from solo_trio.gateways.http.sse import EventFrames, LogFrames, stream_response
 from solo_trio.gateways.http.streams import OpenStreams
 from solo_trio.operations import strict_json
-from solo_trio.operations.caller import System, authenticate
-from solo_trio.operations.perform import OPERATIONS, Request, admit, perform
-from solo_trio.operations.table import Answer, EventStream, LogStream, Operation
+from solo_trio.operations.auditing import Attempt
+from solo_trio.operations.caller import System, left_s
+from solo_trio.operations.perform import OPERATIONS, Request, admit, attempt, perform
+from solo_trio.operations.table import Answer, EventStream, LogStream, Operation, TextAnswer
 
 JSON_TYPE: Final = "application/json"
 _STREAM_TYPE: Final = "text/event-stream"
+CSV_TYPE: Final = "text/csv"
 _FRAMEWORK_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
 def build_app(system: System, limits: StreamLimits | None = None) -> ASGIApp:
     """The ASGI application over `system`; every route is a row of the operations table, save the pages of the error codes."""
-    streams = OpenStreams(limits or _stream_limits(system))
+    streams = OpenStreams(limits or _stream_limits(system), left_s=partial(left_s, system))
+    system.core.on_revoked.append(streams.look_again)
     encodings = Encodings(system.core.hub)
     http, sockets = _http_app(system, streams, encodings), Sockets(system, streams, encodings)
 
@@ -85,18 +89,25 @@ def _view(
 ) -> Callable[..., Awaitable[Response]]:
     async def view(**route: str) -> Response:
         operation = _choose(operations)
+        with attempt(system, operation, route, request_id(), peer_of(request.scope)) as followed:
+            return await answered(operation, route, followed)
+
+    async def answered(operation: Operation, route: dict[str, str], followed: Attempt) -> Response:
         check_once(request.headers.getlist)
-        admit(system, operation, bearer(request.headers.get("Authorization")))
-        given = await _request(operation, route)
+        token = bearer(request.headers.get("Authorization"))
+        admit(system, operation, token, followed, certificate_of(request.scope))
+        given = await _request(operation, route, followed)
         answer = await perform(system, operation, given)
         if operation.transport == "websocket":
             raise Rejected("upgrade_required", "open a WebSocket here; server-sent events are on /events")
         if isinstance(answer, EventStream):
             frames = EventFrames(encodings, streams.limits.keep_alive_s)
-            return stream_response(answer.watch, frames, streams, authenticate(system, given.token))
+            return stream_response(answer.watch, frames, streams, answer.authority)
         if isinstance(answer, LogStream):
             frames = LogFrames(encodings, streams.limits.keep_alive_s)
-            return stream_response(answer.follow, frames, streams, authenticate(system, given.token))
+            return stream_response(answer.follow, frames, streams, answer.authority)
+        if isinstance(answer, TextAnswer):
+            return _text_response(answer)
         return _response(operation, answer)
 
     return view
@@ -122,11 +133,13 @@ def _choose(operations: list[Operation]) -> Operation:
     return operations[0]
 
 
-async def _request(operation: Operation, route: dict[str, str]) -> Request:
+async def _request(operation: Operation, route: dict[str, str], followed: Attempt) -> Request:
     headers = request.headers
     query = single(request.args.items(multi=True))
     if operation.stream and "Last-Event-ID" in headers:
         query[operation.resume_field] = headers["Last-Event-ID"]
+    if operation.offers_csv and CSV_TYPE in headers.get("Accept", ""):
+        query.setdefault("format", "csv")
     return Request(
         token=bearer(headers.get("Authorization")),
         tenant_id=headers.get("X-Tenant-ID"),
@@ -136,6 +149,8 @@ async def _request(operation: Operation, route: dict[str, str]) -> Request:
         idempotency_key=headers.get("Idempotency-Key"),
         if_match=headers.get("If-Match"),
         request_id=request_id(),
+        certificate=certificate_of(request.scope),
+        attempt=followed,
     )
 
 
@@ -158,6 +173,15 @@ def _response(operation: Operation, answer: Answer) -> Response:
     response.headers["Cache-Control"] = "no-store"
     if answer.revision is not None:
         response.headers["ETag"] = f'"{answer.revision}"'
+    return response
+
+
+def _text_response(answer: TextAnswer) -> Response:
+    response = Response(answer.text, 200, content_type=answer.content_type)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if answer.next is not None:
+        response.headers["X-Next-Cursor"] = answer.next
     return response
 
 

@@ -12,22 +12,28 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 import trio
+from attrs import evolve
 from wsproto.frame_protocol import CloseReason
 
 from solo_trio.errors import Rejected
 from solo_trio.gateways.http.asgi import Receive, Scope, Send
 from solo_trio.gateways.http.encoded import SOCKET_TAIL, Encodings, text_frame
 from solo_trio.gateways.http.limits import StreamLimits
-from solo_trio.gateways.http.requests import ONCE, bearer, check_once, single
+from solo_trio.gateways.http.requests import ONCE, bearer, certificate_of, check_once, peer_of, single
 from solo_trio.gateways.http.streams import OpenStreams, Telling
 from solo_trio.model.record import StoredEvent
-from solo_trio.operations.caller import System, authenticate
-from solo_trio.operations.perform import OPERATIONS, Request, admit, perform
+from solo_trio.operations.caller import System
+from solo_trio.operations.perform import OPERATIONS, Request, admit, attempt, perform
 from solo_trio.operations.table import EventStream
 from solo_trio.policy.bucket import Bucket
 
 QUERY_FIELDS_MAX: Final = 32
-_CODES: Final = {"shutdown": CloseReason.GOING_AWAY, "too_slow": CloseReason.TRY_AGAIN_LATER}
+SWITCHING_PROTOCOLS: Final = 101
+_CODES: Final = {
+    "shutdown": CloseReason.GOING_AWAY,
+    "too_slow": CloseReason.TRY_AGAIN_LATER,
+    "revoked": CloseReason.POLICY_VIOLATION,
+}
 
 
 class WatchFrames:
@@ -72,17 +78,20 @@ class Sockets:
         operation = self._routes.get(scope["path"].rstrip("/"))
         if operation is None:
             raise Rejected("not_found", "no WebSocket is there; events are watched on /events/watch")
-        request = _request(scope)
-        admit(self._system, operation, request.token)
-        answer = await perform(self._system, operation, request)
-        assert isinstance(answer, EventStream)
-        authority = authenticate(self._system, request.token)
-        self._streams.check(authority)
+        with attempt(self._system, operation, {}, str(scope["state"]["request_id"]), peer_of(scope)) as followed:
+            request = evolve(_request(scope), attempt=followed)
+            admit(self._system, operation, request.token, followed, request.certificate)
+            answer = await perform(self._system, operation, request)
+            assert isinstance(answer, EventStream)
+            authority = answer.authority
+            self._streams.check(authority)
+            followed.status = SWITCHING_PROTOCOLS
         self._streams.add(authority)
         try:
             await send({"type": "websocket.accept"})
             dialect = WatchFrames(self._encodings, self._streams.limits.bookmark_s)
-            await _Watcher(Telling(answer.watch, dialect, self._streams), self._streams.limits).run(receive, send)
+            telling = Telling(answer.watch, dialect, self._streams, authority)
+            await _Watcher(telling, self._streams.limits).run(receive, send)
         finally:
             self._streams.remove(authority)
 
@@ -149,4 +158,5 @@ def _request(scope: Scope) -> Request:
         tenant_id=first["x-tenant-id"],
         query=single(fields),
         request_id=str(scope["state"]["request_id"]),
+        certificate=certificate_of(scope),
     )

@@ -61,7 +61,7 @@ def stream_response(source: Follow, dialect: Dialect, streams: OpenStreams, auth
 
     async def counted() -> AsyncIterator[bytes]:
         try:
-            async with aclosing(Telling(source, dialect, streams).writes()) as writes:
+            async with aclosing(Telling(source, dialect, streams, authority).writes()) as writes:
                 async for data in writes:
                     yield data
         finally:

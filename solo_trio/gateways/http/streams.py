@@ -7,8 +7,10 @@ all of them together leave the kernel its share of the processor; what comes mea
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from time import thread_time
 from typing import Any, Final, Protocol
 
@@ -17,7 +19,7 @@ import trio
 from solo_trio.errors import Faulted
 from solo_trio.gateways.http.limits import StreamLimits
 from solo_trio.kernel.hub import Compacted
-from solo_trio.model.capability import Authority
+from solo_trio.model.capability import EMBEDDER, Authority
 from solo_trio.operations.table import Follow
 
 RETRY_AFTER_S: Final = 5
@@ -53,7 +55,13 @@ class Dialect(Protocol):
 class OpenStreams:
     """How many streams each tenant has open, and the system (None)."""
 
-    def __init__(self, limits: StreamLimits, thread_time: Callable[[], float] = thread_time) -> None:
+    def __init__(
+        self,
+        limits: StreamLimits,
+        thread_time: Callable[[], float] = thread_time,
+        left_s: Callable[[Authority], float] = lambda authority: math.inf,
+    ) -> None:
+        """`left_s`: for how long a credential is still good, 0 if it no longer is."""
         self.limits = limits
         self.count: Counter[str | None] = Counter()
         self.total = 0
@@ -62,6 +70,19 @@ class OpenStreams:
         self._thread_time = thread_time
         self._measured_s = thread_time()
         self._next_turn_at = 0.0
+        self.left_s = left_s
+        self._telling: set[Telling] = set()
+
+    def look_again(self) -> None:
+        """Credentials have been revoked: end the streams that were opened with one of them."""
+        for telling in list(self._telling):
+            telling.look_again()
+
+    def begun(self, telling: Telling) -> None:
+        self._telling.add(telling)
+
+    def over(self, telling: Telling) -> None:
+        self._telling.discard(telling)
 
     def check(self, authority: Authority) -> None:
         """Raises `Faulted("overloaded")` if whoever that is may open no more."""
@@ -103,14 +124,34 @@ class OpenStreams:
 class Telling:
     """One stream. `reason`: why it ended, once it has."""
 
-    def __init__(self, source: Follow, dialect: Dialect, streams: OpenStreams) -> None:
+    def __init__(
+        self, source: Follow, dialect: Dialect, streams: OpenStreams, authority: Authority = EMBEDDER
+    ) -> None:
         self._source = source
         self._dialect = dialect
         self._streams = streams
+        self._authority = authority
+        self._good_until = math.inf
+        self._waiting = trio.CancelScope()
         self.reason = ""
+
+    def look_again(self) -> None:
+        """End if what opened it is no longer good."""
+        self._good_until = trio.current_time() + self._streams.left_s(self._authority)
+        self._waiting.deadline = min(self._waiting.deadline, self._good_until)
 
     async def writes(self) -> AsyncGenerator[bytes, None]:
         """What is to be written; taking the next means that the last one was."""
+        self._streams.begun(self)
+        try:
+            self.look_again()
+            async with aclosing(self._writes()) as writes:
+                async for data in writes:
+                    yield data
+        finally:
+            self._streams.over(self)
+
+    async def _writes(self) -> AsyncGenerator[bytes, None]:
         source, dialect, streams = self._source, self._dialect, self._streams
         limits = streams.limits
         began = trio.current_time()
@@ -128,9 +169,11 @@ class Telling:
                 quiet_at = now + dialect.quiet_s
             data = b""
             while not data and not self.reason:
-                with trio.CancelScope(deadline=quiet_at):
+                with trio.CancelScope(deadline=min(quiet_at, self._good_until)) as self._waiting:
                     data = await self._next(began + limits.pace_s)
-                if trio.current_time() >= quiet_at:
+                if trio.current_time() >= self._good_until:
+                    self.reason = "revoked"
+                elif trio.current_time() >= quiet_at:
                     data += dialect.quiet(source.cursor)
                     quiet_at = trio.current_time() + dialect.quiet_s
             if self.reason:

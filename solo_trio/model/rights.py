@@ -1,0 +1,94 @@
+"""Rights. Owns: what resources and permissions there are, which right covers which. Never: knows who holds one.
+
+A right is a resource and a set of permissions. Covering is a partial order: what covers something covers all that it covers
+(`tests/model/test_model_rights.py`), so a chain of ever narrower rights never widens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from attrs import frozen
+
+from solo_trio.errors import Rejected
+from solo_trio.model.ids import check_id, check_secret_name
+
+ALL: Final = "*"
+SYSTEM: Final = "system"
+TENANT: Final = "tenant"
+SCOPED: Final[dict[str, frozenset[str]]] = {
+    "service": frozenset({"deploy", "read", "call", "swap", "kill"}),
+    "secret": frozenset({"read", "write"}),
+}
+"""Resources that are named: `service:calc`, `service:*`."""
+PLAIN: Final[dict[str, frozenset[str]]] = {
+    "events": frozenset({"read", "write"}),
+    "logs": frozenset({"read", "write"}),
+    "registry": frozenset({"read", "write"}),
+    "capability": frozenset({"grant"}),
+}
+PERMISSIONS: Final = frozenset().union(*SCOPED.values(), *PLAIN.values())
+"""What `tenant` and `system`, which are everything, may be narrowed to."""
+
+
+@frozen
+class Right:
+    """`permissions` of `resource`; `ALL` among them stands for every one, also those that later versions add."""
+
+    resource: str
+    permissions: frozenset[str]
+
+    def covers(self, resource: str, permission: str) -> bool:
+        """Whether it holds `permission` (or `ALL`: every one) of `resource`."""
+        return (ALL in self.permissions or permission in self.permissions) and is_within(resource, self.resource)
+
+    def touches(self, kind: str, permission: str) -> bool:
+        """Whether it holds `permission` of some resource of that kind, such as "service"."""
+        if ALL not in self.permissions and permission not in self.permissions:
+            return False
+        return self.resource in (SYSTEM, TENANT, kind) or self.resource.startswith(f"{kind}:")
+
+
+def is_within(resource: str, other: str) -> bool:
+    """Whether `other` is `resource` or contains it."""
+    if other == resource or other == SYSTEM:
+        return True
+    if other == TENANT:
+        return resource != SYSTEM
+    kind, _, name = other.partition(":")
+    return name == ALL and resource.startswith(f"{kind}:")
+
+
+def check_right(resource: str, permissions: Iterable[str]) -> Right:
+    """The right of these words. Raises `Rejected`: invalid_field, invalid_id."""
+    held = frozenset(permissions)
+    allowed = permissions_of(check_resource(resource))
+    if not held:
+        raise Rejected("invalid_field", f"permissions must name at least one of {', '.join(sorted(allowed))}, or '*'")
+    unknown = held - allowed - {ALL}
+    if unknown:
+        raise Rejected(
+            "invalid_field",
+            f"{resource} has no permission {', '.join(sorted(each[:40] for each in unknown))};"
+            f" it has {', '.join(sorted(allowed))}, and '*' for all of them",
+        )
+    return Right(resource, held)
+
+
+def check_resource(resource: str) -> str:
+    """`resource` if it is one. Raises `Rejected`: invalid_field, invalid_id."""
+    kind, colon, name = resource.partition(":")
+    if kind in SCOPED and colon:
+        if name != ALL:
+            check_secret_name(name) if kind == "secret" else check_id("service_id", name)
+        return resource
+    if colon or kind not in (*PLAIN, TENANT, SYSTEM):
+        scoped = ", ".join(f"{each}:<id>" for each in SCOPED)
+        raise Rejected("invalid_field", f"resource must be one of {scoped}, {', '.join((*PLAIN, TENANT, SYSTEM))}")
+    return resource
+
+
+def permissions_of(resource: str) -> frozenset[str]:
+    kind = resource.partition(":")[0]
+    return SCOPED.get(kind) or PLAIN.get(kind) or PERMISSIONS

@@ -263,17 +263,17 @@ class ServiceLogs(Protocol):
 
 
 class TenantFiles(Protocol):
-    """What the data directory has of each tenant. The methods block."""
+    """What the data directory has of each tenant."""
 
     def leftovers(self, incarnations: frozenset[str]) -> list[str]:
-        """What is there of tenants that are not among these."""
+        """What is there of tenants that are not among these; reads the directories."""
         ...
 
-    def sweep(self, incarnations: frozenset[str]) -> None:
+    async def sweep(self, incarnations: frozenset[str]) -> None:
         """Delete that. Raises OSError, having deleted what can be."""
         ...
 
-    def erase(self, incarnation: str) -> None:
+    async def erase(self, incarnation: str) -> None:
         """Delete all of one. Raises OSError."""
         ...
 

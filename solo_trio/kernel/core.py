@@ -71,11 +71,11 @@ class NoFiles:
     def leftovers(self, incarnations: frozenset[str]) -> list[str]:
         return []
 
-    def sweep(self, incarnations: frozenset[str]) -> None:
-        return
+    async def sweep(self, incarnations: frozenset[str]) -> None:
+        await trio.lowlevel.checkpoint()
 
-    def erase(self, incarnation: str) -> None:
-        return
+    async def erase(self, incarnation: str) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 @frozen

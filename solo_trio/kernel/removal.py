@@ -10,7 +10,7 @@ known by belonging to no tenant, and is deleted before the next kernel serves an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 import trio
@@ -58,7 +58,7 @@ class Removals:
     async def sweep(self) -> None:
         """Delete what tenants left that are gone. Only before anything is served: a tenant that is being made has files too."""
         known = frozenset(tenant.incarnation for tenant in self._core.loop.state.tenants.values())
-        await self._erase(lambda: self._files.sweep(known))
+        await self._noted(self._files.sweep(known))
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -115,7 +115,7 @@ class Removals:
         for told in self.forgetting:
             told(tenant.incarnation)
         await self._core.logs.forget(tenant.incarnation)
-        await self._erase(lambda: self._files.erase(tenant.incarnation))
+        await self._noted(self._files.erase(tenant.incarnation))
 
     async def _finish(self, tenant: TenantState) -> bool:
         while True:
@@ -126,8 +126,8 @@ class Removals:
             except StorageFull:
                 await trio.sleep(STORAGE_RETRY_S)
 
-    async def _erase(self, erase: Callable[[], None]) -> None:
+    async def _noted(self, erasing: Awaitable[None]) -> None:
         try:
-            await trio.to_thread.run_sync(erase)
+            await erasing
         except OSError as error:
             self._core.telemetry.note("files of a tenant that is gone are left until the next start", error=error)

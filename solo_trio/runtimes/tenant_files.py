@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from solo_trio.runtimes.process import NAME_CHARACTERS
 
 _NAME: Final = re.compile(rf"[0-9a-f]{{32}}([0-9a-f]{{{NAME_CHARACTERS}}})?")
@@ -28,19 +30,23 @@ class TenantFiles:
         """See `ports.TenantFiles`."""
         return sorted(str(path.relative_to(self._data)) for path in self._all() if not _owners(path) & incarnations)
 
-    def sweep(self, incarnations: frozenset[str]) -> None:
+    async def sweep(self, incarnations: frozenset[str]) -> None:
         """See `ports.TenantFiles`."""
-        self._delete(lambda path: _NAME.fullmatch(path.stem) is not None and not _owners(path) & incarnations)
+        await self._delete(lambda path: _NAME.fullmatch(path.stem) is not None and not _owners(path) & incarnations)
 
-    def erase(self, incarnation: str) -> None:
+    async def erase(self, incarnation: str) -> None:
         """See `ports.TenantFiles`."""
-        self._delete(lambda path: incarnation in _owners(path))
+        await self._delete(lambda path: incarnation in _owners(path))
 
     def _all(self) -> Iterator[Path]:
         for directory in self._directories:
             yield from directory.glob("*")
 
-    def _delete(self, wanted: Callable[[Path], bool]) -> None:
+    async def _delete(self, wanted: Callable[[Path], bool]) -> None:
+        await trio.to_thread.run_sync(self._delete_now, wanted)
+        await trio.lowlevel.checkpoint()  # the thread was waited for even if this was cancelled
+
+    def _delete_now(self, wanted: Callable[[Path], bool]) -> None:
         failed: OSError | None = None
         for path in [each for each in self._all() if wanted(each)]:
             try:

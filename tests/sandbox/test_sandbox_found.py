@@ -41,7 +41,7 @@ def test_hidden_things_are_hidden_by_whatever_path_they_are_named(tmp_path: Path
     assert root.places_of([str(link)], shown) == expected
 
 
-def test_the_lock_of_an_environment_is_its_tenants(tmp_path: Path) -> None:
+async def test_the_lock_of_an_environment_is_its_tenants(tmp_path: Path) -> None:
     tenants = tmp_path / "tenants"
     tenants.mkdir()
     (tmp_path / "logs").mkdir()
@@ -49,9 +49,9 @@ def test_the_lock_of_an_environment_is_its_tenants(tmp_path: Path) -> None:
         (tenants / f"{name}.lock").touch()
     files, known = tenant_files(tmp_path), frozenset({"ab" * 16})
     assert files.leftovers(known) == [f"tenants/{'cd' * 16}.lock", "tenants/note.lock"]
-    files.sweep(known)
+    await files.sweep(known)
     assert files.leftovers(known) == ["tenants/note.lock"], "what has no tenant's name is told of, and left alone"
-    files.erase("ab" * 16)
+    await files.erase("ab" * 16)
     assert [path.name for path in tenants.iterdir()] == ["note.lock"]
 
 

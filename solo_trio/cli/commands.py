@@ -9,6 +9,7 @@ import click
 
 from solo_trio import __version__
 from solo_trio.cli import (
+    audit_commands,
     certificate_commands,
     environment_commands,
     life_commands,
@@ -16,6 +17,7 @@ from solo_trio.cli import (
     offline_commands,
     service_commands,
     system_commands,
+    tenant_commands,  # noqa: F401  (adds to `tenant`)
 )
 from solo_trio.cli.options import DATA, FILE, HOST
 from solo_trio.cli.showing import ignore_output
@@ -124,6 +126,7 @@ for command in (
     *system_commands.COMMANDS,
     *local_commands.COMMANDS,
     *offline_commands.COMMANDS,
+    *audit_commands.COMMANDS,
     *environment_commands.COMMANDS,
     *certificate_commands.COMMANDS,
 ):

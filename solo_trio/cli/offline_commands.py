@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from solo_trio.cli.options import for_system
+from solo_trio.cli.progress import counting
 from solo_trio.cli.showing import note, show_json, show_line, show_table
 from solo_trio.cli.system_commands import held_back
 from solo_trio.errors import Faulted
@@ -61,23 +59,8 @@ def _verified_offline(data: Path, *, quiet: bool) -> dict[str, Any]:
 
     from solo_trio.bootstrap import verify_data
 
-    with _bar(quiet=quiet) as progress:
+    with counting("events", quiet=quiet) as progress:
         return trio.run(verify_data, data, progress).view()
-
-
-@contextmanager
-def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """What shows on a terminal how far it is: events done, and of how many."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("events", total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def _show(report: dict[str, Any], system: dict[str, Any] | None) -> None:

@@ -106,3 +106,15 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def time_utc(text: str) -> str:
+    """A day, or a time in UTC, as the server takes it. Raises ValueError."""
+    from solo_trio.model.instant import read_rfc3339
+
+    whole = text if "T" in text else f"{text}T00:00:00Z"
+    try:
+        read_rfc3339(whole)
+    except ValueError:
+        raise ValueError(f"{printable(text)!r} is no time: write 2026-01-31 or 2026-01-31T12:00:00Z, in UTC") from None
+    return whole

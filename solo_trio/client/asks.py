@@ -288,3 +288,30 @@ def verify() -> Ask[Document]:
 def checkpoint() -> Ask[Document]:
     """Keep the state now: `{event_id, bytes, duration_ms}`. System credentials only."""
     return Ask("POST", "/system/checkpoint", _whole, tenant=False)
+
+
+def audit(
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    operation: str | None = None,
+    outcome: str | None = None,
+    credential: str | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> Ask[Document]:
+    """A page of who called what, oldest first: `{entries, next}`; `next` is the `cursor` of the following page, or None.
+
+    `since` and `until` are times like "2026-01-31T12:00:00Z"; `outcome` is a status ("201") or an error's code. Of the client's
+    tenant, or with a system token and no tenant, of all.
+    """
+    query = _given(
+        since=since,
+        until=until,
+        operation=operation,
+        outcome=outcome,
+        credential=credential,
+        limit=limit,
+        cursor=cursor,
+    )
+    return Ask("GET", "/audit", _whole, query)

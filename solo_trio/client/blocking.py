@@ -89,6 +89,7 @@ class SoloClient:
     system = _Method(asks.system)
     verify = _Method(asks.verify)
     checkpoint = _Method(asks.checkpoint)
+    audit = _Method(asks.audit)
     openapi = _Method(asks.openapi)
     pause_all = _Method(asks.pause_all)
     resume_all = _Method(asks.resume_all)

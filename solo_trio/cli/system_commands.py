@@ -114,7 +114,7 @@ HARDENING: Final = click.option(
 
 @click.group()
 def tenant() -> None:
-    """Create, change and show tenants; needs the system's token."""
+    """Create, change, show and remove tenants; needs the system's token."""
 
 
 @tenant.command("create")
@@ -213,6 +213,7 @@ def show_tenant(place: Place, tenant_id: str) -> None:
     show_facts(
         [
             ("tenant", answer["tenant_id"]),
+            ("status", answer.get("status")),
             ("created", answer["created_at"]),
             ("services", answer["services"]),
             ("limits", _limits_of(answer) or None),

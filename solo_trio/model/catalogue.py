@@ -5,6 +5,7 @@ from solo_trio.model import (
     checkpoint,
     denial,
     resources,
+    secret,
     service_events,
     system,
     tenant,

@@ -32,7 +32,7 @@ STABLE_UPTIME_MIN_S: Final = 1.0
 """A shorter uptime resets no backoff, however short the window is."""
 
 
-@event("service_deployment_started", schema=4)
+@event("service_deployment_started", schema=5)
 @frozen
 class ServiceDeploymentStarted(Event):
     """The intent to run a service: it is retried by recovery until it is deployed, failed or killed.
@@ -84,6 +84,13 @@ def _has_no_environment(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 UPCASTERS["service_deployment_started", 3] = _has_no_environment
+
+
+def _has_no_secrets(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "spec": {**fields["spec"], "secrets": []}}
+
+
+UPCASTERS["service_deployment_started", 4] = _has_no_secrets
 
 
 @frozen
@@ -257,10 +264,10 @@ class ServiceRestartRequested(_Outcome):
         )
 
 
-@event("service_updated", schema=2)
+@event("service_updated", schema=3)
 @frozen
 class ServiceUpdated(_Outcome):
-    """Somebody changed the policy, the limits or the network access of the service; from here they count.
+    """Somebody changed the policy, the limits, the network access or the secrets of the service; from here they count.
 
     Nothing is restarted for it. Connections that `egress` no longer admits are cut.
     """
@@ -269,6 +276,7 @@ class ServiceUpdated(_Outcome):
     restart_limits: RestartLimits
     limits: Limits
     egress: tuple[str, ...]
+    secrets: tuple[str, ...]
 
     def change(self, service: ServiceState, stamp: StoredEvent) -> ServiceState:
         spec = evolve(
@@ -277,6 +285,7 @@ class ServiceUpdated(_Outcome):
             restart_limits=self.restart_limits,
             limits=self.limits,
             egress=self.egress,
+            secrets=self.secrets,
         )
         newest = service.window[-self.restart_limits.max_restarts :] if self.restart_limits.max_restarts else ()
         return evolve(service, spec=spec, revision=stamp.id, window=newest)
@@ -287,6 +296,13 @@ def _egress_of_none(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 UPCASTERS["service_updated", 1] = _egress_of_none
+
+
+def _secrets_of_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "secrets": []}
+
+
+UPCASTERS["service_updated", 2] = _secrets_of_none
 
 
 @event("service_paused")

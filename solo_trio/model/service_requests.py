@@ -222,7 +222,7 @@ class Resume:
 
 @frozen
 class Update:
-    """Change the policy, limits, network access of a service; None leaves a value, and each limit that is None, as it is."""
+    """Change the policy, limits, network access, secrets of a service; None leaves a value, and each limit that is None, as it is."""
 
     RESERVED: ClassVar[bool] = False
 
@@ -234,6 +234,7 @@ class Update:
     limits: Limits | None = None
     revision: int | None = None
     egress: tuple[str, ...] | None = None
+    secrets: tuple[str, ...] | None = None
 
     def decide(self, state: KernelState, now: Now) -> Decision:
         service = _settled(state, self.tenant_id, self.service_id, self.revision)
@@ -248,11 +249,18 @@ class Update:
             ),
             limits=was.limits if self.limits is None else evolve(was.limits, **self.limits.given()),
             egress=was.egress if self.egress is None else self.egress,
+            secrets=was.secrets if self.secrets is None else self.secrets,
         ).check()
         if spec == was:
             return Decision(reply=Accepted(service.revision, service.deployment, changed=False))
         updated = ev.ServiceUpdated(
-            service.deployment, service.generation, spec.restart, spec.restart_limits, spec.limits, spec.egress
+            service.deployment,
+            service.generation,
+            spec.restart,
+            spec.restart_limits,
+            spec.limits,
+            spec.egress,
+            spec.secrets,
         )
         return about(state, self.tenant_id, service, updated, reply=Accepted(state.last_id + 1, service.deployment))
 

@@ -8,13 +8,15 @@ from attrs import field, frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model.evolving import evolve
-from solo_trio.model.ids import check_id
+from solo_trio.model.ids import check_id, check_secret_name
 from solo_trio.model.limits import Limits, is_number
 from solo_trio.policy.egress import ENTRIES_MAX, service_list
 from solo_trio.policy.restart import RestartType
 
 SOURCE_BYTES_MAX: Final = 1_048_576
 DEPENDENCIES_MAX: Final = 32
+SECRETS_MAX: Final = 32
+"""That one service may have."""
 RESTARTS_MAX: Final = 1_000
 RESTART_SECONDS_MAX: Final = 86_400.0
 
@@ -54,6 +56,8 @@ class ServiceSpec:
     """What it may connect to, in the spelling of `policy.egress.canonical`; nothing, unless something is listed."""
     environment: str | None = None
     """The packages that it finds beside the kernel's own: one of those that the operator prepared, by name."""
+    secrets: tuple[str, ...] = ()
+    """Names of the tenant's secrets that it may have."""
 
     def check(self) -> ServiceSpec:
         """Return self, or raise `Rejected("invalid_field")`."""
@@ -74,6 +78,10 @@ class ServiceSpec:
             raise Rejected("invalid_field", f"depends_on must name at most {DEPENDENCIES_MAX} services, each once")
         for each in self.depends_on:
             check_id("depends_on", each)
+        if len(self.secrets) > SECRETS_MAX or len(set(self.secrets)) < len(self.secrets):
+            raise Rejected("invalid_field", f"secrets must name at most {SECRETS_MAX} secrets, each once")
+        for each in self.secrets:
+            check_secret_name(each)
         if self.environment is not None:
             check_id("environment", self.environment)
         if self.entry != "source" and (self.environment is not None or self.format != "python_source"):

@@ -14,6 +14,7 @@ from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import KeyRow, StoredEvent
+from solo_trio.model.secret import SecretState
 from solo_trio.model.service import ServiceState
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class TenantState:
     """None: the configuration's."""
     removal: Removal | None = None
     """It is being removed: nothing of it is served or recovered any more."""
+    secrets: HashTrieMap[str, SecretState] = field(factory=HashTrieMap)
 
 
 @event("tenant_created", schema=2)

@@ -271,4 +271,5 @@ async def _spec_at(caller: Caller, service_id: str, deployment: int, revision: i
         restart_limits=changed.restart_limits,
         limits=changed.limits,
         egress=changed.egress,
+        secrets=changed.secrets,
     )

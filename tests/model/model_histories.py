@@ -22,7 +22,8 @@ from solo_trio.model.checkpoint import RecordCheckpoint
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Now
 from solo_trio.model.limits import Limits
-from solo_trio.model.record import KeyRow
+from solo_trio.model.record import KeyRow, SecretRow
+from solo_trio.model.secret_requests import RecordAccess, RecordDenials, RevokeSecret, StoreSecret
 from solo_trio.model.resources import ReportPressure, ReportViolation, ResourceViolation, RuntimePressureHigh
 from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.model.system import (
@@ -281,6 +282,32 @@ class Notice(Move):
 
 
 @frozen
+class Secrets(Move):
+    """A secret is set, handed out, refused, or shredded; one that there may not be."""
+
+    verb: Literal["store", "access", "deny", "revoke"]
+    tenant_id: str
+    number: int
+
+    def command(self, world: World) -> Command:
+        tenant = world.state.tenants.get(self.tenant_id)
+        incarnation = "gone" if tenant is None else tenant.incarnation
+        name = f"secret-{self.number % 2}"
+        if self.verb == "store":
+            version_id = f"version-{world.state.last_id}"
+            row = SecretRow(incarnation, name, 0, version_id, "key_secrets", b"sealed")
+            return StoreSecret(self.tenant_id, row, "agent" if self.number % 3 else "tenant", secrets_max=1)
+        if self.verb == "deny":
+            return RecordDenials(self.tenant_id, incarnation, name, "service:calc", self.number)
+        if self.verb == "revoke":
+            return RevokeSecret(self.tenant_id, name, self.number if self.number > 5 else None)
+        held = None if tenant is None else tenant.secrets.get(name)
+        version_id = "gone" if held is None else held.newest.version_id
+        version = 1 if held is None else held.newest.version
+        return RecordAccess(self.tenant_id, incarnation, name, version, version_id, "capability:cap")
+
+
+@frozen
 class Keep(Move):
     def command(self, world: World) -> Command:
         return RecordCheckpoint(world.state.last_id, 1_000)
@@ -407,6 +434,7 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),
     (1, st.builds(Shutdown, st.booleans())),
     (1, st.builds(Keep)),
+    (2, st.builds(Secrets, st.sampled_from(("store", "store", "access", "deny", "revoke")), _tenant_ids, st.integers(0, 6))),
     (1, st.builds(Notice, st.none() | st.integers(0, 3), st.sampled_from((0, 0, -1)))),
 ]
 

@@ -18,6 +18,7 @@ from solo_trio.model.checkpoint import CheckpointWritten
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
 from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
+from solo_trio.model.secret import SecretAccessDenied, SecretAccessed, SecretRevoked, SecretStored
 from solo_trio.model.service_events import (
     ServiceCrashed,
     ServiceDeployed,
@@ -70,6 +71,10 @@ SAMPLES: Final[dict[str, Event]] = {
         CheckpointWritten(event_id=10_000, size_bytes=4_096),
         ResourceViolation(7, 3, "memory_mb", 300.5, 256.0, "kill"),
         RuntimePressureHigh("disk", 70_000_000.0, 67_108_864.0, 95.9, "critical"),
+        SecretAccessDenied("api-key", "service:calc", count=3),
+        SecretAccessed("api-key", 2, "service:calc", generation=3),
+        SecretRevoked("api-key"),
+        SecretStored("api-key", 2, "b7f0c1d2e3f4a5968778695a4b3c2d1e", "agent"),
         ServiceCrashed(
             7,
             3,
@@ -99,6 +104,7 @@ SAMPLES: Final[dict[str, Event]] = {
                 egress=("api.example.com:443", "*.example.org", "10.0.0.0/8:5432", "[2001:db8::1]:443"),
                 ephemeral=True,
                 environment="science-1",
+                secrets=("api-key", "TLS.pem"),
             ),
             DIGEST,
             version=3,
@@ -114,7 +120,7 @@ SAMPLES: Final[dict[str, Event]] = {
         ServiceResumed(7, 3),
         ServiceStarted(7, 3, "recovery"),
         ServiceStopped(7, 3, "stopped"),
-        ServiceUpdated(7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), ("*:443",)),
+        ServiceUpdated(7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), ("*:443",), ("a",)),
         SystemPaused(),
         SystemResumed(),
         SystemSettled(),
@@ -132,7 +138,8 @@ SAMPLES: Final[dict[str, Event]] = {
 
 _intent = SAMPLES["service_deployment_started"]
 assert isinstance(_intent, ServiceDeploymentStarted)
-_of_one_module = evolve(_intent, spec=evolve(_intent.spec, format="python_source", environment=None))
+_without_secrets = evolve(_intent, spec=evolve(_intent.spec, secrets=()))
+_of_one_module = evolve(_intent, spec=evolve(_without_secrets.spec, format="python_source", environment=None))
 
 OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
     ("capability_granted", 1): CapabilityGranted("cap_1", "key_1", "tenant", ("*",)),
@@ -141,8 +148,12 @@ OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
     ),
     ("service_deployment_started", 2): evolve(_of_one_module, spec=evolve(_of_one_module.spec, egress=())),
     ("service_deployment_started", 3): _of_one_module,
+    ("service_deployment_started", 4): _without_secrets,
     ("service_updated", 1): ServiceUpdated(
-        7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), ()
+        7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), (), ()
+    ),
+    ("service_updated", 2): ServiceUpdated(
+        7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), ("*:443",), ()
     ),
     ("system_started", 1): SystemStarted("0.1.0", "3.11.7", clean=False, hold=None),
 }

@@ -27,15 +27,17 @@ from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
 from solo_trio.kernel.checkpoints import CheckpointRules, reducer_version
 from solo_trio.kernel.core import Core, Parts
+from solo_trio.kernel.kernel_time import KernelTime
 from solo_trio.kernel.log_checks import Check
 from solo_trio.kernel.recovery import replay
-from solo_trio.kernel.staging import Submission
+from solo_trio.kernel.staging import Draft, Submission, stage
 from solo_trio.kernel.verification import VerificationReport, refused_report, verify_log
 from solo_trio.model.audit import AuditFinding, AuditQuery, KeptEntry
 from solo_trio.model.capability import system_capability
-from solo_trio.model.capability_requests import GrantSystem
+from solo_trio.model.capability_requests import GrantSystem, RotateToken
 from solo_trio.model.record import EventQuery
 from solo_trio.model.system import StartSystem
+from solo_trio.model.tenant import tenant_of
 from solo_trio.operations.admission import Admission
 from solo_trio.operations.auditing import Auditing
 from solo_trio.operations.caller import SYSTEM_SCOPE, System
@@ -59,11 +61,14 @@ from solo_trio.telemetry.diagnostics import Diagnostics
 from solo_trio.telemetry.machine import OwnProcess
 from solo_trio.telemetry.service_logs import ServiceLogFiles
 from solo_trio.telemetry.sources import SystemClock, SystemEntropy
+from solo_trio.vault.admin_token import ADMIN_TOKEN_FILE as ADMIN_TOKEN_FILE
+from solo_trio.vault.admin_token import write_admin_token
 from solo_trio.vault.keyring import Keyring
 from solo_trio.vault.keys import MASTER_KEY_VARIABLE, MasterKey
+from solo_trio.vault.vault import Vault
+from solo_trio.vault.secret import Secret
 
 TAKE_OVER_TIMEOUT_S: Final = 10.0
-ADMIN_TOKEN_FILE: Final = "admin.token"
 MASTER_KEY_FILE: Final = "master.key"
 DATABASE_FILE: Final = "kernel.db"
 LOCKS_DIRECTORY: Final = "tenants"
@@ -95,7 +100,8 @@ async def running_system(
             if journal.warning is not None:
                 telemetry.note(journal.warning)
             clock, entropy = SystemClock(), SystemEntropy()
-            keyring = Keyring(master, entropy, await journal.keys())
+            keys = await journal.keys()
+            keyring = Keyring(master, entropy, keys)
             keyring.check()
             tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
             sandboxing = _sandboxing(data, settings)
@@ -114,6 +120,7 @@ async def running_system(
                 alerts=settings.alerts,
                 checks=(partial(_audit_check, audit),),
                 egress_allowed=settings.egress_allowed,
+                vault=Vault(master, entropy, keys),
                 version=__version__,
                 environments=environments_of(data),
                 files=tenant_files(data),
@@ -124,12 +131,49 @@ async def running_system(
                     nursery.start_soon(logs.run)
                     async with assemble(parts, keyring, settings, audit) as system:
                         _write_admin_token(data, system)
+                        system = evolve(system, keep_admin_token=partial(_keep_admin_token, data))
                         yield system
                     nursery.cancel_scope.cancel()
         finally:
             if audit is not None:
                 await audit.close()
             await _close(journal, telemetry)
+
+
+async def _keep_admin_token(data: Path, token: Secret) -> None:
+    await trio.to_thread.run_sync(write_admin_token, data, token)
+
+
+async def rotate_token(data: Path, tenant_id: str | None, *, keep: bool) -> Secret:
+    """Replace the token of a tenant, or of the system (None), in a data directory that no kernel uses.
+
+    Raises `SoloError`: tenant_not_found, and whatever keeps a kernel from starting.
+    """
+    data = data.absolute()  # noqa: ASYNC240 - reads no file
+    with DataLock(data):
+        master = _master_key(data, create=False)
+        journal = await open_journal(data, master.derive("witness"))
+        clock, telemetry = SystemClock(), Diagnostics()
+        try:
+            keyring = Keyring(master, SystemEntropy(), await journal.keys())
+            start = StartSystem(__version__, platform.python_version())
+            recovery = await replay(
+                journal, clock, telemetry, reducer=reducer_version(), start=start, timeout_s=TAKE_OVER_TIMEOUT_S
+            )
+            state = recovery.state
+            tenant = None if tenant_id is None else tenant_of(state, tenant_id)
+            incarnation = None if tenant is None else tenant.incarnation
+            key = keyring.new_key(incarnation or SYSTEM_SCOPE)
+            command = RotateToken(tenant_id, incarnation, keyring.new_id(), key, keep)
+            now = KernelTime(clock, state.last_at_us, state.kernel_time).now(state.last_at_us, state.kernel_time)
+            draft, capability_id = stage(Draft(state), Submission(command), now)
+            await journal.append([record.stored for record in draft.records], draft.attachments, reserved=True)
+            token = keyring.mint(key.key_id, capability_id)
+        finally:
+            await _close(journal, telemetry)
+        if tenant_id is None:
+            write_admin_token(data, token)
+        return token
 
 
 def harden_process() -> None:
@@ -329,22 +373,10 @@ def _master_key(data: Path, *, create: bool = True) -> MasterKey:
 
 
 def _write_admin_token(data: Path, system: System) -> None:
-    """The system's token, for whoever may read the data directory; written again if it is missing."""
-    path = data / ADMIN_TOKEN_FILE
+    """The system's token, for whoever may read the data directory; written again if it is missing, or is an old one."""
     capability = system_capability(system.core.loop.state)
-    if path.is_file() or capability is None:
-        return
-    token = system.keyring.mint(capability.key_id, capability.capability_id)
-    whole = path.with_suffix(".new")
-    try:
-        descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w") as file:
-            file.write(token.reveal_text() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        whole.replace(path)
-    except OSError as error:
-        raise Faulted("data_unwritable", f"{path} cannot be written: {error.strerror}") from error
+    if capability is not None:
+        write_admin_token(data, system.keyring.mint(capability.key_id, capability.capability_id))
 
 
 def _sandboxing(data: Path, settings: Settings) -> Sandboxing:

@@ -12,6 +12,7 @@ import trio
 from attrs import field, frozen
 
 from solo_trio.errors import SoloError
+from solo_trio.kernel import expiry
 from solo_trio.kernel.calls import Calls
 from solo_trio.kernel.checkpoints import CheckpointRules, Checkpoints, reducer_version
 from solo_trio.kernel.denials import AlertRules, Denials
@@ -22,6 +23,7 @@ from solo_trio.kernel.monitor import Monitor
 from solo_trio.kernel.pressure import NoMachine, PressureLimits, PressureMonitor
 from solo_trio.kernel.recovery import Recovery, RecoveryReport
 from solo_trio.kernel.removal import Removals
+from solo_trio.kernel.secrets import Secrets
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import START_LIMIT_ALL
 from solo_trio.kernel.tenant import TenantSupervisor
@@ -55,6 +57,7 @@ from solo_trio.ports import (
     Telemetry,
     TenantFiles,
 )
+from solo_trio.vault.vault import Vault
 
 CLOSE_SHARE: Final = 0.7
 """The part of the shutdown's time-out that services may use to stop by themselves; the rest is for killing them."""
@@ -99,6 +102,7 @@ class Parts:
     checks: Sequence[Callable[[], Awaitable[Check]]] = ()
     """What a verification asks for besides."""
     egress_allowed: tuple[str, ...] = ("*",)
+    vault: Vault | None = None
 
 
 class Core:
@@ -123,6 +127,8 @@ class Core:
         self.checkpoints = Checkpoints(self, parts.checkpoints, reducer_version(), uncovered=recovery.replayed)
         self.monitor = Monitor(self)
         self.denials = Denials(self, parts.alerts)
+        self.secrets = Secrets(self, parts.vault)
+        self.removals.forgetting.append(self.secrets.forget)
         self.pressure = PressureMonitor(self, parts.machine, parts.pressure)
         self.on_revoked: list[Callable[[], None]] = []
         """Told when a credential may have become worthless before its time."""
@@ -159,7 +165,9 @@ class Core:
                     nursery.start_soon(self.verification.run, self.recovery.done)
                     nursery.start_soon(self.monitor.run)
                     nursery.start_soon(self.denials.run)
+                    nursery.start_soon(self.secrets.run)
                     nursery.start_soon(self.pressure.run)
+                    nursery.start_soon(expiry.run, self)
                     await self.closed.wait()
                     tenants.cancel_scope.deadline = self.close_deadline  # whatever a supervisor may be waiting for
                 # every tenant's nursery is empty now

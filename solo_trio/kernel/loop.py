@@ -21,6 +21,7 @@ from rpds import HashTrieMap
 
 from solo_trio.errors import Faulted, JournalFailed, KernelBug, Rejected, SoloError, StorageFull
 from solo_trio.kernel.hub import Hub
+from solo_trio.kernel.kernel_time import KernelTime
 from solo_trio.kernel.staging import Draft, Seen, Submission, stage
 from solo_trio.model.event import Now, Record
 from solo_trio.model.record import DropArtifact, IdempotencyRow
@@ -69,12 +70,11 @@ class Loop:
     def __init__(self, journal: Journal, clock: Clock, hub: Hub, telemetry: Telemetry, state: KernelState) -> None:
         self.state = state
         self._journal = journal
-        self._clock = clock
         self._hub = hub
         self._telemetry = telemetry
         self._seen: Seen = HashTrieMap()
         self._send, self._receive = trio.open_memory_channel[_Waiting](QUEUE_SUBMISSIONS_MAX)
-        self._kernel_time_base = state.kernel_time - clock.monotonic()
+        self._time = KernelTime(clock, state.last_at_us, state.kernel_time)
         self._stopped: SoloError | None = None
         self.refusing = False
         """Only the kernel itself is served any more."""
@@ -87,10 +87,18 @@ class Loop:
             self._seen = self._seen.insert((row.scope, row.key), row)
 
     def now(self) -> Now:
-        return Now(
-            max(self._clock.wall_us(), self.state.last_at_us),
-            max(self._kernel_time_base + self._clock.monotonic(), self.state.kernel_time),
-        )
+        """What time it is for everything that is decided; see `policy.time_jumps`."""
+        return self._time.now(self.state.last_at_us, self.state.kernel_time)
+
+    @property
+    def held_s(self) -> float:
+        """By how much the wall clock is ahead of what is believed, because it leapt; 0 if it is believed."""
+        self.now()
+        return self._time.held_s
+
+    def accept_clock(self) -> None:
+        """Believe the wall clock, however far it leapt."""
+        self._time.accept()
 
     @property
     def queued(self) -> int:
@@ -251,7 +259,7 @@ class Loop:
                 waiting.fail(KernelBug("the request met a defect; nothing was written"))
             else:
                 answered.append(Answered(waiting, reply))
-                batch_bytes += sum(len(getattr(each, "content", b"")) for each in draft.attachments[known:])
+                batch_bytes += sum(len(getattr(each, "content", getattr(each, "sealed", b""))) for each in draft.attachments[known:])
                 batch_bytes += sum(len(record.stored.payload or b"") for record in draft.records[recorded:])
         return draft, answered
 

@@ -116,6 +116,24 @@ class Authority:
 EMBEDDER = Authority()
 
 
+def may_handle(state: KernelState, authority: Authority, capability: Capability) -> bool:
+    """Whether that capability is among those that `authority` sees and revokes.
+
+    Whoever has all of the tenant, or of the system: every one; others those that were granted with what they have, and itself.
+    """
+    held = state.capabilities.get(authority.capability_id or "")
+    if authority.capability_id is None or (held is not None and held.parent is None and not authority.caveats.words):
+        return True
+    if not set(authority.caveats.ids) <= set(capability.through):
+        return capability is held and not authority.caveats.words
+    above: Capability | None = capability
+    while above is not None and held is not None:
+        if above is held:
+            return True
+        above = state.capabilities.get(above.parent or "")
+    return False
+
+
 def earliest(one: int | None, other: int | None) -> int | None:
     """The earlier of two times, where None is never."""
     if one is None or other is None:

@@ -13,7 +13,7 @@ from solo_trio.model.capability import (
     Authority,
     Capability,
     descendants,
-    earliest,
+    may_handle,
     system_capability,
 )
 from solo_trio.model.capability_events import (
@@ -135,23 +135,23 @@ class Grant:
 class Revoke:
     """Revoke a capability with all that descend from it, or an attenuation. The reply is how many capabilities went.
 
-    `by`: None where somebody is entitled to revoke any; otherwise only what descends from that capability, and itself.
+    Raises `Rejected("capability_not_found")` for what `by` does not see.
     """
 
     RESERVED: ClassVar[bool] = True
 
     incarnation: str | None
     tenant_id: str | None
+    by: Authority
     capability_id: str | None
     attenuation_id: str | None = None
     expires_at_us: int | None = None
-    by: str | None = None
 
     def decide(self, state: KernelState, now: Now) -> Decision:
         if self.attenuation_id is not None:
             return self._attenuation(state, self.attenuation_id)
         capability = find_capability(state, self.incarnation, self.capability_id or "")
-        if self.by is not None and capability.capability_id not in descendants(state, [self.by]):
+        if not may_handle(state, self.by, capability):
             raise _not_found()
         if capability.parent is None:
             raise Rejected(
@@ -280,6 +280,3 @@ def _depth(state: KernelState, capability: Capability | None) -> int:
     while capability is not None and depth <= DEPTH_MAX:
         capability, depth = state.capabilities.get(capability.parent or ""), depth + 1
     return depth
-
-
-__all__ = ["Grant", "GrantSystem", "Revoke", "RotateToken", "SweepExpired", "earliest", "find_capability"]

@@ -52,7 +52,7 @@ class Right:
 
 def is_within(resource: str, other: str) -> bool:
     """Whether `other` is `resource` or contains it."""
-    if other == resource or other == SYSTEM:
+    if other in (resource, SYSTEM):
         return True
     if other == TENANT:
         return resource != SYSTEM

@@ -189,6 +189,32 @@ class StartSystem:
         return Decision((Proposed(SystemStarted(self.version, self.python, state.system.clean, hold)),))
 
 
+@event("clock_jump")
+@frozen
+class ClockJump(Event):
+    """The wall clock leapt ahead by `ahead_s`, further than a clock does that is right: the kernel goes on with its own time.
+
+    `accepted`: the operator said that the wall clock is right; from here on it counts.
+    """
+
+    ahead_s: float
+    accepted: bool
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        return state
+
+
+@frozen
+class RecordClockJump:
+    RESERVED: ClassVar[bool] = False
+
+    ahead_s: float
+    accepted: bool = False
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        return Decision((Proposed(ClockJump(round(self.ahead_s, 3), self.accepted)),))
+
+
 @frozen
 class SettleSystem:
     RESERVED: ClassVar[bool] = False

@@ -11,7 +11,7 @@ from attrs import asdict
 from solo_trio import __version__
 from solo_trio.model.codec import rfc3339
 from solo_trio.model.service import count_services
-from solo_trio.model.system import PauseSystem, ResumeSystem
+from solo_trio.model.system import PauseSystem, RecordClockJump, ResumeSystem
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.table import Answer, Nothing, operation
 from solo_trio.operations.views import counts_view, pressure_view
@@ -57,6 +57,7 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "paused_because": state.system.hold,
         "held": _held(caller),
         "last_event_id": state.last_id,
+        "clock_ahead_s": round(core.loop.held_s, 3),
         "kernel_time_s": core.loop.now().kernel_time,
         "tenants": len(state.tenants),
         "services": counts_view(count_services(service for _, service in state.services())),
@@ -99,6 +100,16 @@ async def resume_system(caller: Caller, given: Nothing) -> Answer:
     held = _held(caller)
     await caller.submit(ResumeSystem())
     return Answer({"paused": False, "held": _held(caller), "resumed": held})
+
+
+@operation("POST", "/system/accept-clock", scope="system", mutates=True)
+async def accept_clock(caller: Caller, given: Nothing) -> Answer:
+    """Believe the machine's clock although it leapt ahead: what it says has expired expires now."""
+    ahead_s = caller.core.loop.held_s
+    if ahead_s:
+        caller.core.loop.accept_clock()
+        await caller.submit(RecordClockJump(ahead_s, accepted=True))
+    return Answer({"accepted_s": round(ahead_s, 3), "at": rfc3339(caller.core.loop.now().at_us)})
 
 
 @operation("POST", "/system/verify", scope="system")

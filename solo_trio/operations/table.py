@@ -94,15 +94,21 @@ class Operation:
     stream: bool
     """Answers with an `EventStream` or `LogStream`; over HTTP chosen over its namesake by `Accept: text/event-stream`."""
     transport: Transport = "http"
-    right: tuple[str, str] | None = None
+    right: tuple[str, str] | Literal["holder"] | None = None
     """(resource, permission) that the credential must have. `{name}` in the resource is the input's; a kind of resource
     without a name ("service") is had by whoever has the permission for some of that kind, and what is shown follows from it.
-    None: the whole tenant, or the whole system, with `read` for GET and `write` for the rest."""
+    None: the whole tenant, or the whole system, with `read` for GET and `write` for the rest.
+    "holder": whoever has a valid credential at all."""
 
     @property
     def offers_csv(self) -> bool:
         """Its input `format` may be "csv", which over HTTP `Accept: text/csv` asks for too."""
         return any(each.name == "format" and each.metadata["place"] == "query" for each in fields(self.input))
+
+    @property
+    def secret_fields(self) -> frozenset[str]:
+        """The inputs that no record may be made of."""
+        return frozenset(each.name for each in fields(self.input) if each.metadata.get("secret"))
 
     @property
     def resume_field(self) -> str:
@@ -129,7 +135,7 @@ def operation(
     mutates: bool = False,
     stream: bool = False,
     transport: Transport = "http",
-    right: tuple[str, str] | None = None,
+    right: tuple[str, str] | Literal["holder"] | None = None,
 ) -> Callable[[H], H]:
     """Put a function into the table under its own name; its docstring's first line is the summary."""
 
@@ -156,8 +162,9 @@ def query(default: Any = NOTHING) -> Any:
     return field(default=default, metadata={"place": "query"}, kw_only=True)
 
 
-def body(default: Any = NOTHING, *, factory: Callable[[], Any] | None = None) -> Any:
-    """A field of an input that comes from the JSON body."""
+def body(default: Any = NOTHING, *, factory: Callable[[], Any] | None = None, secret: bool = False) -> Any:
+    """A field of an input that comes from the JSON body. `secret`: it is shown and remembered nowhere, not even hashed."""
+    metadata = {"place": "body", "secret": secret}
     if factory is not None:
-        return field(factory=factory, metadata={"place": "body"}, kw_only=True)
-    return field(default=default, metadata={"place": "body"}, kw_only=True)
+        return field(factory=factory, metadata=metadata, kw_only=True, repr=not secret)
+    return field(default=default, metadata=metadata, kw_only=True, repr=not secret)

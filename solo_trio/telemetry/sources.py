@@ -10,13 +10,21 @@ import trio
 
 
 class SystemClock:
-    """The wall clock, and Trio's own clock (so that a program on a mock clock is on it as a whole)."""
+    """The wall clock, and Trio's own clock (so that a program on a mock clock is on it as a whole).
+
+    While the machine sleeps Trio's clock stands still; the kernel's time must not, or the wall clock leaps at each wake-up.
+    """
 
     def wall_us(self) -> int:
         return time.time_ns() // 1_000
 
     def monotonic(self) -> float:
-        return trio.current_time()
+        return trio.current_time() + _asleep_s()
+
+
+def _asleep_s() -> float:
+    """How long the machine has slept since it was booted."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class SystemEntropy:

@@ -23,8 +23,8 @@ from solo_trio.model.ending import Ending
 from solo_trio.model.event import Now
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import KeyRow, SecretRow
-from solo_trio.model.secret_requests import RecordAccess, RecordDenials, RevokeSecret, StoreSecret
 from solo_trio.model.resources import ReportPressure, ReportViolation, ResourceViolation, RuntimePressureHigh
+from solo_trio.model.secret_requests import RecordAccess, RecordDenials, RevokeSecret, StoreSecret
 from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.model.system import (
     BeginShutdown,
@@ -35,6 +35,7 @@ from solo_trio.model.system import (
     StartSystem,
 )
 from solo_trio.model.tenant import Hardening, TenantLimits, UpdateTenant
+from solo_trio.model.tenant_removal import FinishRemoval, RemoveTenant
 from solo_trio.telemetry.diagnostics import Diagnostics
 
 TENANT_IDS: Final = ("acme", "blau")
@@ -247,6 +248,21 @@ class ChangeTenant(Move):
 
 
 @frozen
+class Remove(Move):
+    """A tenant is to be removed, or its removal is to be finished, of the incarnation that there is or of another one."""
+
+    tenant_id: str
+    grace_ms: int | None
+    bend: bool = False
+
+    def command(self, world: World) -> Command:
+        if self.grace_ms is not None:
+            return RemoveTenant(self.tenant_id, self.grace_ms)
+        tenant = world.state.tenants.get(self.tenant_id)
+        return FinishRemoval(self.tenant_id, "inc_other" if tenant is None or self.bend else tenant.incarnation)
+
+
+@frozen
 class Boot(Move):
     monotonic: float
     hold: bool = False
@@ -428,13 +444,24 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (1, st.builds(System, st.sampled_from(("pause", "resume", "settle")))),
     (2, st.builds(AddTenant, _tenant_ids, st.sampled_from((None, None, 0, 1)), st.booleans())),
     (1, st.builds(ChangeTenant, _tenant_ids, _none_to_one, st.sampled_from((None, 1, 64)), _hardening)),
+    (
+        2,
+        st.builds(
+            Remove, _tenant_ids, st.sampled_from((None, None, None, 0, 5_000)), st.sampled_from((False, False, True))
+        ),
+    ),
     (1, st.builds(GrantRoot)),
     (2, st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))),
     (1, st.builds(JumpWall, st.integers(-(10**15), 10**15))),
     (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),
     (1, st.builds(Shutdown, st.booleans())),
     (1, st.builds(Keep)),
-    (2, st.builds(Secrets, st.sampled_from(("store", "store", "access", "deny", "revoke")), _tenant_ids, st.integers(0, 6))),
+    (
+        2,
+        st.builds(
+            Secrets, st.sampled_from(("store", "store", "access", "deny", "revoke")), _tenant_ids, st.integers(0, 6)
+        ),
+    ),
     (1, st.builds(Notice, st.none() | st.integers(0, 3), st.sampled_from((0, 0, -1)))),
 ]
 

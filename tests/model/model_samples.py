@@ -38,6 +38,7 @@ from solo_trio.model.service_events import (
 )
 from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.model.system import (
+    ClockJump,
     SystemPaused,
     SystemResumed,
     SystemSettled,
@@ -69,6 +70,7 @@ SAMPLES: Final[dict[str, Event]] = {
         ),
         CapabilityRevoked(("cap_1", "cap_2"), ATTENUATION, 1_700_000_000_000_000),
         CheckpointWritten(event_id=10_000, size_bytes=4_096),
+        ClockJump(86_400.5, accepted=True),
         ResourceViolation(7, 3, "memory_mb", 300.5, 256.0, "kill"),
         RuntimePressureHigh("disk", 70_000_000.0, 67_108_864.0, 95.9, "critical"),
         SecretAccessDenied("api-key", "service:calc", count=3),

@@ -6,8 +6,9 @@ That a value is handed out is durable before it is. A refusal is not waited for:
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+import orjson
 import trio
 from attrs import frozen
 
@@ -95,6 +96,10 @@ class Secrets:
         with self._place():
             return await trio.to_thread.run_sync(vault.unseal, row, agent_key, limiter=self._threads)
 
+    def code_of(self, value: Any) -> str:
+        """What tells a JSON value from others, and tells nobody who has not the master key anything about it."""
+        return self._having_vault().code_of(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+
     def forget(self, incarnation: str) -> None:
         """The tenant was removed."""
         if self._vault is not None:
@@ -127,9 +132,7 @@ class Secrets:
             await trio.sleep(DENIALS_TOLD_S)
             counted, self._refused, self._some = self._refused, {}, trio.Event()
             for each, count in counted.items():
-                command = RecordDenials(
-                    each.tenant_id, each.incarnation, each.name, each.by, count, each.service_id
-                )
+                command = RecordDenials(each.tenant_id, each.incarnation, each.name, each.by, count, each.service_id)
                 try:
                     await self._core.loop.report(Submission(command))
                 except SoloError as error:

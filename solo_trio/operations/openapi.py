@@ -41,9 +41,11 @@ _ALWAYS: Final = frozenset(
 )
 _OF_SCOPE: Final = {
     "open": frozenset[str](),
-    "system": frozenset(("unauthenticated", "permission_denied")),
-    "tenant": frozenset(["unauthenticated", "invalid_id", "tenant_mismatch", "tenant_not_found", "tenant_required"]),
-    "either": frozenset(["unauthenticated", "invalid_id", "tenant_mismatch", "tenant_not_found"]),
+    "system": frozenset(("unauthenticated", "rate_limited", "permission_denied")),
+    "tenant": frozenset(
+        ["unauthenticated", "rate_limited", "invalid_id", "tenant_mismatch", "tenant_not_found", "tenant_required"]
+    ),
+    "either": frozenset(["unauthenticated", "rate_limited", "invalid_id", "tenant_mismatch", "tenant_not_found"]),
 }
 _OF_FIELD: Final = {
     "service_id": "service_not_found",
@@ -70,12 +72,18 @@ _OWN_CODES: Final[dict[str, frozenset[str]]] = {
     "delete_service": frozenset(("service_required", "service_stopping")),
     "pause_service": frozenset(("wrong_status", "service_not_running", "service_stopping")),
     "update_service": frozenset(("egress_refused", "service_not_running", "service_stopping")),
+    "set_secret": frozenset(("quota_exceeded", "secret_not_found")),
+    "reveal_secret": frozenset(("secret_not_found", "secret_access_denied", "storage_full")),
+    "show_secret": frozenset(["secret_not_found"]),
+    "delete_secret": frozenset(["secret_not_found"]),
+    "list_secrets": frozenset(["invalid_id"]),
     "create_tenant": frozenset(("tenant_exists", "quota_exceeded")),
     "call": frozenset(
         (
             "call_failed",
             "call_interrupted",
             "call_timeout",
+            "circuit_open",
             "result_not_serialisable",
             "service_not_running",
             "service_stopping",
@@ -141,6 +149,7 @@ def document() -> dict[str, Any]:
 
 
 _TEXT: Final[Schema] = {"type": "string"}
+_TABLE: Final = {"text/csv": {"schema": _TEXT}}
 _STREAMED: Final = {"text/event-stream": {"schema": _TEXT}}
 
 
@@ -217,7 +226,7 @@ def _responses(each: Operation) -> dict[str, Any]:
         "2XX": {
             "description": each.summary,
             "headers": headers,
-            "content": {"application/json": {"schema": {"type": "object"}}},
+            "content": {"application/json": {"schema": {"type": "object"}}} | (_TABLE if each.offers_csv else {}),
         }
     }
     by_status: dict[int, list[str]] = {}

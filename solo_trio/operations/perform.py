@@ -17,7 +17,15 @@ from solo_trio.model.capability import Authority
 from solo_trio.model.certificate import Certificate
 from solo_trio.operations import catalogue  # noqa: F401  (fills the table)
 from solo_trio.operations.auditing import Attempt
-from solo_trio.operations.caller import Caller, System, authenticate, check_right, check_scope, choose_tenant, idempotency_of
+from solo_trio.operations.caller import (
+    Caller,
+    System,
+    authenticate,
+    check_right,
+    check_scope,
+    choose_tenant,
+    idempotency_of,
+)
 from solo_trio.operations.inputs import structure
 from solo_trio.operations.table import OPERATIONS, Answer, EventStream, LogStream, Operation, TextAnswer
 
@@ -35,7 +43,7 @@ class Request:
     tenant_id: str | None = None
     route: dict[str, str] = field(factory=dict)
     query: dict[str, str] = field(factory=dict)
-    body: Any = None
+    body: Any = field(default=None, repr=False)
     idempotency_key: str | None = None
     if_match: str | None = None
     request_id: str | None = None
@@ -131,11 +139,19 @@ def _caller(
     idempotency = None
     if request.idempotency_key is not None and operation.mutates:
         asked = {name: value for name, value in request.query.items() if name not in _PATIENCE}
-        parts = [request.route, request.body, *([asked] if asked else [])]
+        parts = [request.route, _concealed(system, operation, request.body), *([asked] if asked else [])]
         idempotency = idempotency_of(operation, request.idempotency_key, incarnation, parts)
     return Caller(
         system, authority, tenant_id, incarnation, idempotency, _revision(request.if_match), request.request_id
     )
+
+
+def _concealed(system: System, operation: Operation, body: Any) -> Any:
+    """The body as a request is told from another by: what is secret in it as a code that only this kernel can make."""
+    if not isinstance(body, dict) or not operation.secret_fields & body.keys():
+        return body
+    hidden = {name: system.core.secrets.code_of(body[name]) for name in operation.secret_fields & body.keys()}
+    return {**body, **hidden}
 
 
 def _revision(text: str | None) -> int | None:

@@ -10,27 +10,51 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 from attrs import frozen
 
-from solo_trio.model.ids import FUNCTION_PATTERN, ID_PATTERN
+from solo_trio.model.ids import FUNCTION_PATTERN, ID_PATTERN, SECRET_NAME_PATTERN
 from solo_trio.model.limits import RANGES, Limits
-from solo_trio.model.spec import DEPENDENCIES_MAX, RESTART_SECONDS_MAX, RESTARTS_MAX, SOURCE_BYTES_MAX, RestartLimits
+from solo_trio.model.spec import (
+    DEPENDENCIES_MAX,
+    RESTART_SECONDS_MAX,
+    RESTARTS_MAX,
+    SECRETS_MAX,
+    SOURCE_BYTES_MAX,
+    RestartLimits,
+)
 from solo_trio.model.tenant import TenantLimits
+from solo_trio.operations.audit import CREDENTIAL_PATTERN, CURSOR_PATTERN, TIME_PATTERN, WORD_PATTERN
 from solo_trio.operations.changing import GRACE_MS_MAX, RestartLimitsChange
 from solo_trio.operations.paging import PAGE_MAX
 from solo_trio.operations.strict_json import INT_MAX, INT_MIN
 from solo_trio.operations.table import Operation
-from solo_trio.operations.tenants import SERVICES_LIMIT_MAX
+from solo_trio.operations.tenants import TENANT_RANGES
 from solo_trio.policy.egress import ENTRIES_MAX
+from solo_trio.vault.sealing import AGENT_KEY_CHARACTERS_MAX, VALUE_BYTES_MAX
 
 Schema = dict[str, Any]
 Place = Literal["path", "query", "body"]
 
 _ID: Final[Schema] = {"pattern": f"^{ID_PATTERN}$", "maxLength": 63}
 _PAGE: Final[Schema] = {"minimum": 1, "maximum": PAGE_MAX}
+_SECRET_TEXT: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": VALUE_BYTES_MAX}
+_SECRET_BYTES: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "base64": {
+            "type": "string",
+            "minLength": 4,
+            "maxLength": (VALUE_BYTES_MAX + 2) // 3 * 4,
+            "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+        }
+    },
+    "required": ["base64"],
+    "additionalProperties": False,
+}
 _FIELDS: Final[dict[str, Schema]] = {
     "service_id": _ID,
     "tenant_id": _ID,
@@ -46,9 +70,23 @@ _FIELDS: Final[dict[str, Schema]] = {
     "since": {"minimum": 0},
     "since_id": {"minimum": 0},
     "grace_ms": {"minimum": 0, "maximum": GRACE_MS_MAX},
+    "name": {"pattern": f"^{SECRET_NAME_PATTERN}$", "maxLength": 128},
+    "value": {"writeOnly": True, "anyOf": [_SECRET_TEXT, _SECRET_BYTES]},
+    "key": {"writeOnly": True, "minLength": 1, "maxLength": AGENT_KEY_CHARACTERS_MAX},
+    "secrets": {"items": {"type": "string", "pattern": f"^{SECRET_NAME_PATTERN}$"}, "maxItems": SECRETS_MAX, "uniqueItems": True},
     "type": {"description": "Event types, separated by commas."},
 }
 """What is narrower than the type of a field of an input, by the field's name: a name means one thing in all operations."""
+_TIME: Final[Schema] = {"format": "date-time", "pattern": f"^{TIME_PATTERN}$"}
+_OF_ITS_OWN: Final[dict[tuple[str, str], Schema]] = {
+    ("list_audit", "cursor"): {"pattern": f"^{CURSOR_PATTERN}$", "description": "The `next` of the page before."},
+    ("list_audit", "since"): _TIME,
+    ("list_audit", "until"): _TIME,
+    ("list_audit", "operation"): {"pattern": f"^{WORD_PATTERN}$"},
+    ("list_audit", "outcome"): {"pattern": f"^{WORD_PATTERN}$"},
+    ("list_audit", "credential"): {"pattern": f"^{CREDENTIAL_PATTERN}$"},
+}
+"""The same for a name that means something else in one operation."""
 _RESTARTS: Final[dict[str, Schema]] = {
     "max_restarts": {"minimum": 0, "maximum": RESTARTS_MAX},
     "max_seconds": {"exclusiveMinimum": 0, "maximum": RESTART_SECONDS_MAX},
@@ -57,7 +95,7 @@ _MEMBERS: Final[dict[type, dict[str, Schema]]] = {
     Limits: {name: {"minimum": low, "maximum": high} for name, (low, high) in RANGES.items()},
     RestartLimits: _RESTARTS,
     RestartLimitsChange: _RESTARTS,
-    TenantLimits: {"max_services": {"minimum": 0, "maximum": SERVICES_LIMIT_MAX}},
+    TenantLimits: {name: {"minimum": low, "maximum": high} for name, (low, high) in TENANT_RANGES.items()},
 }
 """The same for the members of a nested object."""
 _SIMPLE: Final[dict[Any, Schema]] = {
@@ -86,7 +124,7 @@ def body_schema(operation: Operation) -> Schema | None:
     fields = _placed(operation.input, "body")
     if not fields:
         return None
-    schema = _object(operation.input, fields, _FIELDS.get)
+    schema = _object(operation.input, fields, partial(_narrower, operation))
     if operation.scope in ("tenant", "either"):
         schema["properties"].setdefault("tenant_id", _narrowed(schema_of(str | None), _ID))
     return schema
@@ -99,11 +137,14 @@ def parameters(operation: Operation) -> list[Parameter]:
     for place in ("path", "query"):
         for attribute in _placed(operation.input, place):
             required = attribute.default is attrs.NOTHING
-            schema = _with_default(
-                _narrowed(schema_of(_given(hints[attribute.name])), _FIELDS.get(attribute.name)), attribute
-            )
+            narrower = _narrower(operation, attribute.name)
+            schema = _with_default(_narrowed(schema_of(_given(hints[attribute.name])), narrower), attribute)
             found.append(Parameter(attribute.name, place, required, schema))
     return found
+
+
+def _narrower(operation: Operation, name: str) -> Schema | None:
+    return _OF_ITS_OWN.get((operation.name, name), _FIELDS.get(name))
 
 
 def schema_of(kind: Any) -> Schema:

@@ -156,7 +156,7 @@ def _encoded(value: bytes) -> list[bytes]:
         found += [repr(text)[1:-1].encode("utf-8", "backslashreplace"), json.dumps(text)[1:-1].encode()]
         found.append(json.dumps(text, ensure_ascii=False)[1:-1].encode())
     for before in range(3):
-        # What stands before it in the bytes that are encoded decides how it looks; its first and last characters mix with others.
+        # What stands before it in what is encoded decides how it looks; its first and last characters mix with others.
         coded = base64.b64encode(bytes(before) + value).rstrip(b"=")
         first = (before * 8 + 5) // 6
         last = len(coded) - (1 if (before + len(value)) % 3 else 0)

@@ -24,6 +24,7 @@ from solo_trio.telemetry.sources import SystemClock, SystemEntropy
 from solo_trio.vault.keyring import Keyring
 from solo_trio.vault.keys import MasterKey
 from solo_trio.vault.secret import Secret
+from solo_trio.vault.vault import Vault
 
 __all__ = ["MemoryKernel", "MemoryLogs"]
 
@@ -110,7 +111,8 @@ class MemoryKernel:
 
     @asynccontextmanager
     async def _system(self, callables: Mapping[str, object]) -> AsyncIterator[System]:
-        keyring = Keyring(self._master, self.entropy, await self.journal.keys())
+        keys = await self.journal.keys()
+        keyring = Keyring(self._master, self.entropy, keys)
         parts = Parts(
             journal=self.journal,
             clock=self.clock,
@@ -122,6 +124,7 @@ class MemoryKernel:
             machine=self.machine,
             pressure=self.settings.pressure,
             egress_allowed=self.settings.egress_allowed,
+            vault=Vault(self._master, self.entropy, keys),
             checkpoints=CheckpointRules(self.settings.checkpoint_interval_events, self.settings.checkpoint_interval_s),
         )
         async with assemble(parts, keyring, self.settings) as system:

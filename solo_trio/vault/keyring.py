@@ -12,6 +12,7 @@ from solo_trio.vault.macaroon import MalformedToken
 from solo_trio.vault.secret import Secret
 from solo_trio.vault.tokens import ParsedToken, mint_token, read_token
 
+PURPOSE: Final = "token"
 ROOT_KEY_BYTES: Final = 32
 ID_BYTES: Final = 16
 
@@ -22,7 +23,7 @@ class Keyring:
     def __init__(self, master: MasterKey, entropy: Entropy, rows: Iterable[KeyRow] = ()) -> None:
         self._master = master
         self._entropy = entropy
-        self._rows = {row.key_id: row for row in rows}
+        self._rows = {row.key_id: row for row in rows if row.purpose == PURPOSE}
         self._roots: dict[str, Secret] = {}
 
     def new_id(self) -> str:
@@ -33,7 +34,7 @@ class Keyring:
         """A fresh root key for tokens, wrapped; known here at once, so that no commit can be ahead of the keyring."""
         key_id = self.new_id()
         root = Secret(self._entropy.token(ROOT_KEY_BYTES))
-        row = KeyRow(key_id, incarnation, "token", self._master.wrap(root, _aad(key_id, incarnation)))
+        row = KeyRow(key_id, incarnation, PURPOSE, self._master.wrap(root, _aad(key_id, incarnation)))
         self._rows[key_id] = row
         self._roots[key_id] = root
         return row
@@ -76,4 +77,4 @@ class Keyring:
 
 
 def _aad(key_id: str, incarnation: str) -> bytes:
-    return associated("token", incarnation, key_id)
+    return associated(PURPOSE, incarnation, key_id)

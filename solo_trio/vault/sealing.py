@@ -97,8 +97,6 @@ def unseal(sealed: bytes, data_key: Secret, agent_key: Secret | None, place: Pla
     return Value(Secret(payload[1:]), binary=payload[:1] == _BYTES)
 
 
-
-
 def _seal_for_agent(payload: bytes, agent_key: Secret, place: Place, entropy: Entropy) -> bytes:
     raw = _raw_key(agent_key)
     salt = entropy.token(SALT_BYTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Iterable
 from typing import Final
 
@@ -29,6 +31,7 @@ class Vault:
         self._kept = set(self._rows)
         """Incarnations whose key is in the journal."""
         self._keys: dict[str, Secret] = {}
+        self._codes = Secret(master.derive("code"))
 
     def seal(self, incarnation: str, name: str, value: Value, agent_key: Secret | None) -> SecretRow:
         """Sealed, as a row that has no number yet. With a passphrase this takes long: in a thread."""
@@ -43,8 +46,12 @@ class Vault:
         """Raises `WrongKey`, `Faulted("data_damaged")`. With a passphrase this takes long: in a thread."""
         known = self._rows.get(row.incarnation)
         if known is None or known.key_id != row.key_id:
-            raise Faulted("data_damaged", "the key of a stored secret is missing; restore the data directory from a backup")
-        return unseal(row.sealed, self._key(row.incarnation), agent_key, Place(row.incarnation, row.name, row.version_id))
+            raise Faulted(
+                "data_damaged", "the key of a stored secret is missing; restore the data directory from a backup"
+            )
+        return unseal(
+            row.sealed, self._key(row.incarnation), agent_key, Place(row.incarnation, row.name, row.version_id)
+        )
 
     def prepare(self, incarnation: str) -> KeyRow | None:
         """Make sure that there is a key; the row that is to be written with whatever is sealed now, if it is to be."""
@@ -66,6 +73,10 @@ class Vault:
         self._rows.pop(incarnation, None)
         self._keys.pop(incarnation, None)
         self._kept.discard(incarnation)
+
+    def code_of(self, data: bytes) -> str:
+        """What tells `data` from other data, and tells nobody else anything about it."""
+        return hmac.digest(self._codes.reveal(), data, hashlib.sha256).hex()
 
     def _key(self, incarnation: str) -> Secret:
         key = self._keys.get(incarnation)

@@ -1,6 +1,6 @@
 """Every event there is. Owns: importing the modules that register them. Never: a list kept by hand of their names."""
 
-from solo_trio.model import (
+from solo_trio.model import (  # noqa: F401
     capability_events,
     checkpoint,
     denial,
@@ -9,6 +9,6 @@ from solo_trio.model import (
     service_events,
     system,
     tenant,
-    use,
     tenant_removal,
-)  # noqa: F401
+    use,
+)

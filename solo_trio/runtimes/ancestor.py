@@ -25,10 +25,13 @@ from typing import Any, Final, NoReturn
 
 from attrs import asdict
 
+from solo_trio.runtimes.host import Link, furnish
 from solo_trio.runtimes.keeper import keep
+from solo_trio.runtimes.rehearsal import rehearse
 from solo_trio.runtimes.sandbox import root, system
 from solo_trio.runtimes.sandbox.layers import detect
 from solo_trio.runtimes.sandbox.plan import Plan
+from solo_trio.runtimes.zygote import serve as serve_zygote
 
 REQUEST_BYTES_MAX: Final = 64 * 1024
 _DESCRIPTORS: Final = 2
@@ -42,13 +45,13 @@ def serve(control: int, given: Mapping[str, Any], package: str, paths: list[str]
     layers = detect(tuple(given["without"]))
     shown = root.places(package, [*paths, *given["packages"]])
     plan = Plan(layers, given["mount"], tuple(shown), tuple(given["hidden"]))
-    warm_up()
+    link = warm_up()
     first = _first_packages()
     sys.path[first:first] = given["packages"]  # after what the host runs on was imported: that stays as it is
     system.prctl(system.PR_SET_DUMPABLE, 0)
     # Of what a killed keeper leaves to be buried: not every init does that.
     system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
-    _Ancestor(socket.socket(fileno=control), plan).loop(root.unreachable(shown) if layers.own_uid else [])
+    _Ancestor(socket.socket(fileno=control), plan, link).loop(root.unreachable(shown) if layers.own_uid else [])
 
 
 def _first_packages() -> int:
@@ -57,27 +60,17 @@ def _first_packages() -> int:
     return names.index(True) if True in names else len(names)
 
 
-def warm_up() -> None:
+def warm_up() -> Link:
     """Load and touch whatever a service needs, so that all of them share it; then freeze it, so that it stays shared.
 
     After the root has changed nothing outside of it can be loaded, and within a service each import costs its own memory.
     """
-    import trio
-
-    import solo_trio.runtimes.host
-    import solo_trio.runtimes.zygote
-    import solo_trio.service  # noqa: F401
-
-    async def once() -> None:
-        with trio.move_on_after(0):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.lowlevel.checkpoint)
-                await trio.lowlevel.checkpoint()
-
-    trio.run(once)
+    link = furnish()
+    rehearse()
     gc.collect()
     gc.disable()
     gc.freeze()
+    return link
 
 
 def _reap() -> None:
@@ -87,9 +80,10 @@ def _reap() -> None:
 
 
 class _Ancestor:
-    def __init__(self, control: socket.socket, plan: Plan) -> None:
+    def __init__(self, control: socket.socket, plan: Plan, link: Link) -> None:
         self._control = control
         self._plan = plan
+        self._link = link
         self._wake, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -155,10 +149,7 @@ class _Ancestor:
             os.close(self._wake)
             os.close(self._wake_write)
             bell = keep(control, self._plan.layers, groups)
-
-            from solo_trio.runtimes.zygote import serve as serve_zygote
-
-            serve_zygote(control, bell, self._plan)
+            serve_zygote(control, bell, self._plan, self._link)
         except BaseException:  # noqa: BLE001 - the kernel has no other way to learn why
             report = json.dumps({"failed": traceback.format_exc()[-4000:]}).encode()
             with contextlib.suppress(OSError):

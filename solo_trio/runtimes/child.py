@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 
 from attrs import define
 
+from solo_trio.runtimes.host import Link, host
 from solo_trio.runtimes.sandbox import landlock, root, seccomp, system
 from solo_trio.runtimes.sandbox.layers import LEVEL_LIMITED
 from solo_trio.runtimes.sandbox.plan import Prepared
@@ -37,7 +38,7 @@ MEBIBYTE: Final = 1024 * 1024
 
 @define
 class Setup:
-    """What the zygote hands to its child: descriptors, limits (as in `ports.Launch`), how it is confined.
+    """What the zygote hands to its child: descriptors, limits (as in `ports.Launch`), how it is confined, its link.
 
     `groups`: cgroup.procs files; `uid`: its own, None to keep the zygote's; `parent`: the zygote's pid as the child sees it.
     """
@@ -50,6 +51,7 @@ class Setup:
     uid: int | None
     parent: int
     prepared: Prepared
+    link: Link
     ruleset: int | None = None
 
 
@@ -61,9 +63,7 @@ def become_service(setup: Setup) -> NoReturn:
     except BaseException:  # noqa: BLE001 - nothing may unwind into the zygote's stack
         os.write(2, traceback.format_exc().encode("utf-8", "replace")[-4096:])
         os._exit(STEP_FAILED)
-    from solo_trio.runtimes.host import host  # imported by the zygote already
-
-    host(socket.socket(fileno=SERVICE_SOCKET))
+    host(setup.link, socket.socket(fileno=SERVICE_SOCKET))
 
 
 def _session(setup: Setup) -> None:

@@ -52,16 +52,17 @@ class _Waiting:
 
 
 class Broker:
-    """Asks the kernel for connections, from any thread. `receive` takes in whatever has come, without blocking.
+    """Asks the kernel for connections, from any thread. `fileno`: of the socket to it, once there is one; `receive` takes in
+    whatever has come, without blocking.
 
     Whoever waits reads: the Trio thread may be busy, or itself be the one that blocks in a connect. One thread at a time waits
     for the kernel, the others for that one; `_bell` wakes it if somebody else took in its answer.
     """
 
     def __init__(
-        self, sock: socket.socket, send: Callable[[wire.FromService], None], receive: Callable[[], None]
+        self, fileno: Callable[[], int], send: Callable[[wire.FromService], None], receive: Callable[[], None]
     ) -> None:
-        self._sock = sock
+        self._fileno = fileno
         self._send = send
         self._receive = receive
         self.numbers = itertools.count(1)
@@ -162,7 +163,7 @@ class Broker:
         self._turn.release()
         try:
             asked = select.poll()
-            asked.register(self._sock, select.POLLIN)
+            asked.register(self._fileno(), select.POLLIN)
             asked.register(ring, select.POLLIN)
             if any(descriptor == ring for descriptor, _ in asked.poll(left_s * 1_000 + 1)):
                 os.read(ring, 4_096)

@@ -24,6 +24,7 @@ import socket
 from typing import Any, Final, NoReturn
 
 from solo_trio.runtimes.child import Setup, become_service
+from solo_trio.runtimes.host import Link
 from solo_trio.runtimes.sandbox import root, system
 from solo_trio.runtimes.sandbox.layers import NAMESPACES
 from solo_trio.runtimes.sandbox.plan import Plan, Prepared
@@ -34,8 +35,8 @@ DESCRIPTORS_MOST: Final = 8
 _KIBIBYTE: Final = 1024
 
 
-def serve(control: int, bell: int, plan: Plan) -> NoReturn:
-    """Leave everything that services must not see, then fork them until the control socket ends."""
+def serve(control: int, bell: int, plan: Plan, link: Link) -> NoReturn:
+    """Leave everything that services must not see, then fork them until the control socket ends. `link`: see `host.furnish`."""
     tasks = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # there is no /proc later
     if plan.layers.namespaces:
         system.unshare(NAMESPACES)
@@ -43,17 +44,18 @@ def serve(control: int, bell: int, plan: Plan) -> NoReturn:
     prepared = Prepared.of(plan)
     gc.collect()
     gc.freeze()
-    zygote = _Zygote(socket.socket(fileno=control), bell, tasks, prepared)
+    zygote = _Zygote(socket.socket(fileno=control), bell, tasks, prepared, link)
     zygote.send({"ready": os.getpid()})
     zygote.loop()
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket, bell: int, tasks: int, prepared: Prepared) -> None:
+    def __init__(self, control: socket.socket, bell: int, tasks: int, prepared: Prepared, link: Link) -> None:
         self._control = control
         self._bell = bell
         self._tasks = tasks
         self._prepared = prepared
+        self._link = link
         self._numbers: dict[int, int] = {}
         """pid -> the kernel's number for it"""
         self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -120,7 +122,9 @@ class _Zygote:
         pid = os.fork()
         if pid == 0:
             self._control.detach()  # its number will be another descriptor's; a finaliser must not close that
-            setup = Setup(service_socket, stdout, stderr, tuple(groups), limits, uid, parent, self._prepared)
+            setup = Setup(
+                service_socket, stdout, stderr, tuple(groups), limits, uid, parent, self._prepared, self._link
+            )
             become_service(setup)
         return pid
 

@@ -358,7 +358,8 @@ async def test_a_crash_with_very_much_to_say_keeps_its_last_word(tmp_path: Path,
 def test_log_lines_that_nobody_takes_are_counted_not_waited_for() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        link, kernel = Link(theirs, log_wait_s=0.0), wire.Wire("kernel")
+        link, kernel = Link(log_wait_s=0.0), wire.Wire("kernel")
+        link.attach(theirs)
         for _ in range(1_000):
             theirs.setblocking(True)
             link.log("info", "x" * 100, {})

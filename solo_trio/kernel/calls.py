@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -13,7 +13,7 @@ from solo_trio.errors import Faulted, Rejected
 from solo_trio.kernel.hub import Follow
 from solo_trio.kernel.loop import shutting_down
 from solo_trio.kernel.surroundings import Surroundings
-from solo_trio.model.service import Status
+from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.service_lookup import find_service
 from solo_trio.ports import CallOut, Running
 
@@ -21,9 +21,24 @@ CALLS_HELD_MAX: Final = 64
 """So many calls may wait for one paused service; they are not durable."""
 
 
+class Breaker(Protocol):
+    def __call__(
+        self, tenant_id: str, incarnation: str, service: ServiceState, timeout_s: float
+    ) -> AbstractContextManager[None]:
+        """Around each call of a service; sees what becomes of it. Raises `SoloError` on entry for one that is held off."""
+        ...
+
+
+def _unbroken(
+    tenant_id: str, incarnation: str, service: ServiceState, timeout_s: float
+) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class Calls:
     def __init__(self, core: Surroundings) -> None:
         self._core = core
+        self.breaker: Breaker = _unbroken
         self._held: Counter[tuple[str, str]] = Counter()
 
     async def call(
@@ -39,6 +54,20 @@ class Calls:
 
         Raises `SoloError`.
         """
+        called = find_service(self._core.loop.state, tenant_id, service_id)
+        incarnation = self._core.loop.state.tenants[tenant_id].incarnation
+        with self.breaker(tenant_id, incarnation, called, timeout_s):
+            return await self._call(tenant_id, service_id, function, args, kwargs, timeout_s)
+
+    async def _call(
+        self,
+        tenant_id: str,
+        service_id: str,
+        function: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        timeout_s: float,
+    ) -> Any:
         with trio.move_on_after(timeout_s):
             running = await self._wait_callable(tenant_id, service_id)
             return await running.call(function, args, kwargs)

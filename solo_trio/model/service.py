@@ -93,6 +93,8 @@ class ServiceState:
     """Ascending; the last one is the current, or the one that is being tried."""
     versions_made: int = 0
     """The newest number that was given to a version, so that one that failed is not given again."""
+    broken: int = 0
+    """The epoch in which its circuit was opened and not closed since: of another one it says nothing."""
     previous: ServiceState | None = None
     """What is put back if this deployment fails: it replaces that one."""
 

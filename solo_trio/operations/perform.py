@@ -123,9 +123,7 @@ async def _do(
     return answer if isinstance(answer, Answer | TextAnswer) else evolve(answer, authority=caller.authority)
 
 
-def _caller(
-    system: System, operation: Operation, request: Request, authority: Authority, followed: Attempt
-) -> Caller:
+def _caller(system: System, operation: Operation, request: Request, authority: Authority, followed: Attempt) -> Caller:
     check_scope(operation, authority)
     tenant_id = incarnation = None
     if operation.scope != "system":

@@ -76,6 +76,7 @@ async def service_status(caller: Caller, given: ServiceInput) -> Answer:
         "spec": spec_view(service.spec),
         "generation": service.generation,
         "held": service.held,
+        "circuit": caller.system.admission.circuits.state_of(tenant.incarnation, service),
         "waiting_for": list(waiting_for(tenant.services, service)) if service.wants_to_run else [],
         "uptime_s": max(0, uptime_us) / 1_000_000,
         "usage": _usage(core, tenant, service),

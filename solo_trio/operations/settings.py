@@ -19,8 +19,10 @@ from typing import Any, Final, Literal
 from attrs import NOTHING, Attribute, field, fields, frozen
 
 from solo_trio.kernel.checkpoints import CHECKPOINT_INTERVAL_EVENTS, CHECKPOINT_INTERVAL_S
+from solo_trio.kernel.denials import ALERT_DENIALS, ALERT_WINDOW_S, AlertRules
 from solo_trio.kernel.pressure import FREE_DISK_MB, LAG_LIMIT_MS, PressureLimits
 from solo_trio.model.limits import CEILING, Limits, is_number
+from solo_trio.model.secret_requests import SECRETS_PER_TENANT_MAX
 from solo_trio.model.service_requests import SERVICES_MAX
 from solo_trio.model.system import BOOT_LOOP_S, BOOT_LOOP_STARTS
 from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TENANTS_MAX
@@ -122,11 +124,36 @@ class Settings:
     max_per_tenant: int = key(
         SERVICES_PER_TENANT_MAX, "limits", "How many services one tenant may have.", low=0, high=COUNT_MAX
     )
+    max_secrets_per_tenant: int = key(
+        SECRETS_PER_TENANT_MAX, "limits", "How many secrets one tenant may have.", low=0, high=100_000
+    )
     max_total: int = key(SERVICES_MAX, "limits", "How many services there may be in all.", low=0, high=COUNT_MAX)
     call_timeout_s: float = key(30.0, "limits", "How long a call of a function may take.", low=0.05, high=3_600)
     spare_sandboxes: int = key(
         SPARE_SANDBOXES, "limits", "How many sandboxes may wait in advance; 0 makes none.", low=0, high=1_000
     )
+    max_in_flight: int = key(
+        1_000,
+        "limits",
+        "How many requests may be in flight; a few places are kept for system credentials.",
+        low=2,
+        high=COUNT_MAX,
+    )
+    max_in_flight_per_tenant: int = key(
+        100,
+        "limits",
+        "How many requests of one tenant may be in flight; it may have a limit of its own.",
+        low=1,
+        high=COUNT_MAX,
+    )
+    requests_per_second: float = key(
+        1_000.0,
+        "limits",
+        "How many requests a tenant may send in a second, if it has no limit of its own; 0: as many as it likes.",
+        low=0,
+        high=COUNT_MAX,
+    )
+    burst: int = key(2_000, "limits", "How many of them at once, after a quiet time.", low=1, high=COUNT_MAX)
     max_connections: int = key(512, "limits", "How many connections may be open.", low=1, high=COUNT_MAX)
     max_streams: int = key(
         256, "limits", "How many streams may be open; a tenth is kept for system credentials.", low=1, high=COUNT_MAX
@@ -182,6 +209,24 @@ class Settings:
     shutdown_timeout_ms: int = key(
         5_000, "shutdown", "How long a graceful end may take before the rest is cut off.", low=100, high=600_000
     )
+    audit_days: int = key(90, "telemetry", "How long the audit of requests is kept.", low=1, high=36_500)
+    audit_mb: int = key(
+        256, "telemetry", "How much the audit may take; the oldest of it goes first.", low=1, high=1_048_576
+    )
+    alert_denials: int = key(
+        ALERT_DENIALS,
+        "security",
+        "After so many refused calls of one credential, tenant or nobody within alert_window_s there is an alert; 0: never.",
+        low=0,
+        high=COUNT_MAX,
+    )
+    alert_window_s: float = key(
+        ALERT_WINDOW_S,
+        "security",
+        "Refused calls are counted over so long, and one alert is for so long.",
+        low=1,
+        high=86_400,
+    )
     limits: Limits = field(default=CEILING)
     """A ceiling for every service's limits; in the file one key for each of them."""
     sandbox_level: int = key(
@@ -208,9 +253,20 @@ class Settings:
         "What the egress of services may name: hosts, addresses, networks, `*` or `public`; nothing else is granted.",
         item=partial(parse, operator=True),
     )
+    rate_limit_per_capability: int = key(
+        0,
+        "security",
+        "How many requests a minute a capability may be used for; 0: as many as its tenant may send.",
+        low=0,
+        high=COUNT_MAX,
+    )
     allowed_imports: tuple[str, ...] = key(
         (), "security", "Import paths, and all below them, that an embedding application may deploy as tasks."
     )
+
+    @property
+    def alerts(self) -> AlertRules:
+        return AlertRules(self.alert_denials, self.alert_window_s)
 
     @property
     def pressure(self) -> PressureLimits:

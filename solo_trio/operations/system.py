@@ -64,6 +64,7 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "queued": core.loop.queued,
         "pressure": pressure_view(core.pressure.pressure),
         "sandbox": _sandbox(caller),
+        "use": caller.system.admission.view(),
         "audit": asdict(caller.system.audit.log.state),
         "recovery": None if report is None else asdict(report) | {"complete": report.complete},
         "verification": None if verified is None else verified.view(),

@@ -30,7 +30,7 @@ from solo_trio.operations.caller import System
 from solo_trio.operations.settings import Settings
 from solo_trio.runtimes import procfs
 
-OF_ITSELF = {"system_settled", "checkpoint_written", "runtime_pressure_high", "resource_violation"}
+OF_ITSELF = {"system_settled", "checkpoint_written", "runtime_pressure_high", "resource_violation", "load_shed"}
 BOUND_S = 60.0
 """For one request or one wait on a loaded machine; never reached by one that passes."""
 PROBLEM_KEYS = {"type", "title", "status", "code", "detail", "request_id"}

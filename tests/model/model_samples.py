@@ -47,6 +47,7 @@ from solo_trio.model.system import (
     SystemStarted,
 )
 from solo_trio.model.tenant import TenantCreated, TenantHardeningChanged, TenantLimits, TenantUpdated
+from solo_trio.model.use import CircuitClosed, CircuitOpened, LoadShed
 from solo_trio.model.tenant_removal import TenantRemovalStarted, TenantRemoved
 
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -69,8 +70,11 @@ SAMPLES: Final[dict[str, Event]] = {
             {"for": "\u00fc", "of": [1, None]},
         ),
         CapabilityRevoked(("cap_1", "cap_2"), ATTENUATION, 1_700_000_000_000_000),
+        CircuitClosed(7, 3),
+        CircuitOpened(7, 3, failures=5, reason="call_interrupted", open_s=30.0),
         CheckpointWritten(event_id=10_000, size_bytes=4_096),
         ClockJump(86_400.5, accepted=True),
+        LoadShed("ended", refused=120, reason="total"),
         ResourceViolation(7, 3, "memory_mb", 300.5, 256.0, "kill"),
         RuntimePressureHigh("disk", 70_000_000.0, 67_108_864.0, 95.9, "critical"),
         SecretAccessDenied("api-key", "service:calc", count=3),
@@ -130,11 +134,11 @@ SAMPLES: Final[dict[str, Event]] = {
         SystemShutdownStarted("SIGTERM"),
         SystemStarted("0.1.0", "3.11.7", clean=False, hold="boot_loop"),
         TokenRotated("cap_2", "key_2", "cap_1", kept=True),
-        TenantCreated("key_1", "cap_1", TenantLimits(max_services=10)),
+        TenantCreated("key_1", "cap_1", TenantLimits(10, 2.5, 20, 8)),
         TenantHardeningChanged("refuse"),
         TenantRemovalStarted(grace_ms=5_000),
         TenantRemoved(),
-        TenantUpdated(TenantLimits(max_services=20), Limits(memory_mb=64.0, fds=128)),
+        TenantUpdated(TenantLimits(20, 1_000.0, 2_000, 100), Limits(memory_mb=64.0, fds=128)),
     )
 }
 
@@ -158,5 +162,7 @@ OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
         7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), ("*:443",), ()
     ),
     ("system_started", 1): SystemStarted("0.1.0", "3.11.7", clean=False, hold=None),
+    ("tenant_created", 1): TenantCreated("key_1", "cap_1", TenantLimits(max_services=10)),
+    ("tenant_updated", 1): TenantUpdated(TenantLimits(max_services=20), Limits(memory_mb=64.0, fds=128)),
 }
 """What the samples of older versions are read as, where the newest has more to say."""

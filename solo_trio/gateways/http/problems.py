@@ -16,8 +16,12 @@ Headers = list[tuple[bytes, bytes]]
 
 def problem_document(error: SoloError, request_id: str) -> dict[str, Any]:
     """The members: `error.extra`, then the fixed six, which `extra` cannot replace."""
+    wait = (
+        {"retry_after_s": error.retry_after_s} if isinstance(error, Faulted) and error.retry_after_s is not None else {}
+    )
     return {
         **error.extra,
+        **wait,
         "type": TYPE_PREFIX + error.code,
         "title": error.title,
         "status": error.status,

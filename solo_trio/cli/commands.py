@@ -10,6 +10,7 @@ import click
 from solo_trio import __version__
 from solo_trio.cli import (
     audit_commands,
+    capability_commands,
     certificate_commands,
     environment_commands,
     life_commands,
@@ -127,6 +128,7 @@ for command in (
     *local_commands.COMMANDS,
     *offline_commands.COMMANDS,
     *audit_commands.COMMANDS,
+    *capability_commands.COMMANDS,
     *environment_commands.COMMANDS,
     *certificate_commands.COMMANDS,
 ):

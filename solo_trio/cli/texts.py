@@ -15,6 +15,7 @@ _UNPRINTABLE_IN_LINES: Final = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1
 """As above, but line breaks and tabulators stand."""
 SHOWN_CHARACTERS_MAX: Final = 1_000
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", re.ASCII)
+_RATE: Final = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,6})?)(?:/([0-9]{1,7}(?:\.[0-9]{1,6})?))?", re.ASCII)
 _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 
 
@@ -39,6 +40,15 @@ def duration_ms(text: str) -> int:
     if match is None:
         raise ValueError(f"{printable(text)!r} is not a duration: write it like 500ms, 5s or 1m")
     return round(float(match[1]) * _UNITS_MS[match[2]])
+
+
+def rate(text: str) -> tuple[float, float]:
+    """Requests a second, and how many at once, of 5/10; of 5 alone as many at once. Raises ValueError."""
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{printable(text)!r} is not a rate: write it like 5/10, or 5")
+    per_second = float(match[1])
+    return per_second, float(match[2]) if match[2] else max(1.0, per_second)
 
 
 def argument(text: str) -> Any:

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
     from solo_trio.client.blocking import SoloClient as SoloClient
     from solo_trio.client.finding import Found as Found
     from solo_trio.client.finding import find_server as find_server
+    from solo_trio.client.narrowing import attenuate as attenuate
+    from solo_trio.client.narrowing import inspect as inspect
     from solo_trio.client.packing import pack as pack
     from solo_trio.client.trio_client import AsyncSoloClient as AsyncSoloClient
 
-__all__ = ["AsyncSoloClient", "Found", "SoloClient", "find_server", "pack"]
+__all__ = ["AsyncSoloClient", "Found", "SoloClient", "attenuate", "find_server", "inspect", "pack"]
 
 _PLACES = {
     "AsyncSoloClient": "trio_client",
     "Found": "finding",
     "SoloClient": "blocking",
+    "attenuate": "narrowing",
     "find_server": "finding",
+    "inspect": "narrowing",
     "pack": "packing",
 }
 

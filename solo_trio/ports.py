@@ -9,6 +9,7 @@ import trio
 from attrs import field, frozen
 
 from solo_trio.model.audit import AuditEntry, AuditFinding, AuditPage, AuditQuery, AuditState
+from solo_trio.errors import Rejected
 from solo_trio.model.ending import Breach as Breach
 from solo_trio.model.ending import Ending as Ending
 from solo_trio.model.ending import EndKind as EndKind
@@ -24,6 +25,7 @@ from solo_trio.model.record import (
     StoredEvent,
 )
 from solo_trio.policy.egress import NOWHERE, Reach
+from solo_trio.policy.redaction import Redactor
 
 
 class Clock(Protocol):
@@ -116,6 +118,16 @@ class Journal(Protocol):
 # -- runtimes
 
 
+class SecretOut(Protocol):
+    async def __call__(self, name: str) -> str | bytes:
+        """The newest value of a secret, for a service that was granted it; raises `SoloError`."""
+        ...
+
+
+async def _no_secrets(name: str) -> str | bytes:
+    raise Rejected("secret_access_denied", "this service was granted no secret")
+
+
 @frozen
 class Launch:
     """Everything a runtime needs to start one generation of one service."""
@@ -136,6 +148,9 @@ class Launch:
     outgoing: CallOut = field(repr=False)
     environment: str | None = None
     """Whose packages it finds beside the kernel's own: the name of an environment."""
+    secret: SecretOut = field(default=_no_secrets, repr=False)
+    redactor: Redactor = field(factory=Redactor, repr=False, eq=False)
+    """Knows what it was given by `secret`; whatever it says goes through this."""
     egress: Callable[[], Reach] = field(default=lambda: NOWHERE, repr=False)
     """What it may reach at the moment; nothing that a task runtime could keep anybody to."""
 

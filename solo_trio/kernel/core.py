@@ -44,6 +44,7 @@ from solo_trio.model.system import (
 from solo_trio.model.tenant import TenantUpdated
 from solo_trio.model.tenant_removal import TenantRemovalStarted, TenantRemoved
 from solo_trio.policy.egress import operator_list
+from solo_trio.policy.redaction import Redactor
 from solo_trio.ports import (
     CallOut,
     Clock,
@@ -53,6 +54,7 @@ from solo_trio.ports import (
     Machine,
     Running,
     Runtime,
+    SecretOut,
     ServiceLogs,
     Telemetry,
     TenantFiles,
@@ -311,6 +313,12 @@ class Core:
         if supervisor is None or supervisor.deployment != service.deployment:
             return None
         return supervisor.running
+
+    def secrets_of(
+        self, tenant_id: str, incarnation: str, service_id: str, deployment: int, generation: int, redactor: Redactor
+    ) -> SecretOut:
+        """What a generation of a service gets its secrets with."""
+        return self.secrets.of_service(tenant_id, incarnation, service_id, deployment, generation, redactor)
 
     def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
         """What a service of this tenant calls its siblings with."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import trio
 from attrs import evolve
@@ -26,6 +26,7 @@ from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import ServiceState, StopRequest
 from solo_trio.policy.backoff import restart_delay
 from solo_trio.policy.egress import NOWHERE, Reach, service_list
+from solo_trio.policy.redaction import Redactor
 from solo_trio.ports import Launch, LogSink, Running
 
 STORAGE_RETRY_S: Final = 1.0
@@ -71,6 +72,8 @@ class ServiceSupervisor:
         self._later: dict[str, float] = {}
         """What was tried to be changed for it and cannot be."""
         self._log: LogSink | None = None
+        self._redactor = Redactor()
+        """Knows the secrets of the newest generation."""
         self._breach: Breach | None = None
         """Why what runs was killed, if it was for a limit."""
 
@@ -274,9 +277,11 @@ class ServiceSupervisor:
         if service.spec.entry == "source":
             content = (await self._core.journal.artifact(service.spec.digest)).content
             source = content if service.spec.format == "python_zip" else content.decode()
-        self._log = self._core.logs.sink(
+        self._redactor = Redactor()
+        sink = self._core.logs.sink(
             self._incarnation, self._service_id, self._generation, bytes_per_s=limits.log_bytes_per_s
         )
+        self._log = _redacted(sink, self._redactor)
         given = evolve(limits, start_timeout_s=None, stop_timeout_s=None, log_bytes_per_s=None).given()
         return Launch(
             tenant_id=self._tenant_id,
@@ -292,6 +297,15 @@ class ServiceSupervisor:
             outgoing=self._core.outgoing(self._tenant_id, self._incarnation),
             environment=service.spec.environment,
             egress=self._reach,
+            secret=self._core.secrets_of(
+                self._tenant_id,
+                self._incarnation,
+                self._service_id,
+                self.deployment,
+                self._generation,
+                self._redactor,
+            ),
+            redactor=self._redactor,
         )
 
     def _reach(self) -> Reach:
@@ -431,6 +445,8 @@ class ServiceSupervisor:
         return evolve(ending, kind="crashed", reason=reason, breach=Breach(breach.resource, value, limit))
 
     async def _report_end(self, ending: Ending, *, timed_out: bool) -> None:
+        redact = self._redactor.text
+        ending = evolve(ending, reason=redact(ending.reason), traceback=redact(ending.traceback))
         await self._report(
             reports.ReportEnded(
                 self._tenant_id,
@@ -466,6 +482,15 @@ class ServiceSupervisor:
 
             for wait in (self._changed.wait, *waits):
                 nursery.start_soon(one, wait)
+
+
+def _redacted(sink: LogSink, redactor: Redactor) -> LogSink:
+    """`sink`, without the secrets that `redactor` knows by then."""
+
+    def take(stream: Literal["stdout", "stderr", "log"], level: str, message: str, fields: dict[str, Any]) -> None:
+        sink(stream, level, redactor.text(message), redactor.json(fields))
+
+    return take
 
 
 def _no_ending() -> Ending:

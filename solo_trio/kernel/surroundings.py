@@ -12,7 +12,8 @@ from solo_trio.kernel.loop import Loop
 from solo_trio.model.limits import Limits
 from solo_trio.model.service import ServiceState
 from solo_trio.policy.egress import EgressList
-from solo_trio.ports import CallOut, Entropy, Journal, Running, Runtime, ServiceLogs, Telemetry
+from solo_trio.policy.redaction import Redactor
+from solo_trio.ports import CallOut, Entropy, Journal, Running, Runtime, SecretOut, ServiceLogs, Telemetry
 
 
 class Surroundings(Protocol):
@@ -40,6 +41,12 @@ class Surroundings(Protocol):
 
     def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
         """What a service of this tenant calls its siblings with."""
+        ...
+
+    def secrets_of(
+        self, tenant_id: str, incarnation: str, service_id: str, deployment: int, generation: int, redactor: Redactor
+    ) -> SecretOut:
+        """What a generation of a service gets its secrets with; `redactor` is told what it got."""
         ...
 
     def running(self, tenant_id: str, service: ServiceState) -> Running | None:

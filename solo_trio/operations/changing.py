@@ -19,7 +19,7 @@ from solo_trio.model.service_requests import Accepted, Kill, Pause, Restart, Res
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.system import SystemPaused
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.granting import granted
+from solo_trio.operations.granting import check_secrets, granted
 from solo_trio.operations.outcomes import RESTART_OUTCOMES, STOP_OUTCOMES, event_of, outcome, version_view
 from solo_trio.operations.services import ServiceInput
 from solo_trio.operations.table import Answer, body, operation, path, query
@@ -218,6 +218,7 @@ class UpdateInput:
     restart_limits: RestartLimitsChange = body(factory=RestartLimitsChange)
     limits: Limits = body(factory=Limits)
     egress: list[str] | None = body(None)
+    secrets: list[str] | None = body(None)
 
 
 @operation(
@@ -229,7 +230,7 @@ class UpdateInput:
     right=("service:{service_id}", "deploy"),
 )
 async def update_service(caller: Caller, given: UpdateInput) -> Answer:
-    """Change restart policy, limits, network access of a service while it runs; what is not named, or null, stays as it is."""
+    """Change restart policy, limits, network access, secrets of a running service; what is not named, or null, stays as it is."""
     tenant = caller.tenant()
     command = Update(
         tenant.tenant_id,
@@ -240,7 +241,9 @@ async def update_service(caller: Caller, given: UpdateInput) -> Answer:
         given.limits,
         caller.revision,
         None if given.egress is None else granted(caller, given.egress),
+        None if given.secrets is None else tuple(given.secrets),
     )
+    check_secrets(caller, given.secrets or ())
     reply = await caller.submit(command)
     deployment = await _deployment_of(caller, reply)
     service = caller.core.loop.state.service(tenant.tenant_id, given.service_id)

@@ -23,7 +23,7 @@ from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.operations.archives import check_source, source_of
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.findings import findings_of
-from solo_trio.operations.granting import granted
+from solo_trio.operations.granting import check_secrets, granted
 from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, event_of, outcome, version_view
 from solo_trio.operations.table import Answer, body, operation, query
 from solo_trio.operations.views import service_view
@@ -46,6 +46,7 @@ class DeployInput:
     isolation: Literal["process", "task"] | None = body(None)
     environment: str | None = body(None)
     egress: list[str] = body(factory=list)
+    secrets: list[str] = body(factory=list)
     replace: bool = query(False)
     wait: bool = query(True)
 
@@ -71,6 +72,7 @@ async def deploy(caller: Caller, given: DeployInput) -> Answer:
         depends_on=tuple(given.depends_on),
         environment=given.environment,
         egress=tuple(given.egress),
+        secrets=tuple(given.secrets),
     )
     return await deploy_spec(caller, given.service_id, spec, source, wait=given.wait, replace=given.replace)
 
@@ -94,6 +96,7 @@ async def deploy_spec(
     tenant = caller.tenant()
     settings = caller.system.settings
     spec = evolve(spec.check(), config=_as_json(spec.config), egress=granted(caller, spec.egress))
+    check_secrets(caller, spec.secrets)
     await _check_form(caller, spec, source)
     policy = tenant.hardening or settings.hardening
     no_room = caller.core.pressure.check_room()

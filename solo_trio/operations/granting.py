@@ -1,10 +1,11 @@
-"""Granting network access. Owns: whether what a deployment lists may be granted here. Never: connects."""
+"""Granting network access and secrets. Owns: whether what a deployment lists may be granted here. Never: connects, reveals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from solo_trio.errors import Rejected
+from solo_trio.model.ids import check_secret_name
 from solo_trio.operations.caller import Caller
 from solo_trio.policy.egress import ENTRIES_MAX, canonical, refused
 
@@ -25,3 +26,9 @@ def granted(caller: Caller, entries: Sequence[str]) -> tuple[str, ...]:
             " addresses, and those where clouds answer a machine about itself, must be listed there as addresses)",
         )
     return found
+
+
+def check_secrets(caller: Caller, names: Sequence[str]) -> None:
+    """Raise `Rejected("permission_denied")` unless the caller could read them all itself."""
+    for each in names:
+        caller.demand(f"secret:{check_secret_name(each)}", "read")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import io
@@ -275,6 +276,7 @@ class _Session:
             config=hello.config,
             sink=link.log,
             ask=self._ask,
+            reveal=self._reveal,
         )
         self._life = Life(module, context, hello.calls_in_flight, lambda: link.send(wire.Ready()))
 
@@ -322,10 +324,18 @@ class _Session:
         self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float
     ) -> Any:
         number = next(self._numbers)
+        return await self._answer_to(wire.Ask(number, service_id, function, args, kwargs, timeout_s))
+
+    async def _reveal(self, name: str) -> str | bytes:
+        value = await self._answer_to(wire.AskSecret(next(self._numbers), name))
+        return base64.b64decode(value["base64"]) if "base64" in value else str(value["text"])
+
+    async def _answer_to(self, asked: wire.Ask | wire.AskSecret) -> Any:
+        number = asked.id
         waiting = self._waiting[number] = _Waiting()
         try:
             try:
-                self._link.send(wire.Ask(number, service_id, function, args, kwargs, timeout_s))
+                self._link.send(asked)
             except wire.FrameTooLarge as error:
                 raise CallError("too_large", message_of(error)) from None
             try:

@@ -9,6 +9,8 @@ from typing import Final
 
 import trio
 
+from solo_trio.policy.redaction import RedactedStream
+
 LOG_LINE_BYTES_MAX: Final = 8_192
 """A longer line is handed on in parts of this size."""
 READ_BYTES: Final = 8_192
@@ -45,7 +47,7 @@ def _text(line: bytes) -> str:
     return line.decode("utf-8", "replace").rstrip("\r")
 
 
-async def drain(descriptor: int, take: Callable[[str], None]) -> None:
+async def drain(descriptor: int, take: Callable[[str], None], redacted: RedactedStream) -> None:
     """Hand on each line of a non-blocking pipe until it ends; on cancellation, what was read so far."""
     splitter = LineSplitter()
     try:
@@ -55,8 +57,8 @@ async def drain(descriptor: int, take: Callable[[str], None]) -> None:
                 data = os.read(descriptor, READ_BYTES)
                 if not data:
                     return
-                for line in splitter.feed(data):
+                for line in splitter.feed(redacted.feed(data)):
                     take(line)
     finally:
-        for line in splitter.finish():
+        for line in (*splitter.feed(redacted.finish()), *splitter.finish()):
             take(line)

@@ -11,6 +11,7 @@ waits in its own socket. An unfinished frame is at most the largest that `wire.B
 from __future__ import annotations
 
 import array
+import base64
 import contextlib
 import errno
 import functools
@@ -27,6 +28,7 @@ from attrs import define, evolve, field, frozen
 
 from solo_trio.errors import Faulted, Rejected, SoloError
 from solo_trio.policy.bucket import Bucket
+from solo_trio.policy.redaction import RedactedStream
 from solo_trio.ports import Breach, Ending, Launch
 from solo_trio.runtimes import procfs, rlimits, wire
 from solo_trio.runtimes.egress import Door, Egress, Refused
@@ -174,7 +176,8 @@ class ServiceProcess:
         if pending.result is None:
             raise call_interrupted(self._launch.service_id)
         result = pending.result
-        return value_of(self._launch.service_id, function, result.kind, result.value, result.error_type, result.message)
+        message = self._launch.redactor.text(result.message)
+        return value_of(self._launch.service_id, function, result.kind, result.value, result.error_type, message)
 
     def request_stop(self) -> None:
         """See `ports.Running.request_stop`."""
@@ -243,8 +246,9 @@ class ServiceProcess:
             nursery.start_soon(self._write)
             async with trio.open_nursery() as outputs:
                 outputs.start_soon(self._read)
-                outputs.start_soon(drain, self._pipes["stdout"], functools.partial(self._log_line, "stdout", "info"))
-                outputs.start_soon(drain, self._pipes["stderr"], functools.partial(self._log_line, "stderr", "warning"))
+                for stream, level in (("stdout", "info"), ("stderr", "warning")):
+                    take = functools.partial(self._log_line, stream, level)
+                    outputs.start_soon(drain, self._pipes[stream], take, RedactedStream(self._launch.redactor))
                 await trio.lowlevel.wait_readable(self._pidfd)
                 self._exited = True
                 outputs.cancel_scope.deadline = trio.current_time() + DRAIN_S_MAX
@@ -392,7 +396,7 @@ class ServiceProcess:
                     raise wire.WireError(f"a result for call {message.id}, which is not open")
                 pending.result = message
                 pending.done.set()
-            case wire.Ask():
+            case wire.Ask() | wire.AskSecret():
                 self._ask(message)
             case wire.Drop():
                 for asked in (self._asks, self._connects):
@@ -440,7 +444,7 @@ class ServiceProcess:
         self._queue(wire.Connected(asked.id, 0, ""), theirs)
         await self._door.run(pump)
 
-    def _ask(self, ask: wire.Ask) -> None:
+    def _ask(self, ask: wire.Ask | wire.AskSecret) -> None:
         if ask.id in self._asks:
             raise wire.WireError(f"ask {ask.id} is open already")
         if len(self._asks) >= ASKS_IN_FLIGHT_MAX:
@@ -454,18 +458,18 @@ class ServiceProcess:
             self._asked_bytes += ask.size
             self._nursery.start_soon(self._answer, ask)
 
-    async def _answer(self, ask: wire.Ask) -> None:
+    async def _asked(self, ask: wire.Ask | wire.AskSecret) -> Any:
+        if isinstance(ask, wire.AskSecret):
+            value = await self._launch.secret(ask.name)
+            return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else {"text": value}
+        timeout_s = min(ask.timeout_s, ASK_TIMEOUT_S_MAX) if ask.timeout_s > 0 else 0.0
+        return await self._launch.outgoing(ask.service_id, ask.function, ask.args, ask.kwargs, timeout_s)
+
+    async def _answer(self, ask: wire.Ask | wire.AskSecret) -> None:
         code, detail, value = "kernel_bug", "the call failed inside the kernel", None
-        timeout_s = (
-            ask.timeout_s
-            if 0 <= ask.timeout_s <= ASK_TIMEOUT_S_MAX
-            else ASK_TIMEOUT_S_MAX
-            if ask.timeout_s > 0
-            else 0.0
-        )
         with self._asks[ask.id]:
             try:
-                value = await self._launch.outgoing(ask.service_id, ask.function, ask.args, ask.kwargs, timeout_s)
+                value = await self._asked(ask)
                 code, detail = "", ""
             except SoloError as error:
                 code, detail = error.code, error.detail

@@ -55,6 +55,7 @@ class ServiceTask:
             config=launch.config,
             sink=functools.partial(launch.log, "log"),
             ask=self._ask,
+            reveal=self._reveal,
         )
         self._context = context
         self._life = Life(module, context, calls_max, self.ready.set)
@@ -79,7 +80,8 @@ class ServiceTask:
                 value = _copy(value, "the result", RESULT_BYTES_MAX)
             except Rejected as error:
                 raise Faulted("result_not_serialisable", error.detail) from None
-        return value_of(self.launch.service_id, function, reply.kind, value, reply.error_type, reply.message)
+        message = self.launch.redactor.text(reply.message)
+        return value_of(self.launch.service_id, function, reply.kind, value, reply.error_type, message)
 
     def request_stop(self) -> None:
         """See `ports.Running.request_stop`."""
@@ -135,6 +137,12 @@ class ServiceTask:
     ) -> Any:
         try:
             return await self.launch.outgoing(service_id, function, args, kwargs, timeout_s)
+        except SoloError as error:
+            raise CallError(error.code, error.detail) from None
+
+    async def _reveal(self, name: str) -> str | bytes:
+        try:
+            return await self.launch.secret(name)
         except SoloError as error:
             raise CallError(error.code, error.detail) from None
 

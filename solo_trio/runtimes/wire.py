@@ -7,7 +7,7 @@ of what it says, which has a bound for each kind, are checked from those nine by
 
     kernel:   Hello, then any of Call Cancel Stop Answer Connected
     service:  LOADING -Loaded-> LOADED -Ready-> READY, from each of them -Failed or Ended-> OVER
-              Log Connect Drop in all but OVER; Result Ask once loaded
+              Log Connect Drop in all but OVER; Result Ask AskSecret once loaded
 
 With the first byte of a `Connected` that grants something comes one descriptor (SCM_RIGHTS); descriptors come in the order of
 those messages. The kernel takes none.
@@ -76,12 +76,12 @@ class Stop:
 
 @frozen
 class Answer:
-    """To an `Ask`: `code` is empty, or that of the error."""
+    """To an `Ask` or `AskSecret`: `code` is empty, or that of the error."""
 
     id: int
     code: str
     detail: str
-    value: Any
+    value: Any = attrs.field(repr=False)
 
 
 @frozen
@@ -136,6 +136,16 @@ class Ask:
 
 
 @frozen
+class AskSecret:
+    """The service wants the value of a secret: `{"text": ...}` or `{"base64": ...}`."""
+
+    id: int
+    name: str
+    size: int = attrs.field(default=0, eq=False)
+    """Bytes that it counts for; not sent."""
+
+
+@frozen
 class Connect:
     """The service wants a connection to `host`, a name or an address; waits so long for it at the most."""
 
@@ -147,7 +157,7 @@ class Connect:
 
 @frozen
 class Drop:
-    """The service no longer waits for the answer to an `Ask`, or to a `Connect`: they are numbered together."""
+    """The service no longer waits for the answer to an `Ask`, `AskSecret` or `Connect`: they are numbered together."""
 
     id: int
 
@@ -170,7 +180,7 @@ class Ended:
 
 
 FromKernel = Hello | Call | Cancel | Stop | Answer | Connected
-FromService = Loaded | Ready | Log | Result | Ask | Connect | Drop | Failed | Ended
+FromService = Loaded | Ready | Log | Result | Ask | AskSecret | Connect | Drop | Failed | Ended
 Message = FromKernel | FromService
 
 Role = Literal["kernel", "service"]
@@ -183,11 +193,11 @@ _KERNEL: Final[dict[str, dict[type, str]]] = {
 _SERVICE: Final[dict[str, dict[type, str]]] = {
     "loading": {Log: "loading", Connect: "loading", Drop: "loading", Loaded: "loaded", Failed: "over", Ended: "over"},
     "loaded": {
-        **dict.fromkeys((Log, Result, Ask, Connect, Drop), "loaded"),
+        **dict.fromkeys((Log, Result, Ask, AskSecret, Connect, Drop), "loaded"),
         Ready: "ready",
         Ended: "over",
     },
-    "ready": {**dict.fromkeys((Log, Result, Ask, Connect, Drop), "ready"), Ended: "over"},
+    "ready": {**dict.fromkeys((Log, Result, Ask, AskSecret, Connect, Drop), "ready"), Ended: "over"},
     "over": {},
 }
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -220,6 +230,7 @@ _BY_TAG: Final[dict[int, type]] = {
     22: Failed,
     23: Ended,
     24: Connect,
+    25: AskSecret,
 }
 TAGS: Final[dict[type, int]] = {kind: tag for tag, kind in _BY_TAG.items()}
 """The first byte of a frame."""
@@ -229,6 +240,7 @@ BYTES_MAX: Final[dict[type, int]] = {
     Ready: SIGN_BYTES_MAX,
     Drop: SIGN_BYTES_MAX,
     Connect: SIGN_BYTES_MAX,
+    AskSecret: SIGN_BYTES_MAX,
     Log: LOG_BYTES_MAX,
     Result: RESULT_BYTES_MAX,
     Ask: ASK_BYTES_MAX,

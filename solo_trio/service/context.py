@@ -21,12 +21,14 @@ LOG_MESSAGE_CHARS_MAX: Final = 8_192
 
 Ask = Callable[[str, str, list[Any], dict[str, Any], float], Awaitable[Any]]
 """(service_id, function, args, kwargs, timeout_s) -> result; raises `CallError`."""
+Reveal = Callable[[str], Awaitable[str | bytes]]
+"""(name) -> value; raises `CallError`."""
 Sink = Callable[[str, str, dict[str, Any]], None]
 """(level, message, fields); never blocks for long, never raises."""
 
 
 class CallError(Exception):
-    """A call to another service failed; `code` is one of the published error codes, such as `service_not_found`."""
+    """A call to another service failed, or a secret is not given; `code` is one of the published error codes, such as `service_not_found`."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
@@ -70,7 +72,18 @@ class Context:
     deployment's; `version` counts deployments, `generation` starts.
     """
 
-    __slots__ = ("_ask", "_http", "config", "generation", "isolation", "log", "service_id", "tenant_id", "version")
+    __slots__ = (
+        "_ask",
+        "_http",
+        "_reveal",
+        "config",
+        "generation",
+        "isolation",
+        "log",
+        "service_id",
+        "tenant_id",
+        "version",
+    )
 
     def __init__(
         self,
@@ -83,6 +96,7 @@ class Context:
         config: dict[str, Any],
         sink: Sink,
         ask: Ask,
+        reveal: Reveal,
     ) -> None:
         self.tenant_id = tenant_id
         self.service_id = service_id
@@ -92,6 +106,7 @@ class Context:
         self.config: dict[str, Any] = plain(config, "config")
         self.log = Log(sink)
         self._ask = ask
+        self._reveal = reveal
         self._http: httpx.AsyncClient | None = None
 
     @property
@@ -117,6 +132,16 @@ class Context:
         remaining = trio.current_effective_deadline() - trio.current_time()
         timeout_s = max(0.0, min(CALL_TIMEOUT_S, remaining))
         return await self._ask(service, function, plain(args, "args"), plain(kwargs, "kwargs"), timeout_s)
+
+    async def secret(self, name: str) -> str | bytes:
+        """The newest value of a secret that the deployment lists: text, or bytes if it was set as such.
+
+        Ask for it when it is needed: then it is the one that counts now. Raises `CallError`: secret_access_denied,
+        secret_not_found.
+        """
+        if not isinstance(name, str):
+            raise TypeError("ctx.secret takes the name of a secret")
+        return await self._reveal(name)
 
     def __repr__(self) -> str:
         return f"<Context {self.tenant_id}/{self.service_id} version {self.version} generation {self.generation}>"

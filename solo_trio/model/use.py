@@ -1,4 +1,4 @@
-"""Limits on use, as far as they are recorded. Owns: events of circuits and load shedding, their reports. Never: refuses anything."""
+"""Limits on use, as recorded. Owns: events of circuits and load shedding, the reports they come from. Never: refuses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @event("circuit_opened")
 @frozen
 class CircuitOpened(Event):
-    """Calls of a service failed so often in a row that for `open_s` seconds no more are let through. `reason`: the last failure.
+    """Calls of a service failed so often in a row that for `open_s` seconds no more are let through.
 
-    After a time in which it was tried again (half open) one failure is enough. A restart by hand closes it, too.
+    `reason`: the last failure. After a time in which it was tried again (half open) one failure is enough. A restart by hand closes it, too.
     """
 
     deployment: int
@@ -52,8 +52,8 @@ class CircuitClosed(Event):
 class LoadShed(Event):
     """Requests of a tenant (without one: of system credentials) were refused because too many were in flight; or that is over.
 
-    `phase`: began or ended. `refused`: how many since it began, until then. `reason` of the last one: tenant (it had as many as it
-    may have), or total (too few places were left for all).
+    `phase`: began or ended. `refused`: how many since it began, until then. `reason` of the last one: tenant (it had as many as
+    it may have), or total (too few places were left for all).
     """
 
     phase: Phase

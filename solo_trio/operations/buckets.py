@@ -1,8 +1,8 @@
 """Token buckets by name. Owns: one for each tenant and each rate of a capability, how many are kept. Never: who is asked.
 
-Both bounds are of memory only. A bucket that is not there is one that has filled since a time that is remembered: the start of
-the kernel, so that a restart grants no burst, or later, if one that was not full had to be let go of. So forgetting never grants
-anything either, and what one owner does to its buckets costs no other owner anything.
+Both bounds are of memory only. A bucket that is not there is one that has filled since a time that is remembered: the start
+of the kernel, so that a restart grants no burst, or later, if one that was not full had to be let go of. So forgetting grants
+nothing either, and what one owner does to its buckets costs no other owner anything.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ BUCKETS_MAX: Final = 65_536
 
 @frozen
 class Named:
-    """Which bucket: `name` among those of `owner` (an incarnation; None: the system's). The numbers are part of the name where a
-    token could bring two of one name (`Admission`)."""
+    """Which bucket: `name` among those of `owner` (an incarnation; None: the system's).
+
+    The numbers are part of the name where a token could bring two of one name (`Admission`).
+    """
 
     owner: str | None
     name: tuple[object, ...]

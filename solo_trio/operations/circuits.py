@@ -1,7 +1,7 @@
 """Circuit breakers. Owns: one for each called service, what a call's end says about it. Never: calls (`kernel.calls` does).
 
 Calls over a gateway, of the embedding application and between services go through the same one. A service that is started
-afresh by somebody (deployed, restarted by hand, resumed) has a new circuit; one that ran before this kernel has a half-open one.
+afresh by somebody (deployed, restarted by hand, resumed) has a new circuit; one that ran before this kernel a half-open one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Circuits:
             self.refused["circuit_open"] += 1
             raise Faulted(
                 "circuit_open",
-                f"'{service.service_id}' failed {FAILURES} calls in a row, or one after that: look at its log, and call it later",
+                f"'{service.service_id}' failed too many calls in a row: look at its log, and call it later",
                 retry_after_s=max(1, math.ceil(wait_s)),
             )
         outcome: Outcome = "neither"

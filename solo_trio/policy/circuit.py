@@ -4,8 +4,8 @@ The usual one (Nygard, "Release It!"): `FAILURES` failures in a row open it, for
 is half open: a few calls are let through as trials; `SUCCESSES` answers close it, one failure opens it again.
 
 What counts as a failure is the service's own: it ended during the call, or did not answer in time. An exception that its
-function raises is an answer: the service was there, worked, and said no. A function that refuses wrong arguments would otherwise
-let whoever calls it with such shut out everybody else.
+function raises is an answer: the service was there, worked, and said no. With a function that refuses wrong arguments, whoever
+calls it with such would otherwise shut out everybody else.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Circuit:
         return evolve(circuit, trials=circuit.trials + 1), 0.0
 
     def settle(self, ticket: int, outcome: Outcome, now: float) -> tuple[Circuit, State | None]:
-        """After a call that was let through with `ticket`, and the state that it brought about, if another (never half_open)."""
+        """After a call that was let through with `ticket`, and the state that it brought about: open, closed, or None."""
         if ticket != self.ticket or self.state == "open":
             return self, None
         if self.state == "closed":

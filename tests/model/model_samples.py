@@ -47,8 +47,8 @@ from solo_trio.model.system import (
     SystemStarted,
 )
 from solo_trio.model.tenant import TenantCreated, TenantHardeningChanged, TenantLimits, TenantUpdated
-from solo_trio.model.use import CircuitClosed, CircuitOpened, LoadShed
 from solo_trio.model.tenant_removal import TenantRemovalStarted, TenantRemoved
+from solo_trio.model.use import CircuitClosed, CircuitOpened, LoadShed
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 ATTENUATION: Final = "00112233445566778899aabbccddeeff"

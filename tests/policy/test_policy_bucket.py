@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solo_trio.policy.bucket import Bucket
+from solo_trio.policy.bucket import Bucket, take_all
 
 SETTINGS = settings(deadline=None, print_blob=True)
 
@@ -100,3 +100,70 @@ def test_taking_changes_no_bucket_in_place(rate: float, burst: float, steps: lis
     for cost, passed in steps:
         bucket.take(cost, passed)
     assert bucket == full(rate, burst)
+
+
+@SETTINGS
+@given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(1, 100)), max_size=6), steps)
+def test_from_all_or_from_none(numbers: list[tuple[float, float]], steps: list[tuple[float, float]]) -> None:
+    buckets, now = tuple(full(*each) for each in numbers), 0.0
+    for cost, passed in steps:
+        now += passed
+        after, wait_s = take_all(buckets, cost, now)
+        if wait_s == 0:
+            for before, each in zip(buckets, after, strict=True):
+                assert each == before.take(cost, now)[0]
+        else:
+            assert after == buckets, "nothing is taken from any"
+            assert any(not each.take(cost, now)[1] for each in buckets)
+            later, again_s = take_all(buckets, cost, now + wait_s * (1 + 1e-9) + 1e-6)
+            assert again_s == 0 and later != buckets, "so long is long enough"
+        buckets = after
+
+
+@SETTINGS
+@given(st.floats(0.001, 1_000), bursts, steps)
+def test_the_time_to_wait_is_neither_too_short_nor_too_long(
+    rate: float, burst: float, steps: list[tuple[float, float]]
+) -> None:
+    bucket, now = full(rate, burst), 0.0
+    for cost, passed in steps:
+        now += passed
+        wait_s = bucket.wait_s(cost, now)
+        assert bucket.take(cost, now + wait_s * (1 + 1e-9) + 1e-6)[1]
+        if wait_s > 1e-3:
+            assert not bucket.take(cost, now + wait_s * 0.99 - 1e-6)[1]
+        bucket, _ = bucket.take(cost, now)
+
+
+@SETTINGS
+@given(st.floats(0.001, 1_000), bursts, steps, st.floats(0.001, 1_000), bursts, st.floats(0, 10))
+def test_other_numbers_grant_nothing_for_the_time_before(
+    rate: float, burst: float, steps: list[tuple[float, float]], new_rate: float, new_burst: float, later: float
+) -> None:
+    bucket, now = full(rate, burst), 0.0
+    for cost, passed in steps:
+        now += passed
+        bucket, _ = bucket.take(cost, now)
+    now += later
+    held = min(burst, bucket.tokens + (now - bucket.at) * rate)
+    changed = bucket.changed(new_rate, new_burst, now)
+    assert (changed.rate, changed.burst) == (new_rate, new_burst)
+    assert changed.wait_s(0.0, now) == 0 and changed.take(0.0, now)[0].tokens <= min(held, new_burst) + 1e-6
+
+
+@SETTINGS
+@given(st.floats(0.001, 1_000), bursts, steps, st.floats(0, 10), st.floats(0, 1_000))
+def test_one_that_was_empty_then_holds_as_much_now(
+    rate: float, burst: float, steps: list[tuple[float, float]], later: float, after: float
+) -> None:
+    bucket, now = full(rate, burst), 0.0
+    for cost, passed in steps:
+        now += passed
+        bucket, _ = bucket.take(cost, now)
+    now += later
+    emptied = bucket.empty_at(now)
+    if emptied is None:
+        assert bucket.take(burst, now + 1e-6)[1]
+    else:
+        as_if = Bucket(rate, burst, 0.0, emptied).take(0.0, now + after)[0].tokens
+        assert as_if == pytest.approx(bucket.take(0.0, now + after)[0].tokens, abs=1e-6, rel=1e-6)

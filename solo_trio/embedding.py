@@ -23,6 +23,7 @@ from solo_trio.model.ids import check_id
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.tenant import TenantLimits
 from solo_trio.operations import calls, changing, deploying, services
+from solo_trio.operations import secrets as secret_operations
 from solo_trio.operations.caller import Caller, System
 from solo_trio.operations.events import EventsInput, Records, WatchInput, list_events, watch_events
 from solo_trio.operations.inputs import checked
@@ -33,6 +34,8 @@ from solo_trio.operations.tenants import RemoveTenantInput, create, remove_tenan
 
 if TYPE_CHECKING:
     from solo_trio.gateways.http.tls import Tls, TlsFiles
+from solo_trio.vault.sealing import Value
+from solo_trio.vault.secret import Secret
 
 RestartType = Literal["permanent", "transient", "temporary"]
 _EPHEMERAL: Final = "ephemeral:"
@@ -133,6 +136,7 @@ class Tenant:
         source: str | bytes | None = None,
         environment: str | None = None,
         egress: Sequence[str] = (),
+        secrets: Sequence[str] = (),
         restart: RestartType = "permanent",
         max_restarts: int = 5,
         max_seconds: float = 60.0,
@@ -146,6 +150,7 @@ class Tenant:
 
         `source`: the text of a module, or the bytes of a zip archive of several. `environment`: the packages that it finds.
         `egress`: what it may connect to, like "api.example.com:443"; a task is trusted, and may connect to anything.
+        `secrets`: names of those that it gets with `ctx.secret`.
         A callable must be one of `Kernel.open(callables=...)`, so that it is found after a restart, or `ephemeral`.
         An equal specification that runs already is left alone. `replace`: another one that is there is stopped for it,
         and put back if this one fails. `depends_on`: services that must be ready before it starts. Raises `SoloError`.
@@ -167,6 +172,7 @@ class Tenant:
             depends_on=list(depends_on),
             environment=environment,
             egress=list(egress),
+            secrets=list(secrets),
         )
         if not given.code.strip() or source == b"":
             what = "source" if target is None else "the import path"
@@ -189,6 +195,7 @@ class Tenant:
             ephemeral=bool(ephemeral),
             environment=given.environment,
             egress=tuple(given.egress),
+            secrets=tuple(given.secrets),
         )
         before = self._caller.core.loop.state.service(self.tenant_id, given.service_id)
         try:
@@ -269,8 +276,9 @@ class Tenant:
         max_seconds: float | None = None,
         limits: Mapping[str, Any] | None = None,
         egress: Sequence[str] | None = None,
+        secrets: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Change policy, limits and network access of a service while it runs; None leaves a value as it is."""
+        """Change policy, limits, network access and secrets of a service while it runs; None leaves a value as it is."""
         given = checked(
             changing.UpdateInput,
             service_id=service_id,
@@ -278,6 +286,7 @@ class Tenant:
             restart_limits={"max_restarts": max_restarts, "max_seconds": max_seconds},
             limits={} if limits is None else limits,
             egress=None if egress is None else list(egress),
+            secrets=None if secrets is None else list(secrets),
         )
         return (await changing.update_service(self._caller, given)).body
 
@@ -285,6 +294,37 @@ class Tenant:
         """The newest versions of a service, with their source."""
         given = checked(services.ServiceInput, service_id=service_id)
         return list((await services.service_versions(self._caller, given)).body["versions"])
+
+    async def set_secret(self, name: str, value: str | bytes, *, key: str | None = None) -> int:
+        """Set a secret, or a new version of one; the answer is the version.
+
+        `key`: a passphrase, or 32 bytes as hex or base64. It is kept nowhere: without it nobody can open the secret.
+        """
+        if not isinstance(value, str | bytes):
+            raise Rejected("invalid_field", "value must be text or bytes")
+        given = checked(secret_operations.SetSecretInput, name=name, value="", key=key)
+        content = secret_operations.checked_value(Value(Secret(value), binary=isinstance(value, bytes)))
+        answer = await secret_operations.store(
+            self._caller, given.name, content, secret_operations.agent_key(given.key)
+        )
+        return int(answer.body["version"])
+
+    async def secrets(self) -> list[dict[str, Any]]:
+        """Names and versions, never values."""
+        given = checked(secret_operations.ListSecretsInput, limit=PAGE_MAX)
+        return list((await secret_operations.list_secrets(self._caller, given)).body["secrets"])
+
+    async def reveal_secret(self, name: str, *, key: str | None = None, version: int | None = None) -> str | bytes:
+        """The value: text, or bytes if it was set as such. That it was revealed is recorded."""
+        given = checked(secret_operations.RevealSecretInput, name=name, key=key, version=version)
+        key_ = secret_operations.agent_key(given.key)
+        value = await secret_operations.reveal(self._caller, given.name, key_, given.version)
+        return value.data.reveal() if value.binary else value.data.reveal_text()
+
+    async def delete_secret(self, name: str) -> None:
+        """Shred every version."""
+        given = checked(secret_operations.SecretInput, name=name)
+        await secret_operations.delete_secret(self._caller, given)
 
     async def kill(self, service_id: str, *, grace_ms: int | None = None, force: bool = False) -> dict[str, Any]:
         """Stop a service and forget it; returns when it no longer runs."""

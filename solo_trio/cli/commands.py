@@ -16,6 +16,7 @@ from solo_trio.cli import (
     life_commands,
     local_commands,
     offline_commands,
+    secret_commands,
     service_commands,
     system_commands,
     tenant_commands,  # noqa: F401  (adds to `tenant`)
@@ -129,6 +130,7 @@ for command in (
     *offline_commands.COMMANDS,
     *audit_commands.COMMANDS,
     *capability_commands.COMMANDS,
+    *secret_commands.COMMANDS,
     *environment_commands.COMMANDS,
     *certificate_commands.COMMANDS,
 ):

@@ -54,6 +54,9 @@ _HIDDEN: Final = "\0"
     multiple=True,
     help="What it may connect to, like api.example.com:443, *.example.org or 10.0.0.5:5432; any number of times.",
 )
+@click.option(
+    "--secret", "secrets", metavar="NAME", multiple=True, help="A secret that it gets with ctx.secret; any number of times."
+)
 @click.option("--environment", metavar="NAME", help="The packages that it finds: one that solo env list shows.")
 @click.option(
     "--if-match", type=click.IntRange(0), metavar="REVISION", help="Replace only what still has this revision."
@@ -72,6 +75,7 @@ def deploy(
     limits: tuple[tuple[str, float], ...],
     depends_on: tuple[str, ...],
     egress: tuple[str, ...],
+    secrets: tuple[str, ...],
     environment: str | None,
     if_match: int | None,
     no_wait: bool,
@@ -93,6 +97,7 @@ def deploy(
             config=config,
             depends_on=depends_on or None,
             egress=egress or None,
+            secrets=secrets or None,
             environment=environment,
             replace=replace,
             wait=not no_wait,

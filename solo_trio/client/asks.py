@@ -20,6 +20,7 @@ Hardening = Literal["off", "warn", "refuse"]
 Document = dict[str, Any]
 REMOVAL_PATIENCE_S: Final = 30.0
 """Beside its grace: what a tenant has on the disk takes a while to delete."""
+_SECRET_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 
 
@@ -31,7 +32,7 @@ class Ask(Generic[T]):
     path: str
     read: Callable[[Document], T]
     query: Mapping[str, Any] = field(factory=dict)
-    body: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
     tenant: bool = True
     """Whether it is about the client's tenant; otherwise no tenant is named."""
     expected: tuple[int, ...] = ()
@@ -73,6 +74,7 @@ def deploy(
     depends_on: Sequence[str] | None = None,
     environment: str | None = None,
     egress: Sequence[str] | None = None,
+    secrets: Sequence[str] | None = None,
     replace: bool = False,
     wait: bool = True,
     if_match: int | None = None,
@@ -81,7 +83,8 @@ def deploy(
     """Deploy the text of a Python module, or the bytes of a zip archive of several (`pack` makes one of a directory).
 
     Answered when it runs, or with `wait=False` once that is sure to be tried. `environment`: the operator's name for the
-    packages that it needs. `egress`: what it may connect to, like "api.example.com:443".
+    packages that it needs. `egress`: what it may connect to, like "api.example.com:443". `secrets`: names of those that it gets
+    with `ctx.secret`.
     `replace`: in the place of one that is there; the old version comes back if the new one does not become ready.
     `depends_on`: services of the tenant that must be ready before it starts. `if_match`: only if the one that is there still
     has this revision.
@@ -97,6 +100,7 @@ def deploy(
         depends_on=None if depends_on is None else list(depends_on),
         environment=environment,
         egress=None if egress is None else list(egress),
+        secrets=None if secrets is None else list(secrets),
     )
     query = _given(wait=None if wait else "false", replace="true" if replace else None)
     return Ask("POST", "/services", _whole, query, body, idempotency_key=idempotency_key, if_match=if_match)
@@ -146,15 +150,22 @@ def update(
     restart_limits: Mapping[str, Any] | None = None,
     limits: Mapping[str, Any] | None = None,
     egress: Sequence[str] | None = None,
+    secrets: Sequence[str] | None = None,
     if_match: int | None = None,
     idempotency_key: str | None = None,
 ) -> Ask[Document]:
-    """Change restart policy, limits, network access while it runs: `{service_id, revision, spec, applies_at_next_start}`.
+    """Change restart policy, limits, network access, secrets while it runs: `{service_id, revision, spec, applies_at_next_start}`.
 
-    The last one is the limits that count from its next start on. `egress`: all that it may connect to from now on.
+    The last one is the limits that count from its next start on. `egress`: all that it may connect to from now on;
+    `secrets`: all that it gets.
     """
-    listed = None if egress is None else list(egress)
-    body = _given(restart=restart, restart_limits=restart_limits, limits=limits, egress=listed)
+    body = _given(
+        restart=restart,
+        restart_limits=restart_limits,
+        limits=limits,
+        egress=None if egress is None else list(egress),
+        secrets=None if secrets is None else list(secrets),
+    )
     return Ask("PATCH", _service(service_id), _whole, body=body, idempotency_key=idempotency_key, if_match=if_match)
 
 
@@ -190,6 +201,54 @@ def events(
 ) -> Ask[Document]:
     """A page of events, oldest first: `{events, next}`; `since_id` is exclusive, `type` may name several with commas."""
     return Ask("GET", "/events", _whole, _given(since_id=since_id, service_id=service_id, type=type, limit=limit))
+
+
+def set_secret(
+    name: str,
+    value: str | bytes,
+    *,
+    key: str | None = None,
+    if_match: int | None = None,
+    idempotency_key: str | None = None,
+) -> Ask[Document]:
+    """Set a secret, or a new version of one: `{name, version}`.
+
+    `key`: a passphrase, or 32 bytes as hex or base64. It is kept nowhere: without it nobody can open the secret.
+    """
+    given = value if isinstance(value, str) else {"base64": base64.b64encode(value).decode()}
+    body = _given(value=given, key=key)
+    return Ask("PUT", _secret(name), _whole, body=body, idempotency_key=idempotency_key, if_match=if_match)
+
+
+def secrets(*, limit: int | None = None, cursor: str | None = None) -> Ask[Document]:
+    """A page of secrets, never their values: `{secrets: [{name, version, at, sealed_by, revision}], next}`."""
+    return Ask("GET", "/secrets", _whole, _given(limit=limit, cursor=cursor))
+
+
+def show_secret(name: str) -> Ask[Document]:
+    """One secret, and which versions of it are kept."""
+    return Ask("GET", _secret(name), _whole)
+
+
+def reveal_secret(name: str, *, key: str | None = None, version: int | None = None) -> Ask[str | bytes]:
+    """The value of a secret: text, or bytes if it was set as such. That it was revealed is recorded."""
+    return Ask("POST", f"{_secret(name)}/reveal", _value, body=_given(key=key, version=version))
+
+
+def delete_secret(name: str, *, if_match: int | None = None, idempotency_key: str | None = None) -> Ask[Document]:
+    """Shred every version of a secret."""
+    return Ask("DELETE", _secret(name), _whole, idempotency_key=idempotency_key, if_match=if_match)
+
+
+def _secret(name: str) -> str:
+    if _SECRET_NAME.fullmatch(name) is None:
+        raise Rejected("invalid_id", f"{name[:60]!a} cannot be a secret's name: use A-Z, a-z, 0-9, '_', '.' and '-'")
+    return "/secrets/" + (name if name.strip(".") else name.replace(".", "%2E"))
+
+
+def _value(document: Document) -> str | bytes:
+    value = document["value"]
+    return value if isinstance(value, str) else base64.b64decode(value["base64"])
 
 
 def create_tenant(

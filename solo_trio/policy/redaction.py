@@ -54,7 +54,7 @@ class Redactor:
         if not self._forms:
             return text
         before = text.encode("utf-8", "surrogatepass")
-        after = self.bytes(before)
+        after = self.replaced(before)
         if len(text) >= CUT_CHARACTERS_MIN:
             after = self._without_edges(after)
         return text if after == before else after.decode("utf-8", "replace")
@@ -73,7 +73,7 @@ class Redactor:
             return [self.json(each, depth + 1) for each in value]
         return value
 
-    def bytes(self, data: bytes) -> bytes:
+    def replaced(self, data: bytes) -> bytes:
         for form, mark in self._forms.items():
             if form in data:
                 data = data.replace(form, mark)
@@ -115,7 +115,7 @@ class RedactedStream:
         """What can be told of all that came so far, and was not yet."""
         if not self._redactor and not self._rest:
             return data
-        data = self._redactor.bytes(self._rest + data)
+        data = self._redactor.replaced(self._rest + data)
         held = self._redactor.held_back(data)
         self._rest = data[len(data) - held :]
         return data[: len(data) - held]

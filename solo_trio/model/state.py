@@ -19,6 +19,7 @@ from solo_trio.model.record import StoredEvent
 from solo_trio.model.service import ServiceState
 from solo_trio.model.system import SystemState
 from solo_trio.model.tenant import TenantState
+from solo_trio.model.tombstones import Tombstones
 
 
 @frozen
@@ -33,6 +34,7 @@ class KernelState:
     capabilities: HashTrieMap[str, Capability] = field(factory=HashTrieMap)
     revoked: HashTrieMap[str, RevokedAttenuation] = field(factory=HashTrieMap)
     """By the attenuation's id."""
+    removed: Tombstones = field(factory=Tombstones)
     sources: HashTrieMap[str, int] = field(factory=HashTrieMap)
     """How many services have the source of a digest: at none, it is dropped from the journal."""
 

@@ -65,7 +65,8 @@ class TenantRemoved(Event):
         for service_id in sorted(tenant.services):
             state = state.drop(tenant.tenant_id, service_id)
         state = _without_rights(state, tenant.incarnation)
-        return evolve(state, tenants=state.tenants.remove(tenant.tenant_id))
+        removed = state.removed.add(tenant.tenant_id, stamp.at_us)
+        return evolve(state, tenants=state.tenants.remove(tenant.tenant_id), removed=removed)
 
 
 @frozen

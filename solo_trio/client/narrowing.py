@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from solo_trio.errors import Rejected
-from solo_trio.model.caveat import write_caveats
+from solo_trio.model.caveat import links, write_caveats
 from solo_trio.vault.macaroon import MalformedToken
 from solo_trio.vault.tokens import narrow_token, read_token
 
@@ -65,7 +65,7 @@ def inspect(token: str) -> dict[str, Any]:
         "capability_id": parsed.capability_id,
         "key_id": parsed.key_id,
         "caveats": list(parsed.words),
-        "attenuation_ids": [each.removeprefix("id = ") for each in parsed.words if each.startswith("id = ")],
+        "attenuation_ids": list(links(parsed.words, parsed.capability_id)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from attrs import field, frozen
@@ -158,7 +159,7 @@ class Revoke:
                 "permission_denied", "this is the tenant's own: rotate its token instead, or remove the tenant"
             )
         gone = tuple(sorted(descendants(state, [capability.capability_id])))
-        return self._revoked(CapabilityRevoked(gone), capability.capability_id, len(gone))
+        return self._revoked(state, CapabilityRevoked(gone), capability.capability_id)
 
     def _attenuation(self, state: KernelState, attenuation_id: str) -> Decision:
         if attenuation_id in state.revoked:
@@ -172,10 +173,14 @@ class Revoke:
             if attenuation_id in each.through and each.incarnation == self.incarnation
         ]
         gone = tuple(sorted(descendants(state, through)))
-        return self._revoked(CapabilityRevoked(gone, attenuation_id, self.expires_at_us), attenuation_id, len(gone))
+        return self._revoked(state, CapabilityRevoked(gone, attenuation_id, self.expires_at_us), attenuation_id)
 
-    def _revoked(self, event: CapabilityRevoked, subject: str, count: int) -> Decision:
-        return Decision((Proposed(event, self.tenant_id, self.incarnation, subject),), reply=count)
+    def _revoked(self, state: KernelState, event: CapabilityRevoked, subject: str) -> Decision:
+        return Decision(
+            (Proposed(event, self.tenant_id, self.incarnation, subject),),
+            _unused_keys(state, event.capability_ids),
+            reply=len(event.capability_ids),
+        )
 
 
 @frozen
@@ -208,14 +213,12 @@ class SweepExpired:
         for each in sorted(over)[:SWEEP_IDS_MAX]:
             incarnation = state.revoked[each].incarnation or ""
             groups.setdefault((names.get(incarnation, ""), incarnation), ([], []))[1].append(each)
-        kept = {each.key_id for each in state.capabilities.values() if each.capability_id not in set(swept)}
-        dropped = sorted({state.capabilities[each].key_id for each in swept} - kept)
         return Decision(
             tuple(
                 Proposed(CapabilityExpired(tuple(ids), tuple(attenuations)), tenant_id or None, incarnation or None)
                 for (tenant_id, incarnation), (ids, attenuations) in sorted(groups.items())
             ),
-            tuple(DropKey(each) for each in dropped),
+            _unused_keys(state, swept),
             reply=True,
         )
 
@@ -239,11 +242,9 @@ class RotateToken:
         old = self._old(state)
         rotated = TokenRotated(self.capability_id, self.key.key_id, old.capability_id, self.keep)
         gone = {old.capability_id} if self.keep else descendants(state, [old.capability_id])
-        left = {each.key_id for each in state.capabilities.values() if each.capability_id not in gone}
-        dropped = sorted({state.capabilities[each].key_id for each in gone} - left)
         return Decision(
             (Proposed(rotated, self.tenant_id, self.incarnation),),
-            (self.key, *(DropKey(each) for each in dropped)),
+            (self.key, *_unused_keys(state, gone)),
             reply=self.capability_id,
         )
 
@@ -269,6 +270,13 @@ def find_capability(state: KernelState, incarnation: str | None, capability_id: 
 
 def _not_found() -> Rejected:
     return Rejected("capability_not_found", "look at the list of capabilities; it may have expired or been revoked")
+
+
+def _unused_keys(state: KernelState, gone: Iterable[str]) -> tuple[DropKey, ...]:
+    """The keys that no capability is made with once these are gone."""
+    without = frozenset(gone)
+    left = {each.key_id for each in state.capabilities.values() if each.capability_id not in without}
+    return tuple(DropKey(each) for each in sorted({state.capabilities[each].key_id for each in without} - left))
 
 
 def _through(parent: Capability | None, grantor: Authority) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 A caveat is one line, `name = value`, so that any macaroon library can add one:
 
-    id = 32 hex digits              the attenuation's own name, by which it is revoked by itself
+    id = 32 hex digits              random, so that no other attenuation is the same
     resource = service:calc         only this
     permissions = call,read         only these
     service = calc                  only what is about this service
@@ -10,10 +10,14 @@ A caveat is one line, `name = value`, so that any macaroon library can add one:
     rate = 5/10                     5 requests a second, 10 at once
 
 What is not understood refuses everything: a condition of a later version must not be passed over.
+
+A caveat is named after the capability and every caveat up to it (`links`), not after what it says of itself: a holder can name
+what he narrowed himself, and nothing else, whatever he writes. Tokens are revoked, and counted against rates, by these names.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final
 
@@ -26,6 +30,7 @@ from solo_trio.model.rights import ALL, PERMISSIONS, check_resource, is_within
 
 CAVEAT_CHARACTERS_MAX: Final = 512
 RATE_MAX: Final = 1_000_000.0
+LINK_CHARACTERS: Final = 32
 ATTENUATION_ID: Final = re.compile("[0-9a-f]{32}", re.ASCII)
 _RATE: Final = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,6})?)/([0-9]{1,7}(?:\.[0-9]{1,6})?)", re.ASCII)
 
@@ -43,7 +48,7 @@ class Rate:
 class Caveats:
     """All conditions of one token together: each of them must hold.
 
-    `rates` have the id of the attenuation that they are part of; one without an id has a bucket with the token's capability.
+    `ids`: the names of its caveats. Each of `rates` has the name of the caveat that states it.
     """
 
     ids: tuple[str, ...] = ()
@@ -69,21 +74,31 @@ class Caveats:
 NONE: Final = Caveats()
 
 
+def links(words: tuple[str, ...], capability_id: str) -> tuple[str, ...]:
+    """The names of the caveats of a token, in order."""
+    names: list[str] = []
+    name = capability_id
+    for each in words:
+        name = hashlib.sha256(f"{name}\n{each}".encode()).hexdigest()[:LINK_CHARACTERS]
+        names.append(name)
+    return tuple(names)
+
+
 def read_caveats(words: tuple[str, ...], capability_id: str) -> Caveats | None:
     """The conditions that these words state; None if one of them is not understood."""
-    ids: list[str] = []
+    ids = links(words, capability_id)
     resources: list[str] = []
     permissions: frozenset[str] | None = None
     expires_at_us: int | None = None
     rates: list[Rate] = []
     try:
-        for each in words:
+        for link, each in zip(ids, words, strict=True):
             if len(each) > CAVEAT_CHARACTERS_MAX:
                 return None
             name, sign, value = each.split(" ", 2)
             if (name, sign) == ("id", "=") and ATTENUATION_ID.fullmatch(value):
-                ids.append(value)
-            elif (name, sign) == ("resource", "="):
+                continue
+            if (name, sign) == ("resource", "="):
                 resources.append(check_resource(value))
             elif (name, sign) == ("service", "="):
                 resources.append(f"service:{check_id('service', value)}")
@@ -96,12 +111,12 @@ def read_caveats(words: tuple[str, ...], capability_id: str) -> Caveats | None:
                 at_us = read_rfc3339(value)
                 expires_at_us = at_us if expires_at_us is None else min(expires_at_us, at_us)
             elif (name, sign) == ("rate", "="):
-                rates.append(_rate(value, ids[-1] if ids else capability_id))
+                rates.append(_rate(value, link))
             else:
                 return None
     except (ValueError, Rejected):
         return None
-    return Caveats(tuple(ids), tuple(resources), permissions, expires_at_us, tuple(rates), words)
+    return Caveats(ids, tuple(resources), permissions, expires_at_us, tuple(rates), words)
 
 
 def write_caveats(

@@ -11,9 +11,10 @@ from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model.capability import Authority, Capability, earliest, may_handle
 from solo_trio.model.capability_requests import Grant, Revoke, find_capability
-from solo_trio.model.caveat import ATTENUATION_ID, Rate, check_rate, read_caveats, write_caveats
+from solo_trio.model.caveat import ATTENUATION_ID, Rate, check_rate, links, read_caveats, write_caveats
 from solo_trio.model.instant import LATEST_US, rfc3339
 from solo_trio.model.record import EventQuery
+from solo_trio.model.state import KernelState
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.paging import PAGE_DEFAULT, check_page
 from solo_trio.operations.table import Answer, body, operation, path, query
@@ -77,7 +78,10 @@ async def create_capability(caller: Caller, given: CreateCapabilityInput) -> Ans
     if isinstance(reply, Repeated):
         [stored] = await caller.core.journal.read(EventQuery(after=reply.event_id - 1, limit=1))
         reply = stored.subject or ""
-    capability = find_capability(caller.core.loop.state, caller.incarnation, reply)
+    state = caller.core.loop.state
+    capability = find_capability(state, caller.incarnation, reply)
+    if not _granted_by(state, caller.authority, capability):
+        raise Rejected("idempotency_conflict", "another credential used this Idempotency-Key; use a new one")
     token = caller.system.keyring.mint(capability.key_id, capability.capability_id)
     return Answer(capability_view(capability) | {"token": token.reveal_text()}, 201)
 
@@ -190,9 +194,8 @@ async def attenuate_capability(caller: Caller, given: AttenuateInput) -> Answer:
     capability, authority = _known(caller, given.token)
     ttl_us = _ttl_us(given.ttl_s)
     expires = None if ttl_us is None else caller.core.loop.now().at_us + ttl_us
-    attenuation_id = caller.system.keyring.new_id()
     words = write_caveats(
-        attenuation_id,
+        caller.system.keyring.new_id(),
         permissions=None if given.permissions is None else frozenset(given.permissions),
         resource=given.resource,
         expires_at_us=expires,
@@ -204,7 +207,15 @@ async def attenuate_capability(caller: Caller, given: AttenuateInput) -> Answer:
     except ValueError as error:
         raise Rejected("invalid_field", f"the token cannot be narrowed further: {error}") from None
     latest = earliest(earliest(capability.expires_at_us, authority.caveats.expires_at_us), expires)
+    attenuation_id = links(authority.caveats.words + words, capability.capability_id)[-1]
     return Answer({"id": attenuation_id, "token": token.reveal_text(), "expires_at": _time(latest)})
+
+
+def _granted_by(state: KernelState, authority: Authority, capability: Capability) -> bool:
+    """Whether exactly that authority granted it."""
+    held = state.capabilities.get(authority.capability_id or "")
+    through = (() if held is None else held.through) + authority.caveats.ids
+    return capability.parent == authority.capability_id and capability.through == through
 
 
 def _known(caller: Caller, text: str) -> tuple[Capability, Authority]:

@@ -31,12 +31,14 @@ class Seen:
 
     def read(self, wall_us: int, monotonic: float) -> Seen:
         """What is believed after this reading; `at_us` never decreases."""
+        if wall_us < self.at_us:  # kept as it is: once it is set right again, that is no leap
+            return evolve(self, held_s=0.0)
         elapsed_s = max(0.0, monotonic - self.monotonic)
         should_us = self.at_us + round(elapsed_s * 1_000_000)
         ahead_s = (wall_us - should_us) / 1_000_000
         if self.at_us and ahead_s > (DOWNTIME_S_MAX if self.first else JUMP_S_MAX):
             return Seen(should_us, monotonic, self.first, ahead_s)
-        return Seen(max(self.at_us, wall_us), monotonic, first=False)
+        return Seen(wall_us, monotonic, first=False)
 
     def accept(self, wall_us: int, monotonic: float) -> Seen:
         """The operator says that the wall clock is right."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,13 @@ import trio
 from attrs import evolve
 
 from solo_trio import __version__
-from solo_trio.errors import Faulted, JournalFailed, SoloError
+from solo_trio.errors import Faulted, JournalFailed, Rejected, SoloError
 from solo_trio.journal.audit import AUDIT_FILE, AuditLog, check_file, looking, open_audit, read_page
 from solo_trio.journal.inspection import open_inspection
 from solo_trio.journal.library import driver, warning_for
-from solo_trio.journal.lock import DataLock
+from solo_trio.journal.lock import DataLock, sync_directory
+from solo_trio.journal.rotation import change_over
+from solo_trio.journal.rotation import settle as settle_keys
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
 from solo_trio.kernel.checkpoints import CheckpointRules, reducer_version
 from solo_trio.kernel.core import Core, Parts
@@ -35,7 +37,7 @@ from solo_trio.kernel.verification import VerificationReport, refused_report, ve
 from solo_trio.model.audit import AuditFinding, AuditQuery, KeptEntry
 from solo_trio.model.capability import system_capability
 from solo_trio.model.capability_requests import GrantSystem, RotateToken
-from solo_trio.model.record import EventQuery
+from solo_trio.model.record import EventQuery, KeyRow
 from solo_trio.model.system import StartSystem
 from solo_trio.model.tenant import tenant_of
 from solo_trio.operations.admission import Admission
@@ -65,15 +67,17 @@ from solo_trio.vault.admin_token import ADMIN_TOKEN_FILE as ADMIN_TOKEN_FILE
 from solo_trio.vault.admin_token import write_admin_token
 from solo_trio.vault.keyring import Keyring
 from solo_trio.vault.keys import MASTER_KEY_VARIABLE, MasterKey
-from solo_trio.vault.vault import Vault
 from solo_trio.vault.secret import Secret
+from solo_trio.vault.vault import NoKey, Vault, new_system_key, rewrapped, system_key
 
 TAKE_OVER_TIMEOUT_S: Final = 10.0
 MASTER_KEY_FILE: Final = "master.key"
+NEW_MASTER_KEY_FILE: Final = "master.key.new"
+"""While the master key is being rotated."""
 DATABASE_FILE: Final = "kernel.db"
 LOCKS_DIRECTORY: Final = "tenants"
 AUDIT_PURPOSE: Final = "audit"
-"""What the key of the audit's chain is derived for."""
+"""What the key of the audit's chain is for."""
 AUDIT_CHECK_ENTRIES_MAX: Final = 200_000
 """So many entries are read by a running kernel; all of them by `solo verify` without one."""
 LOGS_DIRECTORY: Final = "logs"
@@ -89,7 +93,7 @@ async def running_system(
     """
     data = data.absolute()  # noqa: ASYNC240 - reads no file; the zygotes work elsewhere
     with DataLock(data):
-        master = _master_key(data)
+        master = await trio.to_thread.run_sync(partial(_master_key, data, settings.master_key_command))
         locks = _make_directory(data / LOCKS_DIRECTORY)
         _make_directory(data / LOGS_DIRECTORY)
         await take_over(locks, TAKE_OVER_TIMEOUT_S)
@@ -106,7 +110,7 @@ async def running_system(
             tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
             sandboxing = _sandboxing(data, settings)
             logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
-            audit = await _open_audit(data, master, journal, telemetry, settings)
+            audit = await _open_audit(data, await _audit_key(master, journal, keys), journal, telemetry, settings)
             parts = Parts(
                 journal=journal,
                 clock=clock,
@@ -144,14 +148,14 @@ async def _keep_admin_token(data: Path, token: Secret) -> None:
     await trio.to_thread.run_sync(write_admin_token, data, token)
 
 
-async def rotate_token(data: Path, tenant_id: str | None, *, keep: bool) -> Secret:
+async def rotate_token(data: Path, tenant_id: str | None, *, keep: bool, key_command: Sequence[str] = ()) -> Secret:
     """Replace the token of a tenant, or of the system (None), in a data directory that no kernel uses.
 
     Raises `SoloError`: tenant_not_found, and whatever keeps a kernel from starting.
     """
     data = data.absolute()  # noqa: ASYNC240 - reads no file
     with DataLock(data):
-        master = _master_key(data, create=False)
+        master = await trio.to_thread.run_sync(partial(_master_key, data, key_command, create=False))
         journal = await open_journal(data, master.derive("witness"))
         clock, telemetry = SystemClock(), Diagnostics()
         try:
@@ -268,7 +272,9 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def verify_data(data: Path, progress: Callable[[int, int], None]) -> VerificationReport:
+async def verify_data(
+    data: Path, progress: Callable[[int, int], None], key_command: Sequence[str] = ()
+) -> VerificationReport:
     """Check a data directory that no kernel uses, and change nothing in it. `progress`: events done, and of how many.
 
     Raises `Faulted`: data_in_use, data_unwritable; whatever is wrong with the data is in the report.
@@ -278,7 +284,7 @@ async def verify_data(data: Path, progress: Callable[[int, int], None]) -> Verif
     with DataLock(data):
         at_us = SystemClock().wall_us()
         try:
-            master = _master_key(data, create=False)
+            master = await trio.to_thread.run_sync(partial(_master_key, data, key_command, create=False, settle=False))
             async with open_inspection(data, master.derive("witness")) as log:
                 keys = await log.keys()
                 Keyring(master, SystemEntropy(), keys).check()
@@ -286,7 +292,7 @@ async def verify_data(data: Path, progress: Callable[[int, int], None]) -> Verif
                     Check("files", "ok", "the database, its log file and the witness agree"),
                     Check("keys", "ok", f"the master key opens all {len(keys)} keys"),
                 ]
-                opened.append(await trio.to_thread.run_sync(_audit_check_offline, data, master))
+                opened.append(await trio.to_thread.run_sync(_audit_check_offline, data, master, keys))
                 last_id = log.last_id
                 return await verify_log(
                     log, at_us, tenant_files(data).leftovers, opened, lambda done: progress(done, last_id)
@@ -295,13 +301,23 @@ async def verify_data(data: Path, progress: Callable[[int, int], None]) -> Verif
             return refused_report(error, at_us)
 
 
+async def _audit_key(master: MasterKey, journal: SqliteJournal, keys: Sequence[KeyRow]) -> bytes:
+    """The key of the audit's chain, made with the first start."""
+    try:
+        return system_key(master, keys, AUDIT_PURPOSE).reveal()
+    except NoKey:
+        made = new_system_key(master, SystemEntropy(), AUDIT_PURPOSE)
+        await journal.append((), (made,), reserved=True)
+        return system_key(master, [made], AUDIT_PURPOSE).reveal()
+
+
 async def _open_audit(
-    data: Path, master: MasterKey, journal: SqliteJournal, telemetry: Diagnostics, settings: Settings
+    data: Path, audit_key: bytes, journal: SqliteJournal, telemetry: Diagnostics, settings: Settings
 ) -> AuditLog:
     newest = await journal.read(EventQuery(newest=True, limit=1))
     return await open_audit(
         data,
-        master.derive(AUDIT_PURPOSE),
+        audit_key,
         telemetry,
         at_us=SystemClock().wall_us(),
         used=bool(newest),
@@ -320,13 +336,17 @@ async def _audit_check(audit: AuditLog) -> Check:
     return Check("audit", "ok" if finding.fault is None else "failed", said)
 
 
-def _audit_check_offline(data: Path, master: MasterKey) -> Check:
+def _audit_check_offline(data: Path, master: MasterKey, keys: Sequence[KeyRow]) -> Check:
     if not (data / AUDIT_FILE).exists():
         return Check(
             "audit", "warning", f"there is no {AUDIT_FILE}: what was kept of requests is lost, or nothing ever was"
         )
+    try:
+        audit_key = system_key(master, keys, AUDIT_PURPOSE).reveal()
+    except NoKey:
+        return Check("audit", "failed", f"the key of {AUDIT_FILE} is missing")
     with looking(data):
-        finding = check_file(data, master.derive(AUDIT_PURPOSE))
+        finding = check_file(data, audit_key)
     return Check("audit", "ok" if finding.fault is None else "failed", _audit_said(finding))
 
 
@@ -361,15 +381,95 @@ def _make_directory(path: Path) -> Path:
     return path
 
 
-def _master_key(data: Path, *, create: bool = True) -> MasterKey:
+def _master_key(data: Path, command: Sequence[str] = (), *, create: bool = True, settle: bool = True) -> MasterKey:
+    """The master key that holds. A rotation that was interrupted is brought to an end, or refused without `settle`."""
     path = data / MASTER_KEY_FILE
-    if not create and not path.exists() and MASTER_KEY_VARIABLE not in os.environ:
+    if _is_elsewhere(command):
+        return MasterKey.load_or_create(path, command=command)
+    if not create and not path.exists():
         raise Faulted("data_damaged", f"{path} is missing: restore it, or set {MASTER_KEY_VARIABLE}")
-    if not path.exists() and MASTER_KEY_VARIABLE not in os.environ and (data / DATABASE_FILE).exists():
+    if not path.exists() and (data / DATABASE_FILE).exists():
         raise Faulted(
             "data_damaged", f"{path} is missing, but there is a database made with it: restore it, and start again"
         )
-    return MasterKey.load_or_create(path)
+    master = MasterKey.load_or_create(path)
+    if not (data / NEW_MASTER_KEY_FILE).exists():
+        return master
+    if not settle:
+        raise Faulted(
+            "data_damaged",
+            "a rotation of the master key was interrupted: start the kernel, or run solo keys rotate again",
+        )
+    return _settled(data, master)
+
+
+def _is_elsewhere(command: Sequence[str]) -> bool:
+    """Whether the master key comes from outside of the data directory."""
+    return MASTER_KEY_VARIABLE in os.environ or bool(command)
+
+
+def _settled(data: Path, old: MasterKey) -> MasterKey:
+    """After a rotation that was interrupted: the key that holds, in its file."""
+    new = MasterKey.read(data / NEW_MASTER_KEY_FILE)
+    if not settle_keys(data, old.derive("witness"), new.derive("witness"), partial(_are_of, new)):
+        (data / NEW_MASTER_KEY_FILE).unlink()
+        sync_directory(data)
+        return old
+    _put_new_key(data)
+    return new
+
+
+def _are_of(master: MasterKey, rows: Sequence[KeyRow]) -> bool:
+    found = {master.wraps(row.wrapped) for row in rows}
+    if len(found) > 1:
+        raise Faulted("data_damaged", "some stored keys are of another master key: restore the directory from a backup")
+    return found == {True}
+
+
+def _put_new_key(data: Path) -> None:
+    try:
+        (data / NEW_MASTER_KEY_FILE).replace(data / MASTER_KEY_FILE)
+        sync_directory(data)
+    except OSError as error:
+        raise Faulted("data_unwritable", f"{data / MASTER_KEY_FILE} cannot be written: {error.strerror}") from error
+
+
+def rotate_master_key(data: Path, new_key_file: Path | None = None, key_command: Sequence[str] = ()) -> int:
+    """Put another master key in the place of the one of a data directory that no kernel uses; how many keys it wraps.
+
+    `new_key_file`: the new one, as 64 hex digits; without it one is made. It must be given where the old one comes from
+    a variable or a command, which the operator then changes. Interrupted anywhere, the directory opens as before or as after
+    it; where the key comes from elsewhere, the same call brings it to an end. Raises `SoloError`.
+    """
+    data = data.absolute()
+    if not (data / DATABASE_FILE).exists():
+        raise Faulted("data_unwritable", f"{data} is no data directory: name the one that the kernel used")
+    with DataLock(data):
+        old = _master_key(data, key_command, create=False)
+        for unused in data.glob(
+            f".{MASTER_KEY_FILE}*"
+        ):  # a key that a process was killed over, and that nothing is under
+            unused.unlink()
+        elsewhere = _is_elsewhere(key_command)
+        if elsewhere and new_key_file is None:
+            raise Rejected(
+                "invalid_field",
+                "name a file with the new key: the old one comes from elsewhere, where you will put the new one",
+            )
+        given = None if new_key_file is None else MasterKey.read(new_key_file)
+        if given is not None and given.wraps(old.wrap(Secret(b""), b"")):
+            raise Rejected("invalid_field", "the new master key is the one that is used already")
+        if elsewhere:
+            assert given is not None
+            new = given
+            if settle_keys(data, old.derive("witness"), new.derive("witness"), partial(_are_of, new)):
+                return 0  # it was interrupted after the keys were wrapped anew
+        else:
+            new = MasterKey.create(data / NEW_MASTER_KEY_FILE, given)
+        count = change_over(data, old.derive("witness"), new.derive("witness"), lambda row: rewrapped(row, old, new))
+        if not elsewhere:
+            _put_new_key(data)
+        return count
 
 
 def _write_admin_token(data: Path, system: System) -> None:

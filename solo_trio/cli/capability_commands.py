@@ -200,9 +200,11 @@ def _rotated(place: Place, tenant_id: str | None, keep: bool) -> dict[str, Any]:
     import trio
 
     from solo_trio.bootstrap import rotate_token
+    from solo_trio.cli.configuring import settings_of
 
     async def offline() -> str:
-        return (await rotate_token(place.directory(), tenant_id, keep=keep)).reveal_text()
+        data, settings = settings_of(place.directory())
+        return (await rotate_token(data, tenant_id, keep=keep, key_command=settings.master_key_command)).reveal_text()
 
     return {"tenant_id": tenant_id, "token": trio.run(offline)}
 

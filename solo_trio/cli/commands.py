@@ -13,6 +13,7 @@ from solo_trio.cli import (
     capability_commands,
     certificate_commands,
     environment_commands,
+    key_commands,
     life_commands,
     local_commands,
     offline_commands,
@@ -131,6 +132,7 @@ for command in (
     *audit_commands.COMMANDS,
     *capability_commands.COMMANDS,
     *secret_commands.COMMANDS,
+    *key_commands.COMMANDS,
     *environment_commands.COMMANDS,
     *certificate_commands.COMMANDS,
 ):

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from solo_trio.configuration import FILE_NAME, Configuration, Serving, configure, read_file, table, template
 from solo_trio.errors import Faulted, Rejected
+from solo_trio.operations.settings import Settings
 
 FLAGS: Final = {"data": "data_dir", "port": "http_port", "allow_host": "allow_hosts"}
 """Flags whose key has another name."""
@@ -31,6 +32,12 @@ def configured(file: Path | None, flags: Mapping[str, Any]) -> Configuration:
                 raise click.BadParameter(f"it {fault}", param_hint=f"'{flag}'")
             given[path] = (flag, str(value) if isinstance(value, Path) else value)
     return configure(flags=given, file=file)
+
+
+def settings_of(data: Path | None) -> tuple[Path, Settings]:
+    """The data directory that a command without a server is about, and what its configuration says."""
+    found = configured(None, {"data": data})
+    return Path(found.serving.data_dir), found.settings
 
 
 def of_the_client() -> dict[str, str]:

@@ -58,9 +58,11 @@ def _verified_offline(data: Path, *, quiet: bool) -> dict[str, Any]:
     import trio
 
     from solo_trio.bootstrap import verify_data
+    from solo_trio.cli.configuring import settings_of
 
+    _, settings = settings_of(data)
     with counting("events", quiet=quiet) as progress:
-        return trio.run(verify_data, data, progress).view()
+        return trio.run(verify_data, data, progress, settings.master_key_command).view()
 
 
 def _show(report: dict[str, Any], system: dict[str, Any] | None) -> None:

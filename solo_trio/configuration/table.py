@@ -6,6 +6,7 @@ The keys that the kernel goes by are fields of `Settings`, which say the same of
 from __future__ import annotations
 
 import functools
+import shlex
 from typing import Any, Final, Literal
 
 from attrs import fields, frozen
@@ -140,6 +141,11 @@ class Entry:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(
                 text.lower(), text
             )
+        if self.told.words:
+            try:
+                return tuple(shlex.split(text))
+            except ValueError:  # a quotation that does not end
+                return text
         if isinstance(self.sample, tuple):
             return tuple(part.strip() for part in text.split(","))
         if self.told.choices:

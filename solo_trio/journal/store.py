@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from solo_trio.errors import JournalFailed, KernelBug, StorageFull
@@ -59,6 +59,7 @@ _DROP_SECRETS: Final = (
 _SHREDDING: Final = frozenset({_DROP_KEYS, _DROP_SECRETS})
 """What these delete is to be in no file any more: the pages of the database are overwritten (`secure_delete`), and the WAL,
 which has them as they were before, is emptied before the append is acknowledged."""
+_DROP_CHECKPOINTS: Final = "DELETE FROM checkpoints"
 _IDEMPOTENCY: Final = (
     "INSERT OR REPLACE INTO idempotency (scope, key, fingerprint, event_id, at_us) VALUES (?, ?, ?, ?, ?)"
 )
@@ -133,6 +134,18 @@ class Store:
             raise
         # What is pruned is overwritten with zeros, and is about as large.
         self._wal_pages += TRANSACTION_PAGES + 2 * _pages(statements)
+
+    def rewrap(self, rewrap: Callable[[KeyRow], KeyRow]) -> int:
+        """Put what `rewrap` makes of it in the place of each key, and drop the checkpoints; how many keys there are."""
+        self._check_alive()
+        rows = [rewrap(row) for row in reads.keys(self._connection)]
+        statements: list[Statement] = [(_DROP_CHECKPOINTS, [()]), *_attach(rows)]
+        try:
+            self._write(statements)
+        except _Full as error:
+            raise StorageFull from error
+        self._checkpoint("TRUNCATE")
+        return len(rows)
 
     def forget_idempotency(self, before_us: int) -> None:
         """Delete what is older; on a full or failed disk it stays and does no harm."""

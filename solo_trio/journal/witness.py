@@ -92,6 +92,11 @@ class Witness:
         os.close(self._fd)
 
 
+def replace(directory: Path, head: Head, key: bytes) -> None:
+    """Write it anew, whole or not at all, while nobody has it open. Raises OSError."""
+    _create(directory / WITNESS_FILE, encode(head, key))
+
+
 def _create(path: Path, data: bytes) -> None:
     """Under another name first, so that a half-made witness is never taken for a damaged one."""
     new = path.with_name(NEW_WITNESS_FILE)

@@ -51,6 +51,8 @@ class Key:
     """The environment variable, where it is not `SOLO_<NAME>`."""
     item: Callable[[str], object] | None = None
     """Raises ValueError with a sentence for an item of a list that is none."""
+    words: bool = False
+    """A list whose variable is written like a command: words with spaces between them, and quotes where needed."""
 
     def fault(self, value: object, default: object) -> str | None:
         """What `value` must be and is not, or None if it is right; `default` tells the kind."""
@@ -105,9 +107,10 @@ def key(
     choices: tuple[str, ...] = (),
     variable: str | None = None,
     item: Callable[[str], object] | None = None,
+    words: bool = False,
 ) -> Any:
     """A field of a class of settings."""
-    return field(default=default, metadata={Key: Key(section, says, low, high, choices, variable, item)})
+    return field(default=default, metadata={Key: Key(section, says, low, high, choices, variable, item, words)})
 
 
 def key_of(attribute: Attribute[Any]) -> Key | None:
@@ -259,6 +262,12 @@ class Settings:
         "How many requests a minute a capability may be used for; 0: as many as its tenant may send.",
         low=0,
         high=COUNT_MAX,
+    )
+    master_key_command: tuple[str, ...] = key(
+        (),
+        "security",
+        "A command, as a list of words, that prints the master key as 64 hex digits; without one it is in a file.",
+        words=True,
     )
     allowed_imports: tuple[str, ...] = key(
         (), "security", "Import paths, and all below them, that an embedding application may deploy as tasks."

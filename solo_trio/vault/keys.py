@@ -6,11 +6,15 @@ The functions that touch the file block; they run before the kernel does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
+import signal
 import stat
-from collections.abc import Callable, Mapping
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +33,8 @@ TAG_BYTES: Final = 16
 FINGERPRINT_BYTES: Final = 8
 MASTER_KEY_VARIABLE: Final = "SOLO_MASTER_KEY"
 FILE_MODE: Final = 0o600
+COMMAND_S_MAX: Final = 30.0
+"""How long a command may take to print the master key."""
 _FORMAT: Final = b"\x01"
 _HEADER_BYTES: Final = len(_FORMAT) + FINGERPRINT_BYTES
 _HEX_KEY: Final = re.compile(r"[0-9a-fA-F]{64}\n?")
@@ -57,17 +63,21 @@ class MasterKey:
         cls,
         path: Path,
         *,
+        command: Sequence[str] = (),
         environ: Mapping[str, str] = os.environ,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> MasterKey:
-        """From SOLO_MASTER_KEY (64 hex digits) if it is set, else from `path`, which is created if missing.
+        """From SOLO_MASTER_KEY (64 hex digits) if it is set, else what `command` says, else from `path`.
 
+        Without a variable and a command the file is created if it is missing.
         A created file and its directory entry are on disk when this returns. Raises `Faulted("data_damaged")` if the
         variable or file is malformed or others may read the file, `Faulted("data_unwritable")` if it cannot be made.
         """
         given = environ.get(MASTER_KEY_VARIABLE)
         if given is not None:
             return cls(_from_hex(given, f"the environment variable {MASTER_KEY_VARIABLE}"), random_bytes=random_bytes)
+        if command:
+            return cls(run_command(command), random_bytes=random_bytes)
         key = _read(path)
         if key is None:
             _create(path, random_bytes(KEY_BYTES).hex())
@@ -75,6 +85,24 @@ class MasterKey:
         if key is None:
             raise Faulted("data_damaged", f"the master key file {path.name} vanished; stop what removes it")
         return cls(key, random_bytes=random_bytes)
+
+    @classmethod
+    def read(cls, path: Path) -> MasterKey:
+        """From a file that must be there. Raises `Faulted("data_damaged")`."""
+        key = _read(path)
+        if key is None:
+            raise Faulted("data_damaged", f"the master key file {path} is missing")
+        return cls(key)
+
+    @classmethod
+    def create(cls, path: Path, given: MasterKey | None = None) -> MasterKey:
+        """A new one, or `given`; its file and directory entry are on disk when this returns. Raises `Faulted`."""
+        _create(path, (secrets.token_bytes(KEY_BYTES) if given is None else given._key.reveal()).hex())
+        return cls.read(path)
+
+    def wraps(self, wrapped: bytes) -> bool:
+        """Whether `wrapped` says of itself that it was made by this key."""
+        return wrapped.startswith(_FORMAT + self._fingerprint)
 
     def derive(self, purpose: str) -> bytes:
         """A 32-byte key for one purpose (HKDF-SHA256, RFC 5869); the same purpose gives the same key for ever."""
@@ -108,6 +136,45 @@ class MasterKey:
                 "data_damaged",
                 "a stored key was changed, or belongs to another place; restore the data directory from a backup",
             ) from None
+
+
+def run_command(command: Sequence[str]) -> Secret:
+    """The key that a command prints: 64 hex digits. What it prints on standard error is the operator's to read.
+
+    Raises `Faulted("data_damaged")`.
+    """
+    name = f"the master key command {command[0]}"
+    try:
+        process = subprocess.Popen(  # noqa: S603 - the operator's own
+            list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as error:
+        raise Faulted("data_damaged", f"{name} cannot be run ({error.strerror}): correct master_key_command") from None
+    timer = threading.Timer(COMMAND_S_MAX, _end, (process,))
+    timer.start()
+    try:
+        assert process.stdout is not None
+        with process.stdout as output:
+            printed = output.read(_READ_BYTES_MAX)
+            if len(printed) == _READ_BYTES_MAX:
+                _end(process)
+        code = process.wait()
+    finally:
+        timer.cancel()
+        timer.join()
+        if process.poll() is None:
+            _end(process)
+            process.wait()
+    if code != 0:
+        raise Faulted(
+            "data_damaged", f"{name} ended with {code}, or took longer than {COMMAND_S_MAX:g} s: run it by hand"
+        )
+    return _from_hex(printed.decode("latin-1"), f"what {name} prints")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _from_hex(text: str, where: str) -> Secret:

@@ -7,6 +7,8 @@ import hmac
 from collections.abc import Iterable
 from typing import Final
 
+from attrs import evolve
+
 from solo_trio.errors import Faulted, Rejected
 from solo_trio.model.record import KeyRow, SecretRow
 from solo_trio.ports import Entropy
@@ -15,7 +17,33 @@ from solo_trio.vault.sealing import Place, Value, seal, unseal
 from solo_trio.vault.secret import Secret
 
 PURPOSE: Final = "secret"
+SYSTEM: Final = "system"
+"""In the place of an incarnation."""
 ID_BYTES: Final = 16
+
+
+class NoKey(LookupError):
+    """There is none for that purpose yet."""
+
+
+def system_key(master: MasterKey, rows: Iterable[KeyRow], purpose: str) -> Secret:
+    """A key of the kernel's own, which outlives the master key that wraps it. Raises `NoKey`."""
+    for row in rows:
+        if row.purpose == purpose and row.incarnation == SYSTEM:
+            return master.unwrap(row.wrapped, associated(purpose, SYSTEM, row.key_id))
+    raise NoKey(purpose)
+
+
+def new_system_key(master: MasterKey, entropy: Entropy, purpose: str) -> KeyRow:
+    key_id = entropy.token(ID_BYTES).hex()
+    wrapped = master.wrap(Secret(entropy.token(KEY_BYTES)), associated(purpose, SYSTEM, key_id))
+    return KeyRow(key_id, SYSTEM, purpose, wrapped)
+
+
+def rewrapped(row: KeyRow, old: MasterKey, new: MasterKey) -> KeyRow:
+    """The same key under another master key. Raises `Faulted("data_damaged")`."""
+    bound = associated(row.purpose, row.incarnation, row.key_id)
+    return evolve(row, wrapped=new.wrap(old.unwrap(row.wrapped, bound), bound))
 
 
 class Vault:

@@ -36,6 +36,7 @@ from solo_trio.model.service_events import ServiceDeployed, ServiceStarted, Serv
 from solo_trio.model.system import (
     BOOT_LOOP_S,
     BeginShutdown,
+    ClockJump,
     CompleteShutdown,
     SettleSystem,
     SystemPaused,
@@ -66,7 +67,7 @@ CLOSE_SHARE: Final = 0.7
 
 CRASH_CLOSE_S: Final = 5.0
 """How long a cancelled kernel waits, shielded, for the processes it leaves to be gone."""
-CREDENTIALS_ENDED: Final = (CapabilityRevoked, CapabilityExpired, TokenRotated, TenantRemovalStarted)
+CREDENTIALS_ENDED: Final = (CapabilityRevoked, CapabilityExpired, TokenRotated, TenantRemovalStarted, ClockJump)
 """After one of these, credentials that were good may no longer be."""
 
 

@@ -14,7 +14,7 @@ from solo_trio.kernel.hub import Follow
 from solo_trio.kernel.loop import shutting_down
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model.service import ServiceState, Status
-from solo_trio.model.service_lookup import find_service
+from solo_trio.model.service_lookup import demand_of_service, find_service
 from solo_trio.ports import CallOut, Running
 
 CALLS_HELD_MAX: Final = 64
@@ -125,15 +125,17 @@ class Calls:
             await follow.next()
             nursery.cancel_scope.cancel()
 
-    def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
-        """What a service of this tenant calls its siblings with."""
+    def outgoing(self, tenant_id: str, incarnation: str, caller_id: str, deployment: int) -> CallOut:
+        """What a service of this tenant calls its siblings with: it may do no more than what it was deployed with."""
 
         async def call(
             service_id: str, function: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float
         ) -> Any:
-            tenant = self._core.loop.state.tenants.get(tenant_id)
+            state = self._core.loop.state
+            tenant = state.tenants.get(tenant_id)
             if tenant is None or tenant.incarnation != incarnation:
                 raise Rejected("tenant_not_found", "the tenant of this service is gone")
+            demand_of_service(state, tenant, caller_id, deployment, f"service:{service_id}", "call", self._core.loop.now())
             return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s)
 
         return call

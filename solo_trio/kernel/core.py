@@ -321,6 +321,6 @@ class Core:
         """What a generation of a service gets its secrets with."""
         return self.secrets.of_service(tenant_id, incarnation, service_id, deployment, generation, redactor)
 
-    def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
+    def outgoing(self, tenant_id: str, incarnation: str, service_id: str, deployment: int) -> CallOut:
         """What a service of this tenant calls its siblings with."""
-        return self.calls.outgoing(tenant_id, incarnation)
+        return self.calls.outgoing(tenant_id, incarnation, service_id, deployment)

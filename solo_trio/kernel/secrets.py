@@ -19,6 +19,7 @@ from solo_trio.model.ids import check_secret_name
 from solo_trio.model.record import KeyRow, SecretRow
 from solo_trio.model.secret import SecretVersion
 from solo_trio.model.secret_requests import RecordAccess, RecordDenials, denied, granted_to, not_found, version_of
+from solo_trio.model.service_lookup import demand_of_service
 from solo_trio.model.tenant import TenantState, tenant_of
 from solo_trio.policy.redaction import Redactor
 from solo_trio.vault.sealing import Value, WrongKey
@@ -204,11 +205,15 @@ class ServiceSecrets:
         check_secret_name(name)
         try:
             granted_to(tenant, self._service_id, self._deployment, name)
+            now = self._core.loop.now()
+            demand_of_service(
+                self._core.loop.state, tenant, self._service_id, self._deployment, f"secret:{name}", "read", now
+            )
             version = version_of(tenant, name, None)
             if version.sealed_by == "agent":
                 raise denied(f"'{name}' was set with a key of the agent, which alone can reveal it")
         except Rejected as refusal:
-            if refusal.code == "secret_access_denied":
+            if refusal.code in ("secret_access_denied", "permission_denied"):
                 self._secrets.refused(tenant, name, f"service:{self._service_id}", self._service_id)
             self._given.pop(name, None)
             raise

@@ -294,7 +294,7 @@ class ServiceSupervisor:
             config=service.spec.config,
             limits=given,
             log=self._log,
-            outgoing=self._core.outgoing(self._tenant_id, self._incarnation),
+            outgoing=self._core.outgoing(self._tenant_id, self._incarnation, self._service_id, self.deployment),
             environment=service.spec.environment,
             egress=self._reach,
             secret=self._core.secrets_of(

@@ -39,7 +39,7 @@ class Surroundings(Protocol):
         """What no service of the tenant may exceed."""
         ...
 
-    def outgoing(self, tenant_id: str, incarnation: str) -> CallOut:
+    def outgoing(self, tenant_id: str, incarnation: str, service_id: str, deployment: int) -> CallOut:
         """What a service of this tenant calls its siblings with."""
         ...
 

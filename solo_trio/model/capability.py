@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import field, frozen
 
 from solo_trio.errors import Rejected
-from solo_trio.model.caveat import NONE, Caveats, Rate
+from solo_trio.model.caveat import NONE, Caveats, Rate, read_caveats
 from solo_trio.model.rights import Right
 
 if TYPE_CHECKING:
@@ -116,13 +116,43 @@ class Authority:
 EMBEDDER = Authority()
 
 
+@frozen
+class Grantor:
+    """What a service was deployed with, where that was not the whole tenant: it may do no more itself.
+
+    `words`: the caveats of the token, as they are written.
+    """
+
+    capability_id: str
+    words: tuple[str, ...] = ()
+
+    def authority(self, tenant_id: str, incarnation: str) -> Authority:
+        caveats = read_caveats(self.words, self.capability_id)
+        assert caveats is not None, "only what was understood is recorded"
+        return Authority(self.capability_id, tenant_id, incarnation, caveats)
+
+
+def has_all(state: KernelState, authority: Authority) -> bool:
+    """Whether it is the tenant's or the system's own token, never narrowed, or the embedding application."""
+    held = state.capabilities.get(authority.capability_id or "")
+    return authority.capability_id is None or (
+        held is not None and held.parent is None and not authority.caveats.words
+    )
+
+
+def grantor_of(state: KernelState, authority: Authority) -> Grantor | None:
+    if has_all(state, authority) or authority.capability_id is None:
+        return None
+    return Grantor(authority.capability_id, authority.caveats.words)
+
+
 def may_handle(state: KernelState, authority: Authority, capability: Capability) -> bool:
     """Whether that capability is among those that `authority` sees and revokes.
 
     Whoever has all of the tenant, or of the system: every one; others those that were granted with what they have, and itself.
     """
     held = state.capabilities.get(authority.capability_id or "")
-    if authority.capability_id is None or (held is not None and held.parent is None and not authority.caveats.words):
+    if has_all(state, authority):
         return True
     if not set(authority.caveats.ids) <= set(capability.through):
         return capability is held and not authority.caveats.words

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from attrs import field, frozen
 
+from solo_trio.model.capability import Grantor
 from solo_trio.model.spec import Format, ServiceSpec
 from solo_trio.policy.restart import Window
 
@@ -97,6 +98,8 @@ class ServiceState:
     """The epoch in which its circuit was opened and not closed since: of another one it says nothing."""
     previous: ServiceState | None = None
     """What is put back if this deployment fails: it replaces that one."""
+    grantor: Grantor | None = None
+    """What it was deployed with: it may do no more itself. None: the whole tenant."""
 
     @property
     def wants_to_run(self) -> bool:

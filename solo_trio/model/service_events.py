@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
+from solo_trio.model.capability import Grantor
 from solo_trio.model.event import UPCASTERS, Event, event
 from solo_trio.model.evolving import evolve
 from solo_trio.model.limits import Limits
@@ -32,18 +33,20 @@ STABLE_UPTIME_MIN_S: Final = 1.0
 """A shorter uptime resets no backoff, however short the window is."""
 
 
-@event("service_deployment_started", schema=5)
+@event("service_deployment_started", schema=6)
 @frozen
 class ServiceDeploymentStarted(Event):
     """The intent to run a service: it is retried by recovery until it is deployed, failed or killed.
 
-    `replaces`: the deployment that is stopped for it, and is put back if this one fails.
+    `replaces`: the deployment that is stopped for it, and is put back if this one fails. `grantor`: what it was deployed with,
+    where that was not the whole tenant.
     """
 
     spec: ServiceSpec
     digest: str
     version: int
     replaces: int | None
+    grantor: Grantor | None
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         assert stamp.tenant_id is not None and stamp.subject is not None
@@ -61,6 +64,7 @@ class ServiceDeploymentStarted(Event):
             versions=(*(previous.versions if previous else ()), made),
             versions_made=self.version,
             previous=previous,
+            grantor=self.grantor,
         )
         return state.put(stamp.tenant_id, service)
 
@@ -91,6 +95,13 @@ def _has_no_secrets(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 UPCASTERS["service_deployment_started", 4] = _has_no_secrets
+
+
+def _has_the_whole_tenant(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "grantor": None}
+
+
+UPCASTERS["service_deployment_started", 5] = _has_the_whole_tenant
 
 
 @frozen

@@ -12,6 +12,7 @@ from attrs import frozen
 from solo_trio.errors import Faulted, Rejected
 from solo_trio.hardening.finding import Finding
 from solo_trio.model import service_events as ev
+from solo_trio.model.capability import EMBEDDER, Authority, grantor_of
 from solo_trio.model.dependencies import check_dependencies, dependents, hopeless
 from solo_trio.model.event import Decision, Event, Now, Proposed
 from solo_trio.model.evolving import evolve
@@ -62,6 +63,8 @@ class Deploy:
     """The configuration's, for a tenant that has nothing of its own."""
     findings: tuple[Finding, ...] = ()
     """What the analyser said about the source."""
+    authority: Authority = EMBEDDER
+    """What it is deployed with."""
     no_room: Faulted | None = None
     """Why the kernel has no room for one more; what is there already is still the answer."""
 
@@ -93,7 +96,7 @@ class Deploy:
         check_dependencies(tenant.services, self.service_id, self.spec.depends_on)
         version = 1 if existing is None else existing.versions_made + 1
         replaces = None if existing is None else existing.deployment
-        intent = ev.ServiceDeploymentStarted(self.spec, self.spec.digest, version, replaces)
+        intent = ev.ServiceDeploymentStarted(self.spec, self.spec.digest, version, replaces, grantor_of(state, self.authority))
         attachments = (Artifact(self.spec.digest, self.source),) if self.spec.entry == "source" else ()
         event_id = state.last_id + 1
         return Decision(

@@ -115,6 +115,7 @@ async def deploy_spec(
         services_per_tenant_max=settings.max_per_tenant,
         hardening=settings.hardening,
         findings=findings,
+        authority=caller.authority,
         no_room=no_room,
     )
     with caller.core.hub.follow(tenant.tenant_id, service_id) as follow:

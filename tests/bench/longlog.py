@@ -56,7 +56,7 @@ Told = tuple[str | None, str | None, Event]
 
 def life(deployment: int, last: bool) -> Iterator[Event]:
     """One deployment of a service until it is killed, or for its `last` one given up."""
-    yield ServiceDeploymentStarted(SPEC, DIGEST, 1, replaces=None)
+    yield ServiceDeploymentStarted(SPEC, DIGEST, 1, replaces=None, grantor=None)
     yield ServiceStarted(deployment, 1, "deploy")
     yield ServiceReady(deployment, 1)
     yield ServiceDeployed(deployment, 1, 1, DIGEST)

@@ -7,6 +7,7 @@ from typing import Final
 
 from attrs import evolve
 
+from solo_trio.model.capability import Grantor
 from solo_trio.model.capability_events import (
     CapabilityExpired,
     CapabilityGranted,
@@ -115,6 +116,7 @@ SAMPLES: Final[dict[str, Event]] = {
             DIGEST,
             version=3,
             replaces=7,
+            grantor=Grantor("cap_1", (f"id = {ATTENUATION}", "permissions = call,deploy")),
         ),
         ServiceGivenUp(7, 6, "exited with 1", crashes=6, max_restarts=5, max_seconds=60.0),
         ServiceKilled(7, 3, grace_ms=5_000, force=False),
@@ -144,7 +146,8 @@ SAMPLES: Final[dict[str, Event]] = {
 
 _intent = SAMPLES["service_deployment_started"]
 assert isinstance(_intent, ServiceDeploymentStarted)
-_without_secrets = evolve(_intent, spec=evolve(_intent.spec, secrets=()))
+_with_the_tenant = evolve(_intent, grantor=None)
+_without_secrets = evolve(_with_the_tenant, spec=evolve(_intent.spec, secrets=()))
 _of_one_module = evolve(_intent, spec=evolve(_without_secrets.spec, format="python_source", environment=None))
 
 OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
@@ -155,6 +158,7 @@ OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
     ("service_deployment_started", 2): evolve(_of_one_module, spec=evolve(_of_one_module.spec, egress=())),
     ("service_deployment_started", 3): _of_one_module,
     ("service_deployment_started", 4): _without_secrets,
+    ("service_deployment_started", 5): _with_the_tenant,
     ("service_updated", 1): ServiceUpdated(
         7, 3, "transient", RestartLimits(3, 12.5), Limits(memory_mb=64.0, fds=128), (), ()
     ),

@@ -19,11 +19,13 @@ PURE: Final = frozenset(
     {
         "__future__",
         "attrs",
+        "base64",
         "cattrs",
         "collections",
         "enum",
         "functools",
         "ipaddress",
+        "json",
         "math",
         "operator",
         "orjson",

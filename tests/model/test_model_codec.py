@@ -150,7 +150,7 @@ def test_a_bit_that_flipped_is_read_as_an_event_or_as_damage(data: st.DataObject
 @settings(deadline=None, print_blob=True)
 @given(specs, st.integers(1, 99))
 def test_a_specification_comes_back_equal(spec: Any, version: int) -> None:
-    intent = ServiceDeploymentStarted(spec, spec.digest, version, None)
+    intent = ServiceDeploymentStarted(spec, spec.digest, version, None, None)
     payload = codec.encode(intent)
     again = codec.decode(intent.TYPE, intent.SCHEMA, payload)
     assert again == intent
@@ -167,8 +167,8 @@ def test_a_crash_comes_back_equal(ending: Any, counted: bool, restart: bool) -> 
 
 
 def test_bytes_do_not_depend_on_the_order_of_keys() -> None:
-    one = ServiceDeploymentStarted(_with_config({"a": 1, "b": {"c": 2, "d": 3}}), "", 1, None)
-    other = ServiceDeploymentStarted(_with_config({"b": {"d": 3, "c": 2}, "a": 1}), "", 1, None)
+    one = ServiceDeploymentStarted(_with_config({"a": 1, "b": {"c": 2, "d": 3}}), "", 1, None, None)
+    other = ServiceDeploymentStarted(_with_config({"b": {"d": 3, "c": 2}, "a": 1}), "", 1, None, None)
     assert codec.encode(one) == codec.encode(other)
 
 

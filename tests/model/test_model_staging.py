@@ -271,10 +271,10 @@ class TestDefects:
         [
             about(ev.ServiceReady(4, 1), "nobody"),
             about(ev.ServiceReady(3, 1)),
-            about(ev.ServiceDeploymentStarted(ServiceSpec(), "", 1, None)),
+            about(ev.ServiceDeploymentStarted(ServiceSpec(), "", 1, None, None)),
             Proposed(ev.ServiceReady(4, 1), None, None, None),
-            Proposed(ev.ServiceDeploymentStarted(ServiceSpec(), "", 1, None), None, None, SERVICE),
-            Proposed(ev.ServiceDeploymentStarted(ServiceSpec(), "", 1, None), "nobody", "inc_1", SERVICE),
+            Proposed(ev.ServiceDeploymentStarted(ServiceSpec(), "", 1, None, None), None, None, SERVICE),
+            Proposed(ev.ServiceDeploymentStarted(ServiceSpec(), "", 1, None, None), "nobody", "inc_1", SERVICE),
         ],
         ids=["no such service", "other deployment", "exists", "about nothing", "no tenant", "no such tenant"],
     )

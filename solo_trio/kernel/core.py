@@ -235,6 +235,7 @@ class Core:
             supervisor.converge(service_ids)
 
     def _forget_tenant(self, tenant_id: str, incarnation: str | None) -> None:
+        self.hub.forget(incarnation or "")
         supervisor = self.tenants.get(tenant_id)
         if supervisor is not None and supervisor.incarnation == incarnation:
             del self.tenants[tenant_id]

@@ -21,6 +21,8 @@ from solo_trio.ports import Journal
 RING_RECORDS_MAX: Final = 4_096
 RING_BYTES_MAX: Final = 16 * 1_048_576
 """Of payloads; the newest record is kept whatever its size."""
+GONE_TENANTS_MAX: Final = 1_000
+"""Removed tenants whose followers are told that it is over; older ones have been told."""
 PAGE_RECORDS_MAX: Final = 256
 PAGE_BYTES_MAX: Final = 262_144
 """Of payloads; a page has at least one record."""
@@ -57,6 +59,8 @@ class Hub:
         self._ring_bytes = 0
         self._published = trio.Event()
         self._follows: dict[tuple[str, str], set[Follow]] = {}
+        self._gone: dict[str, None] = {}
+        """Incarnations of tenants that were removed."""
         self.last_id = last_id
         self.closed = False
 
@@ -87,6 +91,17 @@ class Hub:
         """Open streams end; nothing is published any more."""
         self.closed = True
         self._wake()
+
+    def forget(self, incarnation: str) -> None:
+        """Its last event was published: whoever follows that tenant alone has nothing to wait for."""
+        self._gone[incarnation] = None
+        while len(self._gone) > GONE_TENANTS_MAX:
+            del self._gone[next(iter(self._gone))]
+        self._wake()
+
+    def is_over(self, query: EventQuery) -> bool:
+        """Whether nothing more that matches will be published."""
+        return self.closed or query.incarnation in self._gone
 
     def _wake(self) -> None:
         published, self._published = self._published, trio.Event()
@@ -153,7 +168,7 @@ class Watch:
         self.cursor = query.after
         """Everything up to this id was looked at."""
         self.over = False
-        """The hub is closed, and nothing is left."""
+        """The hub is closed, or the tenant removed, and nothing is left."""
 
     @property
     def closing(self) -> bool:
@@ -170,7 +185,7 @@ class Watch:
 
     async def wait(self) -> None:
         """Until there is something to look at."""
-        while self.cursor >= self._hub.last_id and not self._hub.closed:
+        while self.cursor >= self._hub.last_id and not self._hub.is_over(self._query):
             await self._hub._published.wait()
 
     async def take(self) -> list[StoredEvent]:
@@ -178,7 +193,7 @@ class Watch:
 
         Raises `Compacted`, once for each gap; what follows the gap is the next page.
         """
-        closed = self._hub.closed
+        last = self._hub.is_over(self._query)
         if self.cursor + 1 < self._hub.oldest_id:
             self.cursor = self._hub.oldest_id - 1
             raise Compacted(self._hub.oldest_id)
@@ -190,7 +205,7 @@ class Watch:
             self._limit = len(found[0]) if cut else min(self._limit_max, 2 * self._limit)
         page, seen = found
         self.cursor = max(seen, self.cursor)
-        self.over = closed and not page and self.cursor >= self._hub.last_id
+        self.over = last and not page and self.cursor >= self._hub.last_id
         return page
 
 

@@ -75,12 +75,13 @@ class LogFollow:
 
     def __init__(self, caller: Caller, query: LogQuery) -> None:
         self._core = caller.core
+        self._tenant_id = caller.tenant_id or ""
         self._query = query
         self._limit = query.limit
         self.cursor = query.after
         """Everything up to this id was looked at."""
         self.over = False
-        """The kernel is closed, and nothing is left."""
+        """The kernel is closed, or the tenant removed, and nothing is left."""
         self._changed: trio.Event | None = None
 
     @property
@@ -95,7 +96,7 @@ class LogFollow:
 
     async def take(self) -> list[dict[str, Any]]:
         """The next entries of what is there, perhaps none."""
-        closed = self._core.closed.is_set()
+        last = self._core.closed.is_set() or self._is_gone()
         changed = self._core.logs.changed(self._query.incarnation)
         query = evolve(self._query, after=self.cursor, limit=self._limit)
         found, seen = await self._core.logs.scan(query)
@@ -106,8 +107,12 @@ class LogFollow:
             self._limit = min(self._query.limit, 2 * self._limit)
         self.cursor = max(self.cursor, seen)
         self._changed = None if page else changed
-        self.over = closed and not page
+        self.over = last and not page
         return page
+
+    def _is_gone(self) -> bool:
+        tenant = self._core.loop.state.tenants.get(self._tenant_id)
+        return tenant is None or tenant.incarnation != self._query.incarnation
 
     async def _either(self, changed: trio.Event) -> None:
         async with trio.open_nursery() as nursery:

@@ -199,7 +199,7 @@ class Telling:
         except Compacted as gap:
             return self._dialect.gap(gap.oldest_id)
         if self._source.over:
-            self.reason = "shutdown"
+            self.reason = "shutdown" if self._source.closing else "revoked"  # of a tenant that was removed
         data = self._dialect.items(page) if page else b""
         del page  # this frame may live on (Trio looks at frames; Python 3.13 keeps what was looked at)
         return data

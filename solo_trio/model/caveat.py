@@ -29,6 +29,7 @@ from solo_trio.model.instant import read_rfc3339, rfc3339
 from solo_trio.model.rights import ALL, PERMISSIONS, check_resource, is_within
 
 CAVEAT_CHARACTERS_MAX: Final = 512
+RATE_LEAST: Final = 0.000_001
 RATE_MAX: Final = 1_000_000.0
 LINK_CHARACTERS: Final = 32
 ATTENUATION_ID: Final = re.compile("[0-9a-f]{32}", re.ASCII)
@@ -153,10 +154,10 @@ def write_caveats(
 
 def check_rate(requests_per_second: float, burst: float) -> None:
     """Raises `Rejected("invalid_field")`."""
-    if not (0.000_001 <= requests_per_second <= RATE_MAX and 1 <= burst <= RATE_MAX):
+    if not (RATE_LEAST <= requests_per_second <= RATE_MAX and 1 <= burst <= RATE_MAX):
         raise Rejected(
             "invalid_field",
-            f"rate_limit must allow 0.000001 to {RATE_MAX:.0f} requests a second, and a burst of at least 1",
+            f"rate_limit must allow {RATE_LEAST:f} to {RATE_MAX:.0f} requests a second, and a burst of at least 1",
         )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from attrs import frozen
 
 from solo_trio.errors import Rejected
-from solo_trio.model.ids import check_id, check_secret_name
+from solo_trio.model.ids import ID_PATTERN, SECRET_NAME_PATTERN, check_id, check_secret_name
 
 ALL: Final = "*"
 SYSTEM: Final = "system"
@@ -30,6 +30,13 @@ PLAIN: Final[dict[str, frozenset[str]]] = {
 }
 PERMISSIONS: Final = frozenset().union(*SCOPED.values(), *PLAIN.values())
 """What `tenant` and `system`, which are everything, may be narrowed to."""
+
+
+def resource_pattern() -> str:
+    """Of a whole resource; in a form that regular expressions of every kind read the same way."""
+    names = {"service": ID_PATTERN, "secret": SECRET_NAME_PATTERN}
+    scoped = [f"{kind}:(?:\\*|{names[kind]})" for kind in SCOPED]
+    return "|".join([*scoped, *PLAIN, TENANT, SYSTEM])
 
 
 @frozen

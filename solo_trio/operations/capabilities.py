@@ -14,6 +14,7 @@ from solo_trio.model.capability_requests import Grant, Revoke, find_capability
 from solo_trio.model.caveat import ATTENUATION_ID, Rate, check_rate, links, read_caveats, write_caveats
 from solo_trio.model.instant import LATEST_US, rfc3339
 from solo_trio.model.record import EventQuery
+from solo_trio.model.rights import check_right
 from solo_trio.model.state import KernelState
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.paging import PAGE_DEFAULT, check_page
@@ -170,6 +171,7 @@ class VerifyInput:
 @operation("POST", "/capabilities/verify", scope="either", input=VerifyInput, right="holder")
 async def verify_capability(caller: Caller, given: VerifyInput) -> Answer:
     """Tell whether a token of this tenant allows something now; of an invalid one never why it is invalid."""
+    check_right(given.resource, [given.permission])
     try:
         _, authority = _known(caller, given.token)
     except Rejected:

@@ -43,9 +43,26 @@ _OF_SCOPE: Final = {
     "open": frozenset[str](),
     "system": frozenset(("unauthenticated", "rate_limited", "permission_denied")),
     "tenant": frozenset(
-        ["unauthenticated", "rate_limited", "invalid_id", "tenant_mismatch", "tenant_not_found", "tenant_required"]
+        [
+            "unauthenticated",
+            "rate_limited",
+            "permission_denied",
+            "invalid_id",
+            "tenant_mismatch",
+            "tenant_not_found",
+            "tenant_required",
+        ]
     ),
-    "either": frozenset(["unauthenticated", "rate_limited", "invalid_id", "tenant_mismatch", "tenant_not_found"]),
+    "either": frozenset(
+        [
+            "unauthenticated",
+            "rate_limited",
+            "permission_denied",
+            "invalid_id",
+            "tenant_mismatch",
+            "tenant_not_found",
+        ]
+    ),
 }
 _OF_FIELD: Final = {
     "service_id": "service_not_found",

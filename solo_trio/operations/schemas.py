@@ -16,8 +16,10 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 import attrs
 from attrs import frozen
 
+from solo_trio.model.caveat import RATE_LEAST, RATE_MAX
 from solo_trio.model.ids import FUNCTION_PATTERN, ID_PATTERN, SECRET_NAME_PATTERN
 from solo_trio.model.limits import RANGES, Limits
+from solo_trio.model.rights import ALL, PERMISSIONS, resource_pattern
 from solo_trio.model.spec import (
     DEPENDENCIES_MAX,
     RESTART_SECONDS_MAX,
@@ -28,6 +30,7 @@ from solo_trio.model.spec import (
 )
 from solo_trio.model.tenant import TenantLimits
 from solo_trio.operations.audit import CREDENTIAL_PATTERN, CURSOR_PATTERN, TIME_PATTERN, WORD_PATTERN
+from solo_trio.operations.capabilities import TTL_S_MAX, RateLimit
 from solo_trio.operations.changing import GRACE_MS_MAX, RestartLimitsChange
 from solo_trio.operations.paging import PAGE_MAX
 from solo_trio.operations.strict_json import INT_MAX, INT_MIN
@@ -74,12 +77,20 @@ _FIELDS: Final[dict[str, Schema]] = {
     "value": {"writeOnly": True, "anyOf": [_SECRET_TEXT, _SECRET_BYTES]},
     "key": {"writeOnly": True, "minLength": 1, "maxLength": AGENT_KEY_CHARACTERS_MAX},
     "secrets": {"items": {"type": "string", "pattern": f"^{SECRET_NAME_PATTERN}$"}, "maxItems": SECRETS_MAX, "uniqueItems": True},
+    "capability_id": {"pattern": "^[0-9a-f]{32}$"},
+    "resource": {"pattern": f"^(?:{resource_pattern()})$"},
+    "permissions": {"items": {"type": "string", "enum": [*sorted(PERMISSIONS), ALL]}, "minItems": 1},
+    "permission": {"enum": [*sorted(PERMISSIONS), ALL]},
+    "ttl_s": {"exclusiveMinimum": 0, "maximum": TTL_S_MAX},
+    "token": {"writeOnly": True},
+    "service": _ID,
     "type": {"description": "Event types, separated by commas."},
 }
 """What is narrower than the type of a field of an input, by the field's name: a name means one thing in all operations."""
 _TIME: Final[Schema] = {"format": "date-time", "pattern": f"^{TIME_PATTERN}$"}
 _OF_ITS_OWN: Final[dict[tuple[str, str], Schema]] = {
     ("list_audit", "cursor"): {"pattern": f"^{CURSOR_PATTERN}$", "description": "The `next` of the page before."},
+    ("list_capabilities", "cursor"): {"pattern": "^[0-9a-f]{32}$", "description": "The `next` of the page before."},
     ("list_audit", "since"): _TIME,
     ("list_audit", "until"): _TIME,
     ("list_audit", "operation"): {"pattern": f"^{WORD_PATTERN}$"},
@@ -95,6 +106,10 @@ _MEMBERS: Final[dict[type, dict[str, Schema]]] = {
     Limits: {name: {"minimum": low, "maximum": high} for name, (low, high) in RANGES.items()},
     RestartLimits: _RESTARTS,
     RestartLimitsChange: _RESTARTS,
+    RateLimit: {
+        "requests_per_second": {"minimum": RATE_LEAST, "maximum": RATE_MAX},
+        "burst": {"minimum": 1, "maximum": RATE_MAX},
+    },
     TenantLimits: {name: {"minimum": low, "maximum": high} for name, (low, high) in TENANT_RANGES.items()},
 }
 """The same for the members of a nested object."""

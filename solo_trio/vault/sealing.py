@@ -76,7 +76,7 @@ def seal(value: Value, data_key: Secret, agent_key: Secret | None, place: Place,
     payload = (_BYTES if value.binary else _TEXT) + value.data.reveal()
     if agent_key is not None:
         payload = _seal_for_agent(payload, agent_key, place, entropy)
-    return _FORMAT + _encrypt(data_key.reveal(), payload, _FORMAT + place.associated("secret"), entropy)
+    return _FORMAT + encrypt(data_key.reveal(), payload, _FORMAT + place.associated("secret"), entropy)
 
 
 def unseal(sealed: bytes, data_key: Secret, agent_key: Secret | None, place: Place) -> Value:
@@ -84,7 +84,7 @@ def unseal(sealed: bytes, data_key: Secret, agent_key: Secret | None, place: Pla
     if not sealed.startswith(_FORMAT):
         raise _damaged()
     try:
-        payload = _decrypt(data_key.reveal(), sealed[len(_FORMAT) :], _FORMAT + place.associated("secret"))
+        payload = decrypt(data_key.reveal(), sealed[len(_FORMAT) :], _FORMAT + place.associated("secret"))
     except InvalidTag:
         raise _damaged() from None
     for_agent = payload[:1] in (_PASSPHRASE, _RAW_KEY)
@@ -103,7 +103,7 @@ def _seal_for_agent(payload: bytes, agent_key: Secret, place: Place, entropy: En
     costs = b"" if raw is not None else _COSTS.pack(ARGON2_PASSES, ARGON2_MEMORY_KIB, ARGON2_LANES)
     header = (_PASSPHRASE if raw is None else _RAW_KEY) + costs + salt
     key = _stretched(agent_key, costs, salt) if raw is None else _derived(raw, salt)
-    return header + _encrypt(key, payload, header + place.associated("agent"), entropy)
+    return header + encrypt(key, payload, header + place.associated("agent"), entropy)
 
 
 def _unseal_for_agent(payload: bytes, agent_key: Secret, place: Place) -> bytes:
@@ -118,7 +118,7 @@ def _unseal_for_agent(payload: bytes, agent_key: Secret, place: Place) -> bytes:
             raise WrongKey
         key = _derived(raw, salt)
     try:
-        return _decrypt(key, payload[len(header) :], header + place.associated("agent"))
+        return decrypt(key, payload[len(header) :], header + place.associated("agent"))
     except InvalidTag:
         raise WrongKey from None
 
@@ -156,12 +156,12 @@ def _stretched(passphrase: Secret, costs: bytes, salt: bytes) -> bytes:
     return kdf.derive(passphrase.reveal())
 
 
-def _encrypt(key: bytes, plain: bytes, aad: bytes, entropy: Entropy) -> bytes:
+def encrypt(key: bytes, plain: bytes, aad: bytes, entropy: Entropy) -> bytes:
     nonce = entropy.token(NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, plain, aad)
 
 
-def _decrypt(key: bytes, sealed: bytes, aad: bytes) -> bytes:
+def decrypt(key: bytes, sealed: bytes, aad: bytes) -> bytes:
     if len(sealed) < NONCE_BYTES + TAG_BYTES:
         raise _damaged()
     return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], aad)

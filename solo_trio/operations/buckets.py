@@ -77,8 +77,11 @@ class Buckets:
     def _bucket(self, named: Named, now: float) -> Bucket:
         owner = self._owners.get(named.owner)
         kept = None if owner is None else owner.buckets.get(named.name)
-        if kept is not None:
-            return kept.changed(named.rate, named.burst, now)
+        if owner is not None and kept is not None:
+            changed = kept.changed(named.rate, named.burst, now)
+            if changed is not kept:  # from now on, whether or not anything can be taken
+                owner.buckets[named.name] = changed
+            return changed
         since = self._since if owner is None else owner.since
         if since == float("-inf"):
             return Bucket(named.rate, named.burst, named.burst, now)

@@ -23,6 +23,7 @@ from solo_trio.policy.circuit import FAILURES, OPEN_S, Circuit, Outcome, State
 
 PATIENCE_S: Final = 1.0
 """A caller that waited less than this says nothing about the service by giving up."""
+SAME_DEADLINE_S: Final = 0.05
 KEPT_SPARE: Final = 1_024
 """So many circuits of services that are gone may be remembered, beside those of the ones that are there."""
 _FAILURES: Final = frozenset({"call_interrupted", "call_timeout"})
@@ -83,6 +84,12 @@ class Circuits:
             elif reason in _FAILURES and not self._meant(tenant_id, incarnation, service):
                 outcome = "failed" if reason != "call_timeout" or timeout_s >= PATIENCE_S else "neither"
             raise
+        except trio.Cancelled:  # the deadline of a service that calls is in both processes: either may see it first
+            reason = "call_timeout"
+            waited_s = trio.current_time() - now
+            if timeout_s >= PATIENCE_S and waited_s >= timeout_s - SAME_DEADLINE_S:
+                outcome = "neither" if self._meant(tenant_id, incarnation, service) else "failed"
+            raise
         finally:
             self._settle(tenant_id, key, service, circuit.ticket, outcome, reason)
 
@@ -127,11 +134,12 @@ class Circuits:
             return
         self._kept[key] = _Kept(service.epoch, circuit)
         if len(self._kept) > 2 * KEPT_SPARE:
-            self._forget()
+            self.forget()
 
-    def _forget(self) -> None:
+    def forget(self, spare: int = KEPT_SPARE) -> None:
+        """Forget those of services that are gone, if there are more than `spare` of them."""
         there = {(tenant.incarnation, service.service_id) for tenant, service in self._core.loop.state.services()}
-        if len(self._kept) > len(there) + KEPT_SPARE:
+        if len(self._kept) > len(there) + spare:
             self._kept = {key: kept for key, kept in self._kept.items() if key in there}
 
     def news(self) -> list[ReportCircuit]:

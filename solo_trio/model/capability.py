@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model.caveat import NONE, Caveats, Rate, read_caveats
+from solo_trio.model.evolving import evolve
 from solo_trio.model.rights import Right
 
 if TYPE_CHECKING:
@@ -185,6 +186,25 @@ def descendants(state: KernelState, capability_ids: Iterable[str]) -> frozenset[
             found.add(name)
             waiting += children.get(name, ())
     return frozenset(found)
+
+
+def with_one_more(state: KernelState, capability: Capability) -> KernelState:
+    capabilities = state.capabilities.insert(capability.capability_id, capability)
+    whose = capability.incarnation or ""
+    return evolve(state, capabilities=capabilities, held=state.held.insert(whose, state.held.get(whose, 0) + 1))
+
+
+def without(state: KernelState, capability_ids: Iterable[str]) -> KernelState:
+    capabilities, held = state.capabilities, state.held
+    for each in capability_ids:
+        capability = capabilities.get(each)
+        if capability is None:
+            continue
+        capabilities = capabilities.remove(each)
+        whose = capability.incarnation or ""
+        left = held[whose] - 1
+        held = held.insert(whose, left) if left else held.remove(whose)
+    return evolve(state, capabilities=capabilities, held=held)
 
 
 def system_capability(state: KernelState) -> Capability | None:

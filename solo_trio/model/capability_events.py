@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from solo_trio.model.capability import Capability, RevokedAttenuation, descendants
+from solo_trio.model.capability import Capability, RevokedAttenuation, descendants, with_one_more, without
 from solo_trio.model.caveat import Rate
 from solo_trio.model.event import UPCASTERS, Event, event
 from solo_trio.model.evolving import evolve
@@ -49,7 +48,7 @@ class CapabilityGranted(Event):
             self.rates,
             self.metadata,
         )
-        state = evolve(state, capabilities=state.capabilities.insert(self.capability_id, capability))
+        state = with_one_more(state, capability)
         if self.resource == "system" and self.parent is None:
             state = evolve(state, system=evolve(state.system, capability_id=self.capability_id))
         return state
@@ -121,18 +120,11 @@ class TokenRotated(Event):
             for each in capabilities.values():
                 if each.parent == self.replaced:
                     capabilities = capabilities.insert(each.capability_id, evolve(each, parent=self.capability_id))
-            state = evolve(state, capabilities=capabilities.remove(self.replaced))
+            state = without(evolve(state, capabilities=capabilities), [self.replaced])
         else:
             state = without(state, descendants(state, [self.replaced]))
-        state = evolve(state, capabilities=state.capabilities.insert(self.capability_id, new))
+        state = with_one_more(state, new)
         if stamp.tenant_id is None:
             return evolve(state, system=evolve(state.system, capability_id=self.capability_id))
         tenant = evolve(state.tenants[stamp.tenant_id], key_id=self.key_id, capability_id=self.capability_id)
         return evolve(state, tenants=state.tenants.insert(tenant.tenant_id, tenant))
-
-
-def without(state: KernelState, capability_ids: Iterable[str]) -> KernelState:
-    capabilities = state.capabilities
-    for each in capability_ids:
-        capabilities = capabilities.discard(each)
-    return evolve(state, capabilities=capabilities)

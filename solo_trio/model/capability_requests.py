@@ -86,8 +86,7 @@ class Grant:
                 "permission_denied",
                 f"the credential does not have {', '.join(beyond)} of {self.resource}: it cannot grant that",
             )
-        held = sum(1 for each in state.capabilities.values() if each.incarnation == self.incarnation)
-        if held >= CAPABILITIES_PER_TENANT_MAX:
+        if state.held.get(self.incarnation or "", 0) >= CAPABILITIES_PER_TENANT_MAX:
             raise Rejected("quota_exceeded", f"revoke some capabilities: there are {CAPABILITIES_PER_TENANT_MAX}")
         parent = state.capabilities.get(grantor.capability_id or "")
         if _depth(state, parent) >= DEPTH_MAX:

@@ -32,6 +32,8 @@ class KernelState:
     system: SystemState = field(factory=SystemState)
     tenants: HashTrieMap[str, TenantState] = field(factory=HashTrieMap)
     capabilities: HashTrieMap[str, Capability] = field(factory=HashTrieMap)
+    held: HashTrieMap[str, int] = field(factory=HashTrieMap)
+    """How many capabilities there are of each tenant, by its incarnation ("": of the system)."""
     revoked: HashTrieMap[str, RevokedAttenuation] = field(factory=HashTrieMap)
     """By the attenuation's id."""
     removed: Tombstones = field(factory=Tombstones)

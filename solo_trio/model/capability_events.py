@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import frozen
 
 from solo_trio.model.capability import Capability, RevokedAttenuation, descendants, with_one_more, without
 from solo_trio.model.caveat import Rate
@@ -25,11 +25,16 @@ class CapabilityGranted(Event):
     key_id: str
     resource: str
     permissions: tuple[str, ...]
-    parent: str | None = None
-    through: tuple[str, ...] = ()
-    expires_at_us: int | None = None
-    rates: tuple[Rate, ...] = ()
-    metadata: dict[str, Any] = field(factory=dict)
+    parent: str | None
+    through: tuple[str, ...]
+    expires_at_us: int | None
+    rates: tuple[Rate, ...]
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of_its_own(cls, capability_id: str, key_id: str, resource: str) -> CapabilityGranted:
+        """All of the system, or of a tenant, which nobody granted."""
+        return cls(capability_id, key_id, resource, ("*",), None, (), None, (), {})
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         if self.capability_id in state.capabilities:
@@ -72,8 +77,8 @@ class CapabilityRevoked(Event):
     """
 
     capability_ids: tuple[str, ...]
-    attenuation_id: str | None = None
-    expires_at_us: int | None = None
+    attenuation_id: str | None
+    expires_at_us: int | None
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         state = without(state, self.capability_ids)
@@ -89,7 +94,7 @@ class CapabilityExpired(Event):
     """These capabilities, and the revocations of these attenuations, are forgotten: their time is over."""
 
     capability_ids: tuple[str, ...]
-    attenuation_ids: tuple[str, ...] = ()
+    attenuation_ids: tuple[str, ...]
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         state = without(state, self.capability_ids)

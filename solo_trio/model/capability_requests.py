@@ -50,7 +50,7 @@ class GrantSystem:
         if system_capability(state) is not None:
             return Decision()
         return Decision(
-            events=(Proposed(CapabilityGranted(self.capability_id, self.key.key_id, "system", ("*",))),),
+            events=(Proposed(CapabilityGranted.of_its_own(self.capability_id, self.key.key_id, "system")),),
             attachments=(self.key,),
         )
 
@@ -158,7 +158,7 @@ class Revoke:
                 "permission_denied", "this is the tenant's own: rotate its token instead, or remove the tenant"
             )
         gone = tuple(sorted(descendants(state, [capability.capability_id])))
-        return self._revoked(state, CapabilityRevoked(gone), capability.capability_id)
+        return self._revoked(state, CapabilityRevoked(gone, None, None), capability.capability_id)
 
     def _attenuation(self, state: KernelState, attenuation_id: str) -> Decision:
         if attenuation_id in state.revoked:

@@ -164,7 +164,7 @@ class CreateTenant:
 
         events: list[Event] = [
             TenantCreated(self.key.key_id, self.capability_id, self.limits),
-            CapabilityGranted(self.capability_id, self.key.key_id, "tenant", ("*",)),
+            CapabilityGranted.of_its_own(self.capability_id, self.key.key_id, "tenant"),
         ]
         if self.service_limits.check().given():
             events.append(TenantUpdated(self.limits, self.service_limits))

@@ -78,7 +78,7 @@ def told(count: int) -> Iterator[Told]:
     yield None, None, SystemStarted("0.1.0", "3.11.0", clean=True, hold=None)
     for number in range(TENANTS):
         yield f"t{number}", None, TenantCreated(f"key{number}", f"cap{number}", TenantLimits())
-        yield f"t{number}", None, CapabilityGranted(f"cap{number}", f"key{number}", "tenant", ("*",))
+        yield f"t{number}", None, CapabilityGranted.of_its_own(f"cap{number}", f"key{number}", "tenant")
     each = 6 + 3 * CRASHES
     lives = max(1, round(count / (TENANTS * SERVICES * each)))
     done = 1 + 2 * TENANTS

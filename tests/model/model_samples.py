@@ -148,10 +148,10 @@ _intent = SAMPLES["service_deployment_started"]
 assert isinstance(_intent, ServiceDeploymentStarted)
 _with_the_tenant = evolve(_intent, grantor=None)
 _without_secrets = evolve(_with_the_tenant, spec=evolve(_intent.spec, secrets=()))
-_of_one_module = evolve(_intent, spec=evolve(_without_secrets.spec, format="python_source", environment=None))
+_of_one_module = evolve(_with_the_tenant, spec=evolve(_without_secrets.spec, format="python_source", environment=None))
 
 OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
-    ("capability_granted", 1): CapabilityGranted("cap_1", "key_1", "tenant", ("*",)),
+    ("capability_granted", 1): CapabilityGranted.of_its_own("cap_1", "key_1", "tenant"),
     ("service_deployment_started", 1): evolve(
         _of_one_module, spec=evolve(_of_one_module.spec, depends_on=(), egress=()), version=1, replaces=None
     ),

@@ -110,10 +110,10 @@ def test_a_field_too_many_further_in_is_damage() -> None:
     for inner in (whole["spec"], whole["spec"]["limits"], whole["spec"]["restart_limits"]):
         inner["extra"] = 1
         with pytest.raises(Faulted) as fault:
-            codec.decode("service_deployment_started", 5, orjson.dumps(whole))
+            codec.decode("service_deployment_started", 6, orjson.dumps(whole))
         assert fault.value.code == "data_damaged"
         del inner["extra"]
-    assert codec.decode("service_deployment_started", 5, orjson.dumps(whole)) == SAMPLES["service_deployment_started"]
+    assert codec.decode("service_deployment_started", 6, orjson.dumps(whole)) == SAMPLES["service_deployment_started"]
 
 
 @pytest.mark.parametrize("schema", [0, -1])

@@ -48,6 +48,7 @@ class Rig:
         entry: str | None = None,
         egress: Callable[[], Reach] = lambda: NOWHERE,
         nursery: trio.Nursery | None = None,
+        environment: str | None = None,
     ) -> Running:
         found, text = self._entry_of(textwrap.dedent(source)) if entry is None else (entry, source)
         launch = Launch(
@@ -63,6 +64,7 @@ class Rig:
             log=self._log,
             outgoing=self._outgoing,
             egress=egress,
+            environment=environment,
         )
         return await self.runtime.start(launch, nursery or self.nursery)
 

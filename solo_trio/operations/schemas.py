@@ -52,7 +52,7 @@ _SECRET_BYTES: Final[Schema] = {
             "type": "string",
             "minLength": 4,
             "maxLength": (VALUE_BYTES_MAX + 2) // 3 * 4,
-            "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+            "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
         }
     },
     "required": ["base64"],

@@ -93,7 +93,8 @@ def test_every_key_is_read_from_file_and_environment(entry: Entry, tmp_path: Pat
     assert given.value(entry) == value
     assert given.sources[entry.path] == f"file {path}:3"
     assert [name for name, source in given.sources.items() if source != "default"] == [entry.path]
-    text = ",".join(value) if isinstance(value, tuple) else toml_value(value).strip('"')
+    separator = " " if entry.told.words else ","
+    text = separator.join(value) if isinstance(value, tuple) else toml_value(value).strip('"')
     given = configure(environment={entry.variable: text, "SOLO_CONFIG": str(tmp_path / "solo.toml")})
     assert given.value(entry) == value
     assert given.sources[entry.path] == f"environment {entry.variable}"

@@ -26,6 +26,7 @@ from typing import Any, Final, NoReturn
 from attrs import asdict
 
 from solo_trio.runtimes.host import Link, furnish
+from solo_trio.runtimes.immortal import immortalise
 from solo_trio.runtimes.keeper import keep
 from solo_trio.runtimes.rehearsal import rehearse
 from solo_trio.runtimes.sandbox import root, system
@@ -69,6 +70,7 @@ def warm_up() -> Link:
     rehearse()
     gc.collect()
     gc.disable()
+    immortalise()
     gc.freeze()
     return link
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import trio
@@ -14,6 +16,8 @@ from attrs import frozen
 from solo_trio.gateways.http.incidents import Incidents
 from solo_trio.gateways.http.limits import ServerLimits
 from solo_trio.gateways.http.server import serve
+from solo_trio.gateways.http.tls import Tls
+from solo_trio.gateways.http.tls_stream import HandshakeFailed, TlsStream
 
 PATIENCE_S = 20.0
 """Longer than any wait that succeeds, even on a busy machine: reaching it is a failure."""
@@ -52,8 +56,25 @@ class Response:
         return document
 
 
+class SecuredStream(TlsStream):
+    """The client's end: what was sent to it can be read whatever became of its own sending, as on a plain socket."""
+
+    def __init__(self, transport: trio.SocketStream, context: ssl.SSLContext) -> None:
+        self.transport, self.socket = transport, transport.socket
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._sending, self._closing = trio.Lock(), False
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+
+    async def receive_some(self, bytes_max: int = 65_536) -> bytes:
+        return await super().receive_some(bytes_max)
+
+    async def send_eof(self) -> None:
+        await super().send_eof()
+        self._closing = False
+
+
 class Peer:
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream | SecuredStream) -> None:
         self.stream = stream
         self._buffer = b""
         self.was_reset = False
@@ -117,30 +138,41 @@ class Peer:
 
 
 class Running:
-    def __init__(self, url: str, incidents: Incidents, stopping: trio.Event) -> None:
+    def __init__(
+        self, url: str, incidents: Incidents, stopping: trio.Event, client: ssl.SSLContext | None = None
+    ) -> None:
         self.url = url
+        self.client = client
         self.incidents = incidents
         self.stopping = stopping
         self.ended = trio.Event()
-        host, _, port = url.removeprefix("http://").rpartition(":")
+        host, _, port = url.partition("//")[2].rpartition(":")
         self.address = (host.strip("[]"), int(port))
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Peer]:
-        stream = await trio.open_tcp_stream(*self.address)
+        plain = await trio.open_tcp_stream(*self.address)
+        stream: trio.SocketStream | SecuredStream = plain
         try:
+            if self.client is not None:
+                stream = SecuredStream(plain, self.client)
+                with trio.fail_after(PATIENCE_S):
+                    await stream.do_handshake()
             yield Peer(stream)
         finally:
-            await trio.aclose_forcefully(stream)
+            await trio.aclose_forcefully(plain)
 
     async def get(self, path: str = "/", extra: bytes = b"") -> Response:
         async with self.connect() as peer:
             return await peer.get(path, extra)
 
     async def say(self, data: bytes) -> bytes:
-        async with self.connect() as peer:
-            await peer.send(data)
-            return await peer.rest()
+        try:
+            async with self.connect() as peer:
+                await peer.send(data)
+                return await peer.rest()
+        except (HandshakeFailed, trio.BrokenResourceError):  # it was not even let in
+            return b""
 
     async def stop(self) -> None:
         """And wait for the end, bounded, while the clients are still there."""
@@ -155,11 +187,18 @@ class Running:
                 await trio.lowlevel.checkpoint()
 
 
+over_tls: ContextVar[tuple[Tls, ssl.SSLContext] | None] = ContextVar("over_tls", default=None)
+"""With what servers and clients speak TLS; None: they do not."""
+
+
 @asynccontextmanager
 async def running(
     app: Any, limits: ServerLimits | None = None, host: str = "127.0.0.1", **options: Any
 ) -> AsyncIterator[Running]:
     """Serves while the block runs, then stops; the stop is bounded."""
+    tls = over_tls.get()
+    client = None if tls is None else tls[1]
+    options.setdefault("tls", None if tls is None else tls[0])
     incidents = Incidents()
     stopping = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -172,7 +211,7 @@ async def running(
             server.ended.set()
 
         url = await nursery.start(run)
-        server = Running(url, incidents, stopping)
+        server = Running(url, incidents, stopping, client)
         try:
             yield server
         finally:

@@ -30,7 +30,15 @@ from solo_trio.operations.caller import System
 from solo_trio.operations.settings import Settings
 from solo_trio.runtimes import procfs
 
-OF_ITSELF = {"system_settled", "checkpoint_written", "runtime_pressure_high", "resource_violation", "load_shed"}
+OF_ITSELF = {
+    "system_settled",
+    "checkpoint_written",
+    "runtime_pressure_high",
+    "resource_violation",
+    "load_shed",
+    "capability_denied",
+    "access_alert",
+}
 BOUND_S = 60.0
 """For one request or one wait on a loaded machine; never reached by one that passes."""
 PROBLEM_KEYS = {"type", "title", "status", "code", "detail", "request_id"}

@@ -53,7 +53,16 @@ TAKES_BODY = [
     each for each in OPERATIONS.values() if any(a.metadata["place"] == "body" for a in attrs.fields(each.input))
 ]
 REQUIRED = required_bodies()
-BY_ITSELF = {"system_settled", "checkpoint_written", "clock_jump", "runtime_pressure_high", "resource_violation", "load_shed"}
+BY_ITSELF = {
+    "system_settled",
+    "checkpoint_written",
+    "clock_jump",
+    "runtime_pressure_high",
+    "resource_violation",
+    "load_shed",
+    "capability_denied",
+    "access_alert",
+}
 NOT_JSON = {
     "empty-object-cut": b"{",
     "text": b"hello",

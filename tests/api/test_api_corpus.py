@@ -26,7 +26,16 @@ OVER_HTTP = [each for each in OPERATIONS.values() if each.transport == "http"]
 GUARDED = [each for each in OVER_HTTP if each.scope != "open"]
 REQUIRED = required_bodies()
 ROUTING = {"not_found", "method_not_allowed"}
-BY_ITSELF = {"system_settled", "checkpoint_written", "clock_jump", "runtime_pressure_high", "resource_violation", "load_shed"}
+BY_ITSELF = {
+    "system_settled",
+    "checkpoint_written",
+    "clock_jump",
+    "runtime_pressure_high",
+    "resource_violation",
+    "load_shed",
+    "capability_denied",
+    "access_alert",
+}
 """What the kernel notes when it likes."""
 TELLTALES = (b"Traceback", b'File \\"', b"solo_trio/", b".py", b"/tmp/", b"sqlite", b"Exception")
 BODY_BYTES_MAX = 4 * 1024 * 1024

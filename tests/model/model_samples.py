@@ -16,6 +16,7 @@ from solo_trio.model.capability_events import (
 )
 from solo_trio.model.caveat import Rate
 from solo_trio.model.checkpoint import CheckpointWritten
+from solo_trio.model.denial import AccessAlert, CapabilityDenied
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
 from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
@@ -58,6 +59,8 @@ DIGEST: Final = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7a
 SAMPLES: Final[dict[str, Event]] = {
     sample.TYPE: sample
     for sample in (
+        AccessAlert("cap_1", 100, 60.0),
+        CapabilityDenied("permission_denied", 3, "deploy"),
         CapabilityExpired(("cap_1", "cap_2"), (ATTENUATION,)),
         CapabilityGranted(
             "cap_1",

@@ -144,8 +144,8 @@ def test_parameters(name: str) -> None:
 
     def explore(sender: Sender) -> None:
         for one in parameters(operation):
-            if one.name == "type":
-                continue  # a list in one text
+            if one.name == "type" or one.schema.get("format") == "date-time":
+                continue  # a list in one text; a day of the calendar, which no pattern says
 
             def check(value: Any, one: Any = one) -> None:
                 text = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)

@@ -188,3 +188,39 @@ def _tenant_is_named() -> bool:
 def for_tenant(function: Callable[..., R]) -> Callable[..., R]:
     """As `for_system`, and which tenant."""
     return for_system(_TENANT(function))
+
+
+_TENANT_LIMITS: Final = (
+    click.option("--max-services", type=click.IntRange(0), help="How many services it may have."),
+    click.option(
+        "--requests-per-second", type=click.FloatRange(0.001), help="How many requests it may send in the long run."
+    ),
+    click.option("--burst", type=click.IntRange(1), help="How many of them at once, after a quiet time."),
+    click.option("--in-flight", type=click.IntRange(1), help="How many of its requests may be in flight."),
+)
+
+
+def tenant_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """Options for what a tenant itself may have; the command gets those that were given as `limits`."""
+
+    @functools.wraps(command)
+    def collected(
+        *args: Any,
+        max_services: int | None,
+        requests_per_second: float | None,
+        burst: int | None,
+        in_flight: int | None,
+        **more: Any,
+    ) -> None:
+        asked = {
+            "max_services": max_services,
+            "requests_per_second": requests_per_second,
+            "burst": burst,
+            "in_flight": in_flight,
+        }
+        limits = {name: value for name, value in asked.items() if value is not None}
+        command(*args, limits=limits or None, **more)
+
+    for option in reversed(_TENANT_LIMITS):
+        option(collected)
+    return collected

@@ -55,7 +55,11 @@ _HIDDEN: Final = "\0"
     help="What it may connect to, like api.example.com:443, *.example.org or 10.0.0.5:5432; any number of times.",
 )
 @click.option(
-    "--secret", "secrets", metavar="NAME", multiple=True, help="A secret that it gets with ctx.secret; any number of times."
+    "--secret",
+    "secrets",
+    metavar="NAME",
+    multiple=True,
+    help="A secret that it gets with ctx.secret; any number of times.",
 )
 @click.option("--environment", metavar="NAME", help="The packages that it finds: one that solo env list shows.")
 @click.option(
@@ -183,6 +187,7 @@ def status(place: Place, service_id: str) -> None:
             ("uptime", f"{answer['uptime_s']:.1f} s" if answer["ready_since"] else None),
             ("isolation", answer["isolation"]),
             ("usage", _pairs(answer["usage"])),
+            ("circuit", answer["circuit"] if answer.get("circuit") not in (None, "closed") else None),
             ("held", "yes: it starts with solo resume" if answer.get("held") else None),
             ("depends on", ", ".join(spec.get("depends_on") or ()) or None),
             ("waiting for", ", ".join(answer.get("waiting_for") or ()) or None),

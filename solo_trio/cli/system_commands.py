@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from solo_trio.cli.following import Told, following
-from solo_trio.cli.options import LIMIT, for_system, for_tenant
+from solo_trio.cli.options import LIMIT, for_system, for_tenant, tenant_limits
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table
 from solo_trio.errors import SoloError
 
@@ -95,7 +95,6 @@ def _limits_of(tenant: dict[str, Any]) -> str:
     return json.dumps(limits) if limits else ""
 
 
-MAX_SERVICES: Final = click.option("--max-services", type=click.IntRange(0), help="How many services it may have.")
 SERVICE_LIMITS: Final = click.option(
     "--service-limit",
     "service_limits",
@@ -119,19 +118,18 @@ def tenant() -> None:
 
 @tenant.command("create")
 @click.argument("tenant_id", metavar="ID")
-@MAX_SERVICES
+@tenant_limits
 @SERVICE_LIMITS
 @HARDENING
 @for_system
 def create_tenant(
     place: Place,
     tenant_id: str,
-    max_services: int | None,
+    limits: dict[str, Any] | None,
     service_limits: tuple[tuple[str, float], ...],
     hardening: Any,
 ) -> None:
     """Create a tenant and show its token, this once."""
-    limits = None if max_services is None else {"max_services": max_services}
     with place.system() as client:
         answer = client.create_tenant(
             tenant_id, limits=limits, service_limits=dict(service_limits) or None, hardening=hardening
@@ -145,21 +143,23 @@ def create_tenant(
 
 @tenant.command("update")
 @click.argument("tenant_id", metavar="ID")
-@MAX_SERVICES
+@tenant_limits
 @SERVICE_LIMITS
 @HARDENING
 @for_system
 def update_tenant(
     place: Place,
     tenant_id: str,
-    max_services: int | None,
+    limits: dict[str, Any] | None,
     service_limits: tuple[tuple[str, float], ...],
     hardening: Any,
 ) -> None:
     """Change what a tenant may have, at once also for what runs; what is not named stays as it is."""
-    if max_services is None and not service_limits and hardening is None:
-        raise click.UsageError("say what to change: --max-services, --service-limit NAME=NUMBER or --hardening")
-    limits = None if max_services is None else {"max_services": max_services}
+    if limits is None and not service_limits and hardening is None:
+        raise click.UsageError(
+            "say what to change: --max-services, --requests-per-second, --burst, --in-flight,"
+            " --service-limit NAME=NUMBER or --hardening"
+        )
     with place.system() as client:
         answer = client.update_tenant(
             tenant_id, limits=limits, service_limits=dict(service_limits) or None, hardening=hardening

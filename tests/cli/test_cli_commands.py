@@ -293,6 +293,18 @@ def test_tenants(command: Run, server: Server) -> None:
         "findings of the analyser from now on: refuse\n",
     )
     assert parsed(command("tenant", "show", "agent", "--json"))["hardening"] == "refuse"
+    use = ["--requests-per-second", "2.5", "--burst", "10", "--in-flight", "4"]
+    assert done(command("tenant", "update", "agent", *use)) == (
+        'agent updated: {"max_services": 0, "requests_per_second": 2.5, "burst": 10, "in_flight": 4}\n'
+    )
+    assert command("tenant", "create", "busy", *use)[0] == 0
+    assert parsed(command("tenant", "show", "busy", "--json"))["limits"] == {
+        "requests_per_second": 2.5,
+        "burst": 10,
+        "in_flight": 4,
+    }
+    for wrong in (["--burst", "0"], ["--in-flight", "0"], ["--requests-per-second", "0"], ["--burst", "1.5"]):
+        assert command("tenant", "update", "agent", *wrong)[0] == 2
     assert command("tenant", "create", "strict", "--hardening", "refuse")[0] == 0
     assert command("tenant", "update", "agent", "--hardening", "maybe")[0] == 2
     refused(command("tenant", "create", "agent"), "tenant_exists")

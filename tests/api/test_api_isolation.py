@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from api_rig import Api, Client, inside_pid, refused, service_pids
+import trio
+from api_rig import CALC, STUBBORN, Api, Client, inside_pid, refused, service_pids
 
 from solo_trio.operations.perform import OPERATIONS
 from solo_trio.operations.table import Operation
@@ -15,6 +16,7 @@ from solo_trio.operations.table import Operation
 CANARY = "canary7f3a"
 """In everything of tenant B: its service's id, source, config, log and events."""
 B_SERVICE = f"svc-{CANARY}"
+B_SECRET = f"secret-{CANARY}"
 B_SOURCE = f"""
 from solo_trio import service
 print("{CANARY} from print")
@@ -32,6 +34,11 @@ BODIES: dict[str, Any] = {
     "deploy": {"service_id": "mine", "code": "x = 1"},
     "call": {"args": []},
     "create_tenant": {"tenant_id": "fresh"},
+    "create_capability": {"resource": "service:mine", "permissions": ["call"]},
+    "revoke_token": {"token": "garbage"},
+    "verify_capability": {"token": "garbage", "resource": "service:mine", "permission": "call"},
+    "attenuate_capability": {"token": "garbage"},
+    "set_secret": {"value": "mine"},
 }
 """A correct body for each operation that requires one; `test_every_operation_is_covered` says which are missing."""
 BODILESS = {
@@ -42,15 +49,25 @@ BODILESS = {
     "resume_system",
     "checkpoint",
     "verify",
+    "accept_clock",
+    "rotate_token",
+    "reveal_secret",
 }
+THINGS = {
+    "{service_id}": "service_not_found",
+    "{name}": "secret_not_found",
+    "{capability_id}": "capability_not_found",
+}
+"""What an operation may be about that is a tenant's, and what is said where there is none."""
 SCOPED = [each for each in OPERATIONS.values() if each.scope in ("tenant", "either")]
 SYSTEM = [each for each in OPERATIONS.values() if each.scope == "system"]
 OPEN = {"health", "health_ready", "openapi"}
 """What anybody may do: a new one must be put here on purpose."""
 
 
-def path_of(operation: Operation, service_id: str) -> str:
-    known = {"service_id": service_id, "function": "run", "tenant_id": "b"}
+def path_of(operation: Operation, service_id: str, **more: str) -> str:
+    known = {"service_id": service_id, "function": "run", "tenant_id": "b", "name": B_SECRET, "capability_id": "0" * 32}
+    known |= more
     return re.sub(r"\{(\w+)\}", lambda match: known[match[1]], operation.path)
 
 
@@ -62,13 +79,14 @@ async def ask(client: Client, operation: Operation, *, service_id: str = B_SERVI
     body = more.pop("body", BODIES.get(operation.name))
     if body is not None:
         more["json"] = body
-    return await client.request(operation.method, path_of(operation, service_id), headers=headers, **more)
+    names = {name: more.pop(name) for name in ("name", "capability_id") if name in more}
+    return await client.request(operation.method, path_of(operation, service_id, **names), headers=headers, **more)
 
 
 def leaks(response: httpx.Response) -> bool:
     """Whether anything of B is in the answer; the id that A itself sent may come back."""
     text = response.content + repr(response.headers.raw).encode()
-    return CANARY.encode() in text.replace(B_SERVICE.encode(), b"")
+    return CANARY.encode() in text.replace(B_SERVICE.encode(), b"").replace(B_SECRET.encode(), b"")
 
 
 @pytest.fixture
@@ -76,6 +94,8 @@ async def b(api: Api) -> Client:
     """Tenant B, full of canaries."""
     client = await api.tenant("b")
     await client.deploy(B_SERVICE, B_SOURCE, config={"key": CANARY})
+    await client.ok("PUT", f"/secrets/{B_SECRET}", {"value": f"value-{CANARY}"})
+    await client.ok("POST", "/capabilities", {"resource": "logs", "permissions": ["read"], "metadata": {"for": CANARY}})
     await client.wait_log("from the log")
     await client.wait_log("from print")
     return client
@@ -157,19 +177,29 @@ async def test_system_credential_without_a_tenant(api: Api, b: Client) -> None:
     assert await api.last_event_id() == before
 
 
-async def test_asking_for_another_tenants_service(api: Api, b: Client) -> None:
+async def test_asking_for_what_is_another_tenants(api: Api, b: Client) -> None:
     a = await api.tenant("a")
     before = await api.last_event_id()
-    of_a_service = [each for each in SCOPED if "{service_id}" in each.path]
-    assert len(of_a_service) >= 4
-    for operation in of_a_service:
-        response = await ask(a, operation)
-        unknown = await ask(a, operation, service_id="never-was")
-        theirs, never = refused(response, "service_not_found"), refused(unknown, "service_not_found")
-        assert theirs["detail"].replace(B_SERVICE, "never-was") == never["detail"], "no difference to tell them apart"
-        assert not leaks(response)
+    [capability] = [
+        each["id"] for each in (await b.ok("GET", "/capabilities"))["capabilities"] if each["resource"] == "logs"
+    ]
+    theirs = {"service_id": B_SERVICE, "name": B_SECRET, "capability_id": capability}
+    never = {"service_id": "never-was", "name": "never-was", "capability_id": "f" * 32}
+    about = [(each, code) for each in SCOPED for part, code in THINGS.items() if part in each.path]
+    assert len(about) >= 10
+    for operation, code in about:
+        if operation.name == "set_secret":  # makes one of its own
+            continue
+        answers = [await ask(a, operation, **names) for names in (theirs, never)]
+        of_b, of_nobody = (refused(each, code) for each in answers)
+        for name, known in theirs.items():
+            of_b["detail"] = of_b["detail"].replace(known, never[name])
+        assert of_b["detail"] == of_nobody["detail"], "no difference to tell them apart"
+        assert not leaks(answers[0])
     assert await api.last_event_id() == before
     assert (await b.ok("GET", f"/services/{B_SERVICE}"))["status"] == "ready"
+    assert (await b.ok("POST", f"/secrets/{B_SECRET}/reveal", {}))["value"] == f"value-{CANARY}"
+    assert (await b.ok("GET", f"/capabilities/{capability}"))["id"] == capability
 
 
 async def test_nothing_of_another_tenant_in_any_answer(api: Api, b: Client) -> None:
@@ -184,6 +214,8 @@ async def test_nothing_of_another_tenant_in_any_answer(api: Api, b: Client) -> N
             path = path_of(operation, B_SERVICE) + query
             response = await a.request(operation.method, path, json=BODIES.get(operation.name))
             assert not leaks(response), (path, response.text)
+            if operation.name == "rotate_token":
+                a.token = response.json()["token"]
     for name in ("events", "logs"):
         found = await a.ok("GET", f"/{name}", params={"service_id": B_SERVICE})
         assert (found.pop("dropped_lines", 0), found) == (0, {name: [], "next": None})
@@ -192,7 +224,7 @@ async def test_nothing_of_another_tenant_in_any_answer(api: Api, b: Client) -> N
         await b.deploy("another", f"# {CANARY}")
         await a.deploy("last", "x = 1")
         async for frame in frames:
-            assert frame.json["tenant_id"] == "a" and CANARY not in frame.data
+            assert frame.json["tenant_id"] == "a" and CANARY not in frame.data.replace(B_SECRET, "")
             if frame.event == "service_deployed" and frame.json["subject"] == "last":
                 break
 
@@ -215,6 +247,45 @@ async def test_a_tenants_token_is_for_its_tenant_after_any_number_of_others(api:
     assert len({client.token for client in clients}) == 5
     for client in clients:
         assert {event["tenant_id"] for event in await client.events()} == {client.tenant_id}
+
+
+@pytest.mark.parametrize("when", ["removed", "removed and made again", "being removed"])
+async def test_a_token_of_a_tenant_that_is_gone(api: Api, b: Client, when: str) -> None:
+    """Whatever is asked with it, of whatever tenant: it is no token, and the tenant that has the id now has nothing to fear."""
+    granted = (await b.ok("POST", "/capabilities", {"resource": "tenant", "permissions": ["*"]}))["token"]
+    tokens = {"own": b.token, "granted": granted}
+    async with trio.open_nursery() as nursery:
+        if when == "being removed":
+            await b.deploy("deaf", STUBBORN)
+            nursery.start_soon(api.admin.delete, "/tenants/b?grace_ms=600000")
+            await api.admin.wait_event("tenant_removal_started")
+        else:
+            await api.admin.ok("DELETE", "/tenants/b")
+        again = await api.tenant("b") if when == "removed and made again" else None
+        if again is not None:
+            await again.deploy(B_SERVICE, CALC)
+            await again.ok("PUT", f"/secrets/{B_SECRET}", {"value": f"value-{CANARY}"})
+        before = await api.last_event_id()
+        for token in tokens.values():
+            client = await api.client(token)
+            for operation in (*SCOPED, *SYSTEM):
+                for headers in ({}, {"X-Tenant-ID": "b"}):
+                    response = await ask(client, operation, headers=headers)
+                    refused(response, "unauthenticated")
+                    assert not leaks(response)
+        for operation in SCOPED:  # nor does a system token reach what is gone
+            if operation.scope == "tenant" and again is None:
+                refused(await ask(api.admin, operation, headers={"X-Tenant-ID": "b"}), "tenant_not_found")
+        assert await api.last_event_id() == before
+        if again is not None:
+            assert await again.call(B_SERVICE, "add", 2, 3) == 5
+            for name in tokens:
+                told = await again.ok(
+                    "POST", "/capabilities/verify", {"token": tokens[name], "resource": "logs", "permission": "read"}
+                )
+                assert told["allowed"] is False
+        if when == "being removed":
+            await api.admin.ok("DELETE", "/tenants/b?grace_ms=0")
 
 
 WHO = """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from solo_trio.errors import SoloError
+from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.staging import Repeated
+from solo_trio.model.capability import has_all
 from solo_trio.model.capability_requests import RotateToken
 from solo_trio.operations.caller import SYSTEM_SCOPE, Caller
 from solo_trio.operations.table import Answer, body, operation
@@ -23,6 +24,10 @@ async def rotate_token(caller: Caller, given: RotateTokenInput) -> Answer:
     The old token is good for nothing once this is answered, nor is what was granted with it, unless `keep_granted`.
     """
     caller.demand("system" if caller.tenant_id is None else "tenant", "*")
+    if not has_all(caller.core.loop.state, caller.authority):  # or what was lent would outlive its end
+        raise Rejected(
+            "permission_denied", "use the token of the tenant itself, or the system's; this one was granted or narrowed"
+        )
     keyring = caller.system.keyring
     key = keyring.new_key(caller.incarnation or SYSTEM_SCOPE)
     command = RotateToken(caller.tenant_id, caller.incarnation, keyring.new_id(), key, given.keep_granted)

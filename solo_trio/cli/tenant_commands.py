@@ -27,7 +27,7 @@ def remove_tenant(place: Place, tenant_id: str, grace: int | None, yes: bool) ->
     """
     asked = not yes and sys.stdin.isatty() and sys.stderr.isatty()
     if not yes and not asked:
-        raise click.UsageError(f"nobody can be asked here: to remove {tenant_id} and all it has, add --yes")
+        raise click.UsageError("nobody can be asked here: to remove it and all it has, add --yes")
     with place.system() as client:
         if asked and not _is_sure(tenant_id, client.show_tenant(tenant_id)["services"]):
             note("nothing was removed")

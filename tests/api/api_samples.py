@@ -11,7 +11,7 @@ from solo_trio.operations.table import Operation
 
 KNOWN = {"service_id": "calc", "function": "add", "tenant_id": "t1"}
 """What the parts of a path are called, and what is there by that name."""
-TEXTS = ["fresh", "x = 1", "1", "a-1", "aaaaaaaa", "1.0"]
+TEXTS = ["fresh", "x = 1", "1", "a-1", "aaaaaaaa", "1.0", "service:calc"]
 """One of them fits, whatever a text must look like; if none does, give `sample` another."""
 
 

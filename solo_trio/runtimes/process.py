@@ -20,7 +20,7 @@ from solo_trio.runtimes.ancestry import Ancestor, Confinement
 from solo_trio.runtimes.cgroups import Cgroups, find
 from solo_trio.runtimes.control import Zygote
 from solo_trio.runtimes.egress import Egress
-from solo_trio.runtimes.environments import Environments
+from solo_trio.runtimes.environments import CONFIGURATION, Environments
 from solo_trio.runtimes.pool import Kind, Pool
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED, Layers
 from solo_trio.runtimes.sandbox.system import take_short_turns
@@ -408,8 +408,8 @@ class ProcessRuntime:
         if self._sandboxing.environments is None:
             raise Faulted("runtime_unavailable", "this kernel has no environments")
         found = self._sandboxing.environments.find(name)
-        made = os.stat(found.site_packages)
-        identity = f"{name}:{made.st_dev}:{made.st_ino}"
+        made, described = os.stat(found.site_packages), os.stat(found.prefix / CONFIGURATION)
+        identity = f"{name}:{made.st_dev}:{made.st_ino}:{described.st_ctime_ns}"  # numbers of inodes are used again
         self._environments.setdefault(identity, _Environment()).packages = (found.site_packages,)
         return identity
 

@@ -63,6 +63,7 @@ async def main(data: Path, step: str) -> None:
         tenant = await kernel.tenant("gone")
         await tenant.deploy("calm", source=CALM)
         await tenant.deploy("deaf", source=DEAF)
+        await tenant.set_secret("password", "the canary")
         for name in ("calm", "deaf"):
             while not await tenant.logs(name):  # noqa: ASYNC110 - what it says comes through a pipe
                 await trio.sleep(0.01)

@@ -44,7 +44,7 @@ def zygotes(rig: Rig, incarnation: str = INCARNATION) -> list[Zygote]:
 
 
 def ancestors(rig: Rig) -> dict[str, Ancestor]:
-    """By the environment's name."""
+    """By the environment's name; of several of one name the newest."""
     kept = runtime_of(rig)._environments
     return {name.partition(":")[0]: each.ancestor for name, each in kept.items() if each.ancestor is not None}
 
@@ -183,6 +183,34 @@ async def test_an_environments_ancestor_ends_with_its_last_zygote(tmp_path: Path
         make_environment(tmp_path / "environments" / "science", "second")
         again = await rig.ready(source, environment="science")
         assert await again.call("value", [], {}) == "second"
+
+
+async def test_one_that_was_made_anew_has_its_own_and_the_old_ones_end(tmp_path: Path) -> None:
+    source = """
+        from of_environment import VALUE
+        from solo_trio import service
+        @service.export
+        def value():
+            return VALUE
+    """
+    seen: list[Ancestor] = []
+    async with rig_with(tmp_path, idle_s=LONG_S) as rig:
+        runtime = runtime_of(rig)
+        for number in range(3):
+            make_environment(tmp_path / "environments" / "science", f"number {number}")
+            running = await rig.ready(source, environment="science")
+            assert await running.call("value", [], {}) == f"number {number}"
+            seen += [each for name, each in ancestors(rig).items() if name == "science" and each not in seen]
+            await ended(running)
+        assert len(zygotes(rig)) == 3
+        runtime._retire_idle(trio.current_time() + LONG_S)
+        for zygote in zygotes(rig):
+            await zygote.gone.wait()
+        runtime._retire_idle(trio.current_time() + LONG_S)
+        runtime._end_ancestors()
+        for ancestor in seen:
+            await ancestor.gone.wait()
+        assert len(seen) == 3
 
 
 async def test_a_tenant_that_is_removed_has_none_when_that_returns(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def with_identifier(identifier: bytes, location: bytes = LOCATION) -> str:
 def test_round_trip(key_id: str, capability_id: str, root_key: bytes) -> None:
     token = mint_token(key_id, capability_id, Secret(root_key))
     parsed = read_token(token.reveal_text())
-    assert (parsed.key_id, parsed.capability_id, parsed.caveats) == (key_id, capability_id, ())
+    assert (parsed.key_id, parsed.capability_id, parsed.words) == (key_id, capability_id, ())
     assert parsed.verify(Secret(root_key))
     assert not parsed.verify(Secret(root_key[:-1] + bytes([root_key[-1] ^ 1])))
 
@@ -107,10 +107,13 @@ def test_not_a_token(text: str) -> None:
         read_token(text)
 
 
-def test_a_caveat_is_read_but_not_satisfied_yet() -> None:
+def test_a_caveat_is_read_and_signed() -> None:
+    """What it demands is for `model.caveat`."""
     parsed = read_token(deserialize(GOOD).attenuate(b"until = 2100").serialize())
-    assert parsed.caveats == (b"until = 2100",)
-    assert not parsed.verify(KEY)
+    assert parsed.words == ("until = 2100",)
+    assert parsed.verify(KEY)
+    with pytest.raises(MalformedToken):
+        read_token(deserialize(GOOD).attenuate(b"until = \xff").serialize())
 
 
 @pytest.mark.parametrize("wrong", ["", "x" * 129, "é", "a\n", "\x7f"])

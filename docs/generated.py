@@ -37,7 +37,7 @@ WHO: Final = {
 GROUPS: Final = ("services", "events", "logs", "tenants", "system", "health")
 """In which order the operations are shown, by the first part of their path."""
 
-COMMON_OPTIONS: Final = frozenset({"--data", "--url", "--json", "--tenant"})
+COMMON_OPTIONS: Final = frozenset({"--data", "--url", "--json", "--tenant", "--ca-cert", "--cert", "--key"})
 """Of commands that ask a server; docs/reference/commands.md has them once."""
 
 

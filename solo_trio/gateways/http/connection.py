@@ -94,6 +94,7 @@ class GuardedConnection(TCPServer):
         self._tls = tls
         self.handshaking = tls is not None
         self._certificate: Certificate | None = None
+        self._refused_before = False
         self._guarded_app = app
         self._limits = limits
         self._incidents = incidents
@@ -163,7 +164,9 @@ class GuardedConnection(TCPServer):
             return False
         self.handshaking = False
         der = self.stream.peer_certificate()
-        self._certificate = None if der is None else tls.credential(der)
+        if der is not None:
+            self._certificate = tls.credential(der)
+            self._refused_before = tls.refuses(self._certificate)
         if self._read_deadline != -math.inf:  # a server that stops has said so meanwhile
             self._set_read_deadline(trio.current_time() + self._limits.head_s)
         return not self._ended
@@ -188,8 +191,13 @@ class GuardedConnection(TCPServer):
         return self._tls.now(self._certificate)
 
     def cut_if_refused(self) -> None:
-        """Ends whatever was opened with a certificate that has been revoked since, or has expired."""
-        if self._tls is not None and self._certificate is not None and self._tls.refuses(self._certificate):
+        """Ends whatever was opened with a certificate that has been revoked since, or has expired.
+
+        Who came with one that was revoked before is told so by each answer.
+        """
+        if self._tls is None or self._certificate is None or self._refused_before:
+            return
+        if self._tls.refuses(self._certificate):
             self._incidents.add("certificate_ended")
             self.cut()
 

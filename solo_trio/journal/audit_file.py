@@ -18,6 +18,7 @@ from solo_trio.journal.audit_head import AUDIT_HEAD_FILE, HeadFile
 from solo_trio.journal.audit_reads import ANCHOR, AUDIT_FILE, HEAD, connect
 from solo_trio.journal.library import driver, means
 from solo_trio.journal.lock import sync_directory
+from solo_trio.journal.reserve import disk_bytes
 from solo_trio.model.audit import BEGUN, DAMAGED, GAP, AuditEntry
 from solo_trio.model.instant import rfc3339
 
@@ -33,6 +34,10 @@ WAL_BYTES_MAX: Final = 4_194_304
 FREE_BYTES_KEPT: Final = 4_194_304
 """Of the disk, for the log of events: the audit does not take the last of it. On a tiny disk one part in:"""
 TINY_DISK_SHARE: Final = 16
+ENTRY_BYTES: Final = 1_024
+"""What one takes of the disk at the most, about, in the write-ahead log and in the database."""
+CHECKPOINT_PAGES_MAX: Final = 1_000
+PAGE_BYTES: Final = 4_096
 MEBIBYTE: Final = 1_048_576
 DAY_US: Final = 86_400_000_000
 _FILES: Final = (AUDIT_FILE, f"{AUDIT_FILE}-wal", f"{AUDIT_FILE}-shm", AUDIT_HEAD_FILE)
@@ -149,7 +154,14 @@ class AuditFile:
         return made
 
     def _begin_writing(self) -> None:
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"journal_size_limit = {WAL_BYTES_MAX}"):
+        disk_pages = disk_bytes(self._directory) // PAGE_BYTES
+        pages = max(1, min(CHECKPOINT_PAGES_MAX, disk_pages // TINY_DISK_SHARE // 2))
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            f"journal_size_limit = {WAL_BYTES_MAX}",
+            f"wal_autocheckpoint = {pages}",
+        ):
             self._connection.execute(f"PRAGMA {pragma}").fetchall()
         self._witness = HeadFile(self._directory, self._key)
 
@@ -158,7 +170,7 @@ class AuditFile:
 
         Raises `driver.Error`, OSError or `NoRoom`; nothing of it is kept then.
         """
-        check_room(self._directory)
+        check_room(self._directory, len(entries))
         gap = [AuditEntry(self._at_us, GAP, str(dropped))] if dropped else []
         head, at_us = self.head, self._at_us
         self._connection.execute("BEGIN IMMEDIATE")
@@ -261,11 +273,15 @@ class AuditFile:
                 self._witness.close()
 
 
-def check_room(directory: Path) -> None:
-    """Raises `NoRoom` if the log of events needs what is left."""
+def check_room(directory: Path, entries: int = 1) -> None:
+    """Raises `NoRoom` if the log of events needs what would be left after so many more."""
     status = os.statvfs(directory)
     kept = min(FREE_BYTES_KEPT, status.f_blocks * status.f_frsize // TINY_DISK_SHARE)
-    if status.f_bavail * status.f_frsize < kept:
+    try:
+        in_wal = (directory / f"{AUDIT_FILE}-wal").stat().st_size  # it is copied before it is emptied
+    except FileNotFoundError:
+        in_wal = 0
+    if status.f_bavail * status.f_frsize < kept + in_wal + entries * ENTRY_BYTES:
         raise NoRoom("the disk is nearly full")
 
 

@@ -392,6 +392,9 @@ def _master_key(data: Path, command: Sequence[str] = (), *, create: bool = True,
         raise Faulted(
             "data_damaged", f"{path} is missing, but there is a database made with it: restore it, and start again"
         )
+    if settle:
+        for unused in data.glob(f".{MASTER_KEY_FILE}*"):  # what a process was killed over, before it had its name
+            unused.unlink()
     master = MasterKey.load_or_create(path)
     if not (data / NEW_MASTER_KEY_FILE).exists():
         return master
@@ -446,10 +449,6 @@ def rotate_master_key(data: Path, new_key_file: Path | None = None, key_command:
         raise Faulted("data_unwritable", f"{data} is no data directory: name the one that the kernel used")
     with DataLock(data):
         old = _master_key(data, key_command, create=False)
-        for unused in data.glob(
-            f".{MASTER_KEY_FILE}*"
-        ):  # a key that a process was killed over, and that nothing is under
-            unused.unlink()
         elsewhere = _is_elsewhere(key_command)
         if elsewhere and new_key_file is None:
             raise Rejected(

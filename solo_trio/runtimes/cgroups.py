@@ -182,11 +182,12 @@ class Cgroups:
     def service(self, incarnation: str, limits: Mapping[str, float]) -> Group:
         """A new one. Controllers that fail are left out: rlimits are there all the same."""
         name = str(next(self._numbers))
-        paths: dict[str, Path] = {}
+        paths: dict[str, str] = {}
         for controller, base in self._hierarchies.bases.items():
-            path = base / incarnation / name
+            path = f"{base}/{incarnation}/{name}"
             try:
-                path.mkdir(exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path)
                 paths[controller] = path
             except OSError:
                 continue
@@ -214,17 +215,20 @@ def _remove(path: Path) -> None:
 
 @define
 class Group:
-    """The cgroup of one service, a directory in each hierarchy."""
+    """The cgroup of one service, a directory in each hierarchy.
+
+    Paths are texts: as `Path`s they would take a tenth of what the kernel has to do for a start.
+    """
 
     version: int
-    paths: Mapping[str, Path]
+    paths: Mapping[str, str]
 
     def open(self) -> list[int]:
         """Descriptors through which the child enters; the caller closes them."""
         found: list[int] = []
         for path in dict.fromkeys(self.paths.values()):
             with contextlib.suppress(OSError):
-                found.append(os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+                found.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
         return found
 
     def adjust(self, limits: Mapping[str, float]) -> frozenset[str]:
@@ -235,7 +239,7 @@ class Group:
             controller, file, text = files.get(name, ("", "", str))
             if controller in self.paths:
                 with contextlib.suppress(OSError):
-                    _write(self.paths[controller] / file, text(value))
+                    _write(f"{self.paths[controller]}/{file}", text(value))
                     done.add(name)
         return frozenset(done)
 
@@ -244,7 +248,7 @@ class Group:
         path = self.paths.get("memory")
         if path is None:
             return False
-        file = path / ("memory.oom_control" if self.version == 1 else "memory.events")
+        file = Path(path) / ("memory.oom_control" if self.version == 1 else "memory.events")
         with contextlib.suppress(OSError, ValueError):
             for line in file.read_text().splitlines():
                 name, _, count = line.partition(" ")
@@ -259,7 +263,7 @@ class Group:
             return None
         unit, per_s = ("throttled_time", 1e9) if self.version == 1 else ("throttled_usec", 1e6)
         with contextlib.suppress(OSError, ValueError):
-            for line in (path / "cpu.stat").read_text().splitlines():
+            for line in Path(path, "cpu.stat").read_text().splitlines():
                 name, _, count = line.partition(" ")
                 if name == unit:
                     return int(count) / per_s
@@ -268,10 +272,11 @@ class Group:
     def close(self) -> None:
         """Remove it; nothing may be in it. What stays is the keeper's."""
         for path in dict.fromkeys(self.paths.values()):
-            _remove(path)
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: str, text: str) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())

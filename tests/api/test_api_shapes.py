@@ -21,7 +21,18 @@ SERVICE = {
     "isolation",
     "environment",
 }
-STATUS = SERVICE | {"spec", "generation", "held", "waiting_for", "uptime_s", "usage", "limits", "events", "last_crash"}
+STATUS = SERVICE | {
+    "spec",
+    "generation",
+    "held",
+    "circuit",
+    "waiting_for",
+    "uptime_s",
+    "usage",
+    "limits",
+    "events",
+    "last_crash",
+}
 LOG_ENTRY = {"id", "at", "level", "service_id", "generation", "stream", "message", "fields"}
 COUNTS = {"total", "wanted", "running", "starting", "restarting", "paused", "stopping", "stopped", "given_up"}
 
@@ -323,6 +334,9 @@ async def test_system(api: Api, tenant: Client) -> None:
         "queued",
         "pressure",
         "sandbox",
+        "clock_ahead_s",
+        "audit",
+        "use",
         "recovery",
         "verification",
         "paused",

@@ -192,7 +192,7 @@ def test_version_1_is_found_where_each_controller_is(tmp_path: Path) -> None:
     groups = cgroups.Cgroups(found)
     assert sorted(groups.tenant("5010")) == sorted(f"{path}/5010" for path in found.bases.values())
     group = groups.service("5010", {})
-    assert all(path.is_dir() and path.parent.name == "5010" for path in group.paths.values())
+    assert all(Path(path).is_dir() and Path(path).parent.name == "5010" for path in group.paths.values())
 
 
 def test_a_controller_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_machine_without_control_groups(tmp_path: Path, mounts: str, own: str)
 )
 def test_who_was_killed_for_memory(tmp_path: Path, version: int, file: str, said: str, *, expected: bool) -> None:
     (tmp_path / file).write_text(said)
-    assert cgroups.Group(version, {"memory": tmp_path}).ran_out_of_memory() is expected
+    assert cgroups.Group(version, {"memory": str(tmp_path)}).ran_out_of_memory() is expected
 
 
 def test_limits_are_written_as_each_version_wants_them(tmp_path: Path) -> None:

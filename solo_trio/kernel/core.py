@@ -104,7 +104,7 @@ class Parts:
     alerts: AlertRules = field(factory=AlertRules)
     checks: Sequence[Callable[[], Awaitable[Check]]] = ()
     """What a verification asks for besides."""
-    egress_allowed: tuple[str, ...] = ("*",)
+    egress_allowed: tuple[str, ...] = ("public",)
     vault: Vault | None = None
 
 

@@ -251,7 +251,7 @@ class Settings:
         choices=("off", "warn", "refuse"),
     )
     egress_allowed: tuple[str, ...] = key(
-        ("*",),
+        ("public",),
         "security",
         "What the egress of services may name: hosts, addresses, networks, `*` or `public`; nothing else is granted.",
         item=partial(parse, operator=True),

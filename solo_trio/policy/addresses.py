@@ -50,6 +50,9 @@ _SPECIAL: Final[tuple[Network, ...]] = METADATA + tuple(
 )
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
+"""RFC 8215: translators of somebody's own, with prefixes of any length."""
+_6TO4: Final = ipaddress.IPv6Network("2002::/16")
 
 
 def plain_address(address: Address) -> Address:
@@ -68,7 +71,10 @@ def parse_address(text: str) -> Address | None:
 
 def is_public(address: Address) -> bool:
     """Whether it is on the internet that everybody sees."""
-    address = _embedded(plain_address(address))
+    return all(_is_plainly_public(each) for each in _stands_for(plain_address(address)))
+
+
+def _is_plainly_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
         return False
     return not any(address in network for network in _SPECIAL if network.version == address.version)
@@ -76,8 +82,12 @@ def is_public(address: Address) -> bool:
 
 def is_metadata(address: Address) -> bool:
     """Whether it is link-local, or where clouds answer a machine about itself."""
-    address = _embedded(plain_address(address))
-    return any(address in network for network in METADATA if network.version == address.version)
+    return any(
+        each in network
+        for each in _stands_for(plain_address(address))
+        for network in METADATA
+        if network.version == each.version
+    )
 
 
 def all_public(network: Network) -> bool:
@@ -89,7 +99,7 @@ def all_public(network: Network) -> bool:
 
 def holds_metadata(network: Network) -> bool:
     """Whether some address of `network` is link-local, or a cloud's."""
-    return any(_overlap(network, each) for each in METADATA) or _overlap(network, _NAT64)
+    return any(_overlap(network, each) for each in (*METADATA, _NAT64, _NAT64_LOCAL, _6TO4))
 
 
 def inside(network: Network, outer: Network) -> bool:
@@ -105,8 +115,22 @@ def _overlap(one: Network, other: Network) -> bool:
     return inside(one, other) or inside(other, one)
 
 
-def _embedded(address: Address) -> Address:
-    """What a translator (NAT64) would really connect to."""
-    if isinstance(address, ipaddress.IPv6Address) and address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-    return address
+def _stands_for(address: Address) -> tuple[Address, ...]:
+    """Where a translator or a tunnel may really connect to: all that can be read out of the address, and mostly itself."""
+    if not isinstance(address, ipaddress.IPv6Address):
+        return (address,)
+    bits = int(address)
+    if address in _NAT64:
+        return (_ipv4(bits),)
+    if address in _6TO4:
+        return (address, _ipv4(bits >> 80))
+    if address in _NAT64_LOCAL:
+        # RFC 6052, 2.2: with a prefix of 96, 64, 56 or 48 bits; bits 64 to 71 are left out.
+        by_56 = (bits >> 64 & 0xFF) << 24 | bits >> 32 & 0xFF_FFFF
+        by_48 = (bits >> 64 & 0xFFFF) << 16 | bits >> 40 & 0xFFFF
+        return (address, _ipv4(bits), _ipv4(bits >> 24), _ipv4(by_56), _ipv4(by_48))
+    return (address,)
+
+
+def _ipv4(bits: int) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(bits & 0xFFFF_FFFF)

@@ -50,7 +50,8 @@ async def test_granted_changed_cut_and_kept(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             port = await listen(nursery)
             entry = f"127.0.0.1:{port}"
-            async with Kernel.open(tmp_path / "data") as kernel:
+            anywhere = Settings(boot_loop_starts=0, egress_allowed=("*",))
+            async with Kernel.open(tmp_path / "data", settings=anywhere) as kernel:
                 tenant = await kernel.tenant("a")
                 await tenant.deploy("svc", source=SOURCE)
                 error = await refusal(tenant.call("svc", "hold", port))
@@ -66,12 +67,11 @@ async def test_granted_changed_cut_and_kept(tmp_path: Path) -> None:
                 assert await tenant.call("svc", "read") == ""
                 assert "egress" in (await refusal(tenant.call("svc", "hold", port))).detail
                 await tenant.update("svc", egress=[entry])
-            async with Kernel.open(tmp_path / "data") as kernel:
+            async with Kernel.open(tmp_path / "data", settings=anywhere) as kernel:
                 tenant = await kernel.tenant("a")
                 await kernel.wait_recovered()
                 assert await tenant.call("svc", "hold", port) == 1
-            settings = Settings(boot_loop_starts=0, egress_allowed=("public",))
-            async with Kernel.open(tmp_path / "data", settings=settings) as kernel:  # the operator has thought again
+            async with Kernel.open(tmp_path / "data") as kernel:  # the operator has thought again
                 tenant = await kernel.tenant("a")
                 await kernel.wait_recovered()
                 assert "egress_allowed" in (await refusal(tenant.call("svc", "hold", port))).detail
@@ -85,6 +85,10 @@ async def test_granted_changed_cut_and_kept(tmp_path: Path) -> None:
         (["https://example.com"], ("*",), "https://example.com"),
         (["example.com", "10.0.0.5:1"], ("public",), "10.0.0.5:1"),
         (["example.com"], (), "example.com"),
+        (["127.0.0.1:8080"], EMBEDDED.egress_allowed, "127.0.0.1:8080"),
+        (["10.0.0.0/8:80", "example.com"], EMBEDDED.egress_allowed, "10.0.0.0/8:80"),
+        (["[::1]:80"], EMBEDDED.egress_allowed, "[::1]:80"),
+        (["[fe80::1]:80"], EMBEDDED.egress_allowed, "[fe80::1]:80"),
     ],
 )
 async def test_what_is_not_granted(tmp_path: Path, entries: list[str], allowed: tuple[str, ...], word: str) -> None:
@@ -103,6 +107,6 @@ def test_a_wrong_setting_is_named() -> None:
     from solo_trio.operations.settings import keys_of
 
     told, default = keys_of(Settings)["egress_allowed"]
-    assert default == EMBEDDED.egress_allowed == ("*",)
+    assert default == EMBEDDED.egress_allowed == ("public",)
     assert told.fault(["*", "public", "10.0.0.0/8"], default) is None
     assert "https://x" in (told.fault(["https://x"], default) or "")

@@ -230,6 +230,28 @@ def test_what_is_not_public(text: str) -> None:
     assert not reach.admits("a.test", address, 443) and not reach.admits(str(plain_address(address)), address, 443)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "2002:a83f:8110::",
+        "64:ff9b:1::a9fe:a9fe",  # RFC 6052, 2.2: behind a prefix of 96 bits,
+        "64:ff9b:1:fffe::a9fe:a9fe",
+        "64:ff9b:1:2:a9:fea9:fe00:0",  # of 64,
+        "64:ff9b:1:a9:fe:a9fe::",  # of 56,
+        "64:ff9b:1:a9fe:a9:fe00::",  # of 48
+    ],
+)
+def test_metadata_is_known_in_every_disguise(text: str) -> None:
+    address = ipaddress.ip_address(text)
+    assert is_metadata(address) and not is_public(address)
+    everything = operator_list(("*",))
+    assert not Reach(service_list((f"[{text}]:80",)), everything).admits(text, address, 80)
+    assert refused([f"[{text}]:80"], everything) == [f"[{text}]:80"]
+    assert refused([f"[{text}]:80"], operator_list(("*", f"[{text}]"))) == []
+
+
 @pytest.mark.parametrize("text", PUBLIC)
 def test_what_is_public(text: str) -> None:
     address = ipaddress.ip_address(text)

@@ -1,4 +1,4 @@
-"""Tokens of a real server are found nowhere but where they are handed out: not in its files, answers, or the list of processes."""
+"""Tokens of a real server are found nowhere but where they are handed out: in no file, answer, or list of processes."""
 
 from __future__ import annotations
 

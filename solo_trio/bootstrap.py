@@ -54,6 +54,7 @@ from solo_trio.runtimes.environments import read_environment as read_environment
 from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED as LEVEL_FILTERED
 from solo_trio.runtimes.sandbox.layers import LEVEL_FULL as LEVEL_FULL
+from solo_trio.runtimes.sandbox.root import unreachable as unreachable
 from solo_trio.runtimes.sandbox.system import PR_SET_DUMPABLE, prctl
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.runtimes.tenant_files import TenantFiles

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from solo_trio.cli.options import DATA, FILE
-from solo_trio.cli.showing import show_json, show_line, show_table
+from solo_trio.cli.showing import note, show_json, show_line, show_table
 from solo_trio.errors import Faulted, Rejected
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def add(
     else:
         assert requirements is not None
         make(environments, name, requirements, pip_args, quiet=as_json)
+    _tell_unreachable(environments, name)
     if as_json:
         show_json(_document(environments, name))
     else:
@@ -107,6 +108,27 @@ def remove(name: str, data: Path | None, as_json: bool) -> None:
         show_json({"name": name, "status": "removed"})
     else:
         show_line(f"{name} removed")
+
+
+def _tell_unreachable(environments: Environments, name: str) -> None:
+    """As root without namespaces, services have a user id of their own, and read nothing below a directory that is closed."""
+    import os
+
+    from solo_trio.bootstrap import unreachable
+    from solo_trio.cli.machine import sandbox
+
+    if os.geteuid() != 0 or not unreachable([str(environments.find(name).site_packages)]):
+        return
+    try:
+        found = sandbox()
+    except OSError:  # solo doctor says so
+        return
+    if found["own_uid"] and not found["namespaces"]:
+        note(
+            f"warning: services cannot read {environments.find(name).prefix}: here they have a user id of their own. "
+            f"Make a virtual environment where everybody can read it, then: solo env remove {name}; "
+            f"solo env add {name} --path DIRECTORY"
+        )
 
 
 def _environments(data: Path | None) -> Environments:

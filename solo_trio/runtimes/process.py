@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -384,7 +384,7 @@ class ProcessRuntime:
         if environment:
             name += hashlib.sha256(environment.encode()).hexdigest()[:NAME_CHARACTERS]
         try:
-            self._check_level(ancestor)
+            self._check_level(ancestor, self._environments[environment].packages)
             groups = self._cgroups.tenant(incarnation)
             # Kept before it is waited for: given up half-way it has processes too, which `close` must see the end of.
             tenant.zygote = await Zygote.start(self._directory, incarnation, name, ancestor, groups)
@@ -433,7 +433,7 @@ class ProcessRuntime:
         self.layers = found.layers
         return found
 
-    def _check_level(self, ancestor: Ancestor) -> None:
+    def _check_level(self, ancestor: Ancestor, packages: Sequence[Path]) -> None:
         layers = ancestor.layers
         if layers.level < self._sandboxing.level:
             why = "; ".join(f"{name}: {reason}" for name, reason in layers.missing.items())
@@ -443,10 +443,15 @@ class ProcessRuntime:
                 "allow what is missing, or lower security.sandbox_level if you trust the code",
             )
         if not layers.namespaces and ancestor.unreachable:
+            remedy = "let everybody read it, or install Python where everybody can"
+            if {str(path) for path in packages} & set(ancestor.unreachable):
+                remedy = (
+                    "the operator puts the environment where everybody can read it, and says so with: "
+                    "solo env remove NAME, then solo env add NAME --path DIRECTORY"
+                )
             raise Faulted(
                 "sandbox_unavailable",
-                f"services have another user id and cannot read {', '.join(ancestor.unreachable)}: let everybody read it, "
-                "or install Python where everybody can",
+                f"services have another user id and cannot read {', '.join(ancestor.unreachable)}: {remedy}",
             )
 
 

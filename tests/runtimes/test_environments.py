@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import venv
 from pathlib import Path
 
 import pytest
+from runtime_rig import process_rig
 
-from solo_trio.errors import Rejected
+from solo_trio.errors import Faulted, Rejected
 from solo_trio.runtimes.environments import CONFIGURATION, PYTHON, Environments, read_environment
+from solo_trio.runtimes.process import Sandboxing
 
 
 def made(directory: Path, name: str) -> Path:
@@ -21,6 +24,23 @@ def refusal(environments: Environments, name: str) -> Rejected:
     with pytest.raises(Rejected) as refused:
         environments.find(name)
     return refused.value
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives services a user id of their own")
+async def test_one_that_services_cannot_read_is_said_with_what_to_do(tmp_path: Path) -> None:
+    """At level 2 services of a root's kernel are somebody else, who reads nothing in the kernel's own directory."""
+    (tmp_path / "locks").mkdir()
+    closed = tmp_path / "data"
+    closed.mkdir(mode=0o700)
+    made(closed, "science")
+    sandboxing = Sandboxing(level=2, without=("namespaces",), environments=Environments(closed))
+    async with process_rig(tmp_path / "locks", sandboxing) as rig:
+        if (await rig.runtime.probe()).level < 2:  # type: ignore[attr-defined]
+            pytest.skip("this machine gives less than level 2")
+        with pytest.raises(Faulted) as caught:
+            await rig.start("", environment="science")
+        assert caught.value.code == "sandbox_unavailable"
+        assert str(closed) in caught.value.detail and "solo env add NAME --path" in caught.value.detail
 
 
 def test_found_by_name_and_through_a_link(tmp_path: Path) -> None:

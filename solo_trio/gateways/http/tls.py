@@ -24,8 +24,8 @@ from solo_trio.vault.certificate_files import read_revoked
 from solo_trio.vault.certificates import credential_of, read_certificate
 
 CURVE: Final = "prime256v1"
-"""For the key exchange: the one that every TLS 1.3 implementation has (RFC 8446, 9.1). Python before 3.15 can name only one, and
-OpenSSL's own list is longer than the modern profile's."""
+"""For the key exchange: the one that every TLS 1.3 implementation has (RFC 8446, 9.1). Python before 3.15 can name only one,
+and OpenSSL's own list is longer than the modern profile's."""
 GROUPS: Final = "X25519:P-256:P-384"
 FOR_OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 EXPIRY_TOLD_S: Final = 14 * 86_400.0

@@ -49,10 +49,19 @@ def serve(control: int, given: Mapping[str, Any], package: str, paths: list[str]
     link = warm_up()
     first = _first_packages()
     sys.path[first:first] = given["packages"]  # after what the host runs on was imported: that stays as it is
+    _bequeath()
     system.prctl(system.PR_SET_DUMPABLE, 0)
     # Of what a killed keeper leaves to be buried: not every init does that.
     system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     _Ancestor(socket.socket(fileno=control), plan, link).loop(root.unreachable(shown) if layers.own_uid else [])
+
+
+def _bequeath() -> None:
+    """What services inherit: no environment and arguments, and short turns; done here, it costs none of them anything."""
+    os.environ.clear()
+    sys.argv[:] = []
+    sys.orig_argv[:] = []
+    system.take_short_turns()
 
 
 def _first_packages() -> int:

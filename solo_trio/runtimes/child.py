@@ -71,7 +71,6 @@ def _session(setup: Setup) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
-    system.take_short_turns()
 
 
 def _groups(setup: Setup) -> None:
@@ -137,8 +136,9 @@ def _limit(which: int, soft: int, hard: int | None = None) -> None:
 
 
 def _make_domain(setup: Setup) -> None:
-    if setup.prepared.layers.landlock:
-        setup.ruleset = landlock.make(setup.prepared.rights)
+    version = setup.prepared.layers.landlock
+    if version:
+        setup.ruleset = landlock.make(version, setup.prepared.rights)
 
 
 def _identity(setup: Setup) -> None:
@@ -182,9 +182,6 @@ def _fresh_start(setup: Setup) -> None:
     scheduling: Any = getattr(sys.modules.get("trio._core._run"), "_r", None)
     if isinstance(scheduling, random.Random):  # else siblings share the order in which Trio runs tasks
         scheduling.seed()
-    os.environ.clear()
-    sys.argv[:] = []
-    sys.orig_argv[:] = []
     gc.enable()
 
 

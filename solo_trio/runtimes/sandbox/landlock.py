@@ -6,7 +6,6 @@ kernel's ABI has that. It does not look at chdir, stat, chmod, chown, utime and 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from collections.abc import Iterable
@@ -53,15 +52,17 @@ def abi() -> int:
         return 0
 
 
-def make(rights: Iterable[tuple[str, int]]) -> int:
-    """A ruleset of (path, what may be done there and below), as a descriptor; everything else is refused."""
-    version = abi()
+def make(version: int, rights: Iterable[tuple[str, int]]) -> int:
+    """A ruleset of (path, what may be done there and below), as a descriptor; everything else is refused.
+
+    `version`: what `abi` says.
+    """
     handled = _ALL | (_IOCTL_DEV if version >= _ABI_IOCTL else 0)
     settings = struct.pack(
         "=QQQ", handled, _NET if version >= _ABI_NET else 0, _SCOPES if version >= _ABI_SCOPES else 0
     )
     size = 24 if version >= _ABI_SCOPES else 16 if version >= _ABI_NET else 8
-    ruleset = syscall("landlock_create_ruleset", ctypes.create_string_buffer(settings, 24), size, 0)
+    ruleset = syscall("landlock_create_ruleset", settings, size, 0)
     try:
         for path, right in rights:
             _allow(ruleset, path, right)
@@ -76,8 +77,7 @@ def _allow(ruleset: int, path: str, right: int) -> None:
     try:
         if not os.path.isdir(path):
             right &= _OF_FILES
-        rule = ctypes.create_string_buffer(struct.pack("=Qi", right, place), 12)
-        syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, rule, 0)
+        syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", right, place), 0)
     finally:
         os.close(place)
 

@@ -98,9 +98,10 @@ def _tried(attempt: Callable[[], None]) -> str | None:
 
 
 def _enter_landlock() -> None:
-    if landlock.abi() < landlock.ABI_LEAST:
-        raise OSError(38, f"Landlock has ABI {landlock.abi()}; {landlock.ABI_LEAST} is needed")
-    ruleset = landlock.make([("/", landlock.READ)])
+    version = landlock.abi()
+    if version < landlock.ABI_LEAST:
+        raise OSError(38, f"Landlock has ABI {version}; {landlock.ABI_LEAST} is needed")
+    ruleset = landlock.make(version, [("/", landlock.READ)])
     system.prctl(system.PR_SET_NO_NEW_PRIVS, 1)
     landlock.enter(ruleset)
 

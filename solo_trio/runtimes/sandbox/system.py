@@ -110,7 +110,7 @@ def change_root(directory: str) -> None:
 def take_short_turns() -> None:
     """Let this thread be preempted soon by whoever waits for a processor, and so preempt others that are (Linux 6.12).
 
-    Not a priority: its share stays the same. What Linux is too old for is left as it is.
+    Not a priority: its share stays the same. What it forks inherits that. What Linux is too old for is left as it is.
     """
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     attributes = struct.pack("=IIQiIQQQ", _SCHED_ATTR_BYTES, _SCHED_NORMAL, 0, nice, 0, TURN_NS, 0, 0)

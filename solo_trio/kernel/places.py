@@ -7,15 +7,15 @@ from typing import Any
 
 import trio
 
-WaitAny = Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]
+Wait = Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]
 """Waits for what it is given, or until the service changes."""
 
 
 class Place:
     """A place in each of the start limiters, given up if the service changes while it waits for one."""
 
-    def __init__(self, limiters: tuple[trio.CapacityLimiter, ...], wait_any: WaitAny) -> None:
-        self._wait_any = wait_any
+    def __init__(self, limiters: tuple[trio.CapacityLimiter, ...], wait: Wait) -> None:
+        self._wait = wait
         self._limiters = limiters
         self._held: list[trio.CapacityLimiter] = []
         self.taken = False
@@ -25,7 +25,7 @@ class Place:
             try:
                 limiter.acquire_on_behalf_of_nowait(self)
             except trio.WouldBlock:
-                await self._wait_any(lambda each=limiter: self._take(each))  # type: ignore[misc]
+                await self._wait(lambda each=limiter: self._take(each))  # type: ignore[misc]
                 if limiter not in self._held:
                     self._give_back()
                     return self

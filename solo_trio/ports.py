@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 import trio
 from attrs import field, frozen
 
-from solo_trio.model.audit import AuditEntry, AuditFinding, AuditPage, AuditQuery, AuditState
 from solo_trio.errors import Rejected
+from solo_trio.model.audit import AuditEntry, AuditFinding, AuditPage, AuditQuery, AuditState
 from solo_trio.model.ending import Breach as Breach
 from solo_trio.model.ending import Ending as Ending
 from solo_trio.model.ending import EndKind as EndKind

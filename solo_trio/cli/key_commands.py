@@ -21,7 +21,7 @@ def keys() -> None:
 @click.option(
     "--new-key-file",
     type=FILE,
-    help="A file (0600) with the new key as 64 hex digits; without it one is made. Needed where the key is not in the directory.",
+    help="A file (0600) with the new key as 64 hex digits; needed where the old one is not in the directory.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
 def rotate(data: Path | None, new_key_file: Path | None, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands about secrets: `solo secrets`. Owns: where a value and a key come from, what is shown. Never: rules, a value kept."""
+"""Commands about secrets: `solo secrets`. Owns: where a value and a key come from, what is shown. Never: keeps a value."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _key_of(file: Path | None) -> str | None:
     if file is None:
         return None
     with click.open_file(str(file), "rb") as opened:
-        content = opened.read(VALUE_BYTES_MAX)
+        content: bytes = opened.read(VALUE_BYTES_MAX)
     try:
         return content.decode().removesuffix("\n")
     except UnicodeDecodeError:

@@ -154,7 +154,7 @@ def update(
     if_match: int | None = None,
     idempotency_key: str | None = None,
 ) -> Ask[Document]:
-    """Change restart policy, limits, network access, secrets while it runs: `{service_id, revision, spec, applies_at_next_start}`.
+    """Change policy, limits, network access, secrets while it runs: `{service_id, revision, spec, applies_at_next_start}`.
 
     The last one is the limits that count from its next start on. `egress`: all that it may connect to from now on;
     `secrets`: all that it gets.

@@ -259,7 +259,8 @@ class Loop:
                 waiting.fail(KernelBug("the request met a defect; nothing was written"))
             else:
                 answered.append(Answered(waiting, reply))
-                batch_bytes += sum(len(getattr(each, "content", getattr(each, "sealed", b""))) for each in draft.attachments[known:])
+                attached = draft.attachments[known:]
+                batch_bytes += sum(len(getattr(each, "content", getattr(each, "sealed", b""))) for each in attached)
                 batch_bytes += sum(len(record.stored.payload or b"") for record in draft.records[recorded:])
         return draft, answered
 

@@ -225,7 +225,7 @@ class Resume:
 
 @frozen
 class Update:
-    """Change the policy, limits, network access, secrets of a service; None leaves a value, and each limit that is None, as it is."""
+    """Change policy, limits, network access, secrets of a service; None leaves a value, and each limit that is None, as it is."""
 
     RESERVED: ClassVar[bool] = False
 

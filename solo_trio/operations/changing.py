@@ -230,7 +230,7 @@ class UpdateInput:
     right=("service:{service_id}", "deploy"),
 )
 async def update_service(caller: Caller, given: UpdateInput) -> Answer:
-    """Change restart policy, limits, network access, secrets of a running service; what is not named, or null, stays as it is."""
+    """Change policy, limits, network access, secrets of a running service; what is not named, or null, stays as it is."""
     tenant = caller.tenant()
     command = Update(
         tenant.tenant_id,

@@ -76,7 +76,11 @@ _FIELDS: Final[dict[str, Schema]] = {
     "name": {"pattern": f"^{SECRET_NAME_PATTERN}$", "maxLength": 128},
     "value": {"writeOnly": True, "anyOf": [_SECRET_TEXT, _SECRET_BYTES]},
     "key": {"writeOnly": True, "minLength": 1, "maxLength": AGENT_KEY_CHARACTERS_MAX},
-    "secrets": {"items": {"type": "string", "pattern": f"^{SECRET_NAME_PATTERN}$"}, "maxItems": SECRETS_MAX, "uniqueItems": True},
+    "secrets": {
+        "items": {"type": "string", "pattern": f"^{SECRET_NAME_PATTERN}$", "maxLength": 128},
+        "maxItems": SECRETS_MAX,
+        "uniqueItems": True,
+    },
     "capability_id": {"pattern": "^[0-9a-f]{32}$"},
     "resource": {"pattern": f"^(?:{resource_pattern()})$"},
     "permissions": {"items": {"type": "string", "enum": [*sorted(PERMISSIONS), ALL]}, "minItems": 1},

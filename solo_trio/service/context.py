@@ -28,7 +28,7 @@ Sink = Callable[[str, str, dict[str, Any]], None]
 
 
 class CallError(Exception):
-    """A call to another service failed, or a secret is not given; `code` is one of the published error codes, such as `service_not_found`."""
+    """A call to another service failed, or a secret is not given; `code` is a published error code, as `service_not_found`."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")

@@ -145,7 +145,7 @@ def run_command(command: Sequence[str]) -> Secret:
     """
     name = f"the master key command {command[0]}"
     try:
-        process = subprocess.Popen(  # noqa: S603 - the operator's own
+        process = subprocess.Popen(
             list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
         )
     except OSError as error:

@@ -42,7 +42,7 @@ def validator(schema: dict[str, Any]) -> Validator:
 
 def accepted(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Raises NotImplementedError for a schema that it does not understand: nothing is left untried by oversight."""
-    known = set(schema) - {"description", "default", "not"}
+    known = set(schema) - {"description", "default", "not", "writeOnly"}
     if not known:
         return ANY
     made = _accepted(schema, known)
@@ -78,8 +78,9 @@ def _accepted(schema: dict[str, Any], known: set[str]) -> st.SearchStrategy[Any]
         case "string":
             assert known <= {"type", "pattern", "minLength", "maxLength"}
             if "pattern" in known:
-                return st.from_regex(ecma(schema["pattern"])).map(lambda text: text[: schema.get("maxLength")])
-            return TEXT
+                made = st.from_regex(ecma(schema["pattern"])).map(lambda text: text[: schema.get("maxLength")])
+                return made.filter(lambda text: len(text) >= schema.get("minLength", 0))
+            return TEXT.filter(lambda text: len(text) >= schema.get("minLength", 0))
         case "array":
             assert known <= {"type", "items", "maxItems", "uniqueItems"}
             items = accepted(schema.get("items", {}))

@@ -28,7 +28,7 @@ FORM = {"invalid_field", "unknown_field", "invalid_id", "invalid_json", "tenant_
 """What says that a request is not well formed."""
 EXAMPLES = 40
 BOUND_S = 20.0
-GIVEN = {"service_id": "calc", "function": "add", "tenant_id": "t1"}
+GIVEN = {"service_id": "calc", "function": "add", "tenant_id": "t1", "name": "api-key", "capability_id": "0" * 32}
 
 
 @service.export

@@ -1,4 +1,4 @@
-"""Sealing: the cipher against Wycheproof's vectors, what is bound to its place, keys of agents, and everything that is not right."""
+"""Sealing: the cipher against Wycheproof's vectors, what is bound to its place, keys of agents, and all that is wrong."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_tokens_outlive_the_master_key() -> None:
 
 
 def test_keys_of_one_purpose_are_no_keys_of_another() -> None:
-    vault, keys, rows = filled("a")
+    _, keys, rows = filled("a")
     with pytest.raises(Faulted):
         Vault(MASTER, SystemEntropy(), [evolve(keys["a"], purpose="token")]).unseal(rows["a"], None)
     keyring = Keyring(MASTER, SystemEntropy(), keys.values())

@@ -150,7 +150,7 @@ SECRET_LITERAL: Final = Rule(
     levels=("error", "warning"),
     title="A secret is written into the source",
     why="The source of every version is kept, and shown to whoever may see the service's versions.",
-    remedy="Revoke it, for it was sent; set the new one as a secret, list it in the deployment, and ask for it with ctx.secret.",
+    remedy="Revoke it, for it was sent; set the new one as a secret, list it in the deployment, and use ctx.secret.",
     example='API_KEY = "q8Zr2mVt0LxN4cYw"\n\n\nasync def ask(question):\n    return [API_KEY, question]\n',
     better=(
         "async def main(ctx):\n    global CTX\n    CTX = ctx\n\n\n"

@@ -202,6 +202,8 @@ async def test_every_rate_of_the_chain_counts_for_all_below(autojump_clock: Mock
         assert [allowed(parent, Rate("parent", 1e6, 1e6)) for _ in range(5)] == [True] * 4 + [False], (
             "a rate of one's own under the parent's id raises nothing"
         )
+        await trio.sleep(1)
+        assert [allowed(parent, Rate("parent", 1e6, 1e6)) for _ in range(3)] == [True, False, False], "not later either"
         await trio.sleep(20)
         assert [allowed(parent, other) for _ in range(3)] == [True, True, False], "nor takes it anything from it"
 
@@ -457,6 +459,23 @@ async def test_what_is_no_failure_opens_nothing(autojump_clock: MockClock) -> No
                 await one.call("wait", 9)
         assert await circuit(one) == "closed"
     assert await recorded(memory, "circuit_opened") == []
+
+
+async def test_an_exception_is_an_answer(autojump_clock: MockClock) -> None:
+    memory = MemoryKernel({"slow": (slow := Slow()).module}, settings=evolve(UNLIMITED, call_timeout_s=2.0))
+    async with memory.open() as kernel:
+        one = await tenant(kernel)
+        await deployed(kernel, slow.module)
+        for function in ("refuse", "absent", "odd"):
+            for _ in range(FAILURES - 1):
+                assert await one.call("wait", 5) == "call_timeout"
+            await one.call(function)
+            assert await circuit(one) == "closed"
+        for _ in range(FAILURES):
+            await one.call("wait", 5)
+        await trio.sleep(OPEN_S)
+        assert [await one.call("refuse") for _ in range(2)] == ["call_failed"] * 2
+        assert await circuit(one) == "closed", "it was there, and worked"
 
 
 async def test_stopping_on_purpose_is_no_failure_and_begins_afresh(autojump_clock: MockClock) -> None:

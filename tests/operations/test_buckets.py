@@ -79,6 +79,16 @@ def test_forgetting_grants_nothing(
         assert all(count <= now + 1e-6 for count in granted.values()), "the rate since the start, at most"
 
 
+def test_an_owner_that_is_forgotten_as_a_whole_begins_where_it_was() -> None:
+    buckets = Buckets(0.0, total_max=2)
+    assert [buckets.take([named("quiet", 1)], 100.0) for _ in range(4)] == [0.0, 0.0, 0.0, 1.0]
+    for name in range(2):
+        assert buckets.take([named("busy", name)], 100.0) == 0.0
+    assert len(buckets) == 2
+    assert buckets.take([named("quiet", 1)], 100.0) == 1.0, "its bucket is gone, what it took is not"
+    assert buckets.take([named("quiet", 1)], 101.0) == 0.0
+
+
 @SETTINGS
 @given(steps)
 def test_an_owner_never_pays_for_what_another_does(steps: list[tuple[str | None, int, float]]) -> None:

@@ -186,7 +186,7 @@ def test_what_is_not_known_is_named_with_what_is_near(tmp_path: Path) -> None:
         "3: limits.http_port is not known; there is solo.http_port",
         "5: [limit] is not known; do you mean limits?",
         "8: [zzz] is not known; see: solo config show",
-        "11: security.qqqq is not known; do you mean security.hardening?",
+        "11: security.qqqq is not known; do you mean security.tls?",
     ]
     assert fault(written(tmp_path, "max_total = 1\n")).endswith(":1: max_total is not known; there is limits.max_total")
     assert fault(written(tmp_path, "bogus_key = 3\n")).endswith(":1: bogus_key is not known; see: solo config show")

@@ -140,7 +140,8 @@ def test_what_a_schema_refuses_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, each in OPERATIONS.items() if parameters(each)])
 def test_parameters(name: str) -> None:
     operation = OPERATIONS[name]
-    body = {"deploy": {"service_id": "fresh", "code": "x = 1"}}.get(name)
+    bodies = {"deploy": {"service_id": "fresh", "code": "x = 1"}, "set_secret": {"value": "x"}}
+    body = bodies.get(name)
 
     def explore(sender: Sender) -> None:
         for one in parameters(operation):

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-import trio
 from api_rig import Api, Client, refused, running
 from api_samples import path_of, required_bodies
 from attrs import evolve

@@ -9,6 +9,7 @@ from typing import Any
 
 from solo_trio.journal.audit import AuditLog, open_audit
 from solo_trio.journal.library import driver
+from solo_trio.journal.lock import prepare_directory
 from solo_trio.model.audit import AuditEntry, AuditQuery, KeptEntry
 
 KEY = bytes(range(32))
@@ -54,7 +55,7 @@ def entries(first: int, last: int) -> list[AuditEntry]:
 async def opened(
     directory: Path, notes: Notes | None = None, *, used: bool = False, days: int = 36_500, size_mb: int = 1_000
 ) -> AsyncIterator[AuditLog]:
-    directory.mkdir(exist_ok=True)
+    prepare_directory(directory)
     audit = await open_audit(directory, KEY, notes or Notes(), at_us=START_US, used=used, days=days, size_mb=size_mb)
     try:
         yield audit
@@ -71,6 +72,10 @@ async def kept(audit: AuditLog, **query: Any) -> list[KeptEntry]:
         found += page.entries
         after = page.next
     return found
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
 
 
 async def written(directory: Path, count: int) -> None:

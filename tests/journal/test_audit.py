@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from audit_samples import KEY, START_US, Notes, entries, entry, kept, opened, sql, written
+from audit_samples import KEY, START_US, Notes, entries, entry, kept, names, opened, sql, written
 
 from solo_trio.journal import audit as audit_module
 from solo_trio.journal import audit_reads
@@ -33,9 +33,7 @@ async def test_what_is_recorded_is_there_in_order_and_whole(tmp_path: Path) -> N
         audit.record(entry(1, at_us=5))  # a clock that went back
         last = (await kept(audit))[-1]
         assert (last.id, last.entry.at_us) == (len(given) + 2, given[-1].at_us), "times follow the ids"
-    assert {path.name for path in tmp_path.iterdir()} == {"audit.db", "audit.head"}, (
-        "closed in order, all is in one file"
-    )
+    assert names(tmp_path) == {"audit.db", "audit.head"}, "closed in order, all is in one file"
     assert check_file(tmp_path, KEY).entries == len(given) + 2
 
 

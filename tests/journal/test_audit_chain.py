@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from audit_samples import KEY, Notes, entries, entry, kept, opened, sql, written
+from audit_samples import KEY, Notes, entries, entry, kept, names, opened, sql, written
 
 from solo_trio.journal import audit_chain, audit_reads
 from solo_trio.journal.audit import check_file
@@ -167,9 +167,8 @@ async def test_a_file_that_is_none_is_set_aside(tmp_path: Path, harm: Callable[[
 @pytest.mark.parametrize("left", [(), ("audit.head",)])
 async def test_a_missing_file_is_told(tmp_path: Path, left: tuple[str, ...]) -> None:
     await written(tmp_path, ROWS)
-    for path in list(tmp_path.iterdir()):
-        if path.name not in left:
-            path.unlink()
+    for name in names(tmp_path).difference(left):
+        (tmp_path / name).unlink()
     notes = Notes()
     async with opened(tmp_path, notes, used=True) as audit:
         [first] = [each.entry for each in await kept(audit)]

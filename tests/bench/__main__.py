@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import audited
+import capabilities
 import deploys
 import durable
 import longlog
@@ -28,6 +29,7 @@ from solo_trio.journal.library import driver
 FIGURES = {
     "append": durable.measure,
     "audit": audited.measure,
+    "capabilities": capabilities.measure,
     "deploy": deploys.measure,
     "many": many.measure,
     "sandbox": sandboxed.measure,
@@ -39,7 +41,7 @@ PROFILE_LINES = 30
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description="Figures beside the machine's floor.")
-    parser.add_argument("figures", nargs="*", metavar="append|audit|deploy|many|sandbox|watch|longlog", help="which (all)")
+    parser.add_argument("figures", nargs="*", metavar="|".join(FIGURES), help="which (all)")
     parser.add_argument("--events", type=int, default=longlog.EVENTS, help="of `longlog` (%(default)s: two minutes)")
     parser.add_argument("--directory", type=Path, help="where to write: the disk that is measured (the temporary one)")
     parser.add_argument(

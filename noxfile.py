@@ -63,6 +63,14 @@ def tests_other(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(venv_backend="virtualenv")
+def sslyze(session: nox.Session) -> None:
+    """A server with TLS against Mozilla's modern profile. The scanner has an environment of its own: it pins other versions."""
+    session.install("sslyze")
+    scanner = {"SOLO_TESTS_SSLYZE": str(Path(session.bin) / "python")}
+    session.run(sys.executable, "-m", "pytest", "tests/e2e/test_e2e_sslyze.py", external=True, env=scanner)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Three figures, each beside the machine's floor in the same run. Arguments: see `nox -s bench -- --help`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from rpds import HashTrieMap
 
 from solo_trio.errors import Rejected
-from solo_trio.model import snapshot, tombstones
+from solo_trio.model import snapshot
 from solo_trio.model.evolving import evolve
 from solo_trio.model.state import KernelState
-from solo_trio.model.tombstones import Tombstones
+from solo_trio.model.tombstones import TOMBSTONES_MAX, Tombstones
 
 
 def test_what_was_made_before_is_of_the_removed_one() -> None:
@@ -18,12 +19,12 @@ def test_what_was_made_before_is_of_the_removed_one() -> None:
     assert snapshot.decode(snapshot.encode(state)).removed == found
 
 
-def test_beyond_the_bound_everything_from_before_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tombstones, "TOMBSTONES_MAX", 2)
-    found = Tombstones().add("a", 5).add("b", 7).add("a", 8)
-    assert [found.since_us(each) for each in ("a", "b", "c")] == [8, 7, 0]
-    found = found.add("c", 9)
-    assert [found.since_us(each) for each in ("a", "b", "c", "d")] == [9, 9, 9, 9]
+def test_beyond_the_bound_everything_from_before_is() -> None:
+    found = Tombstones(HashTrieMap({f"t{number}": number for number in range(TOMBSTONES_MAX)})).add("t5", 10**9)
+    assert [found.since_us(each) for each in ("t4", "t5", "new")] == [4, 10**9, 0]
+    found = found.add("new", 10**9 + 1)
+    assert [found.since_us(each) for each in ("t4", "t5", "new", "other")] == [10**9 + 1] * 4
+    assert len(found.at_us) == 0
 
 
 def test_a_certificate_made_before_the_removal_is_nobodys() -> None:

@@ -357,8 +357,11 @@ class ProcessRuntime:
         """Those of environments that no zygote is left of. The one without an environment stays: the next tenant needs it."""
         used = {environment for _, environment in self._tenants}
         for identity, environment in self._environments.items():
-            if identity != NO_ENVIRONMENT and identity not in used and environment.ancestor is not None:
-                environment.ancestor.close()
+            if identity == NO_ENVIRONMENT or identity in used or environment.ancestor is None:
+                continue
+            environment.ancestor.close()
+            if environment.ancestor.gone.is_set():
+                environment.ancestor = None
 
     # -- zygotes
 

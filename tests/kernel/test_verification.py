@@ -258,6 +258,7 @@ async def test_a_sound_directory(tmp_path: Path) -> None:
         "fold",
         "checkpoints",
         "artifacts",
+        "audit",
         "leftovers",
     }
     assert told[-1] == (report.counts["events"],) * 2

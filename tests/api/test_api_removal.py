@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 import httpx
 import trio
-from api_rig import CALC, STUBBORN, Api, Client, Frames, refused, service_pids
+from api_rig import CALC, STUBBORN, Api, Client, Frames, refused, running, service_pids
+from test_api_health import tmpfs
 
+from solo_trio.operations.settings import Settings
 from solo_trio.runtimes import procfs
 
 
@@ -160,3 +164,23 @@ async def test_bad_input(api: Api) -> None:
     refused(await remove(api, "T1"), "invalid_id")
     refused(await remove(api, "nobody"), "tenant_not_found")
     assert await api.last_event_id() == before
+
+
+async def test_on_a_full_disk(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", "24m") as disk:
+        async with running(disk / "data", Settings(free_disk_mb=0)) as api:
+            tenant = await api.tenant("t1")
+            for name in ("one", "two", "three"):
+                await tenant.deploy(name, CALC + "print('said')", headers={"Idempotency-Key": name})
+            await tenant.wait_log("said")
+            incarnation = incarnation_of(api, "t1")
+            ballast = disk / "ballast"
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            refused(await tenant.try_deploy("more", "#" + "x" * 1_000_000), "storage_full")
+            assert (await remove(api, "t1")).json() == {"tenant_id": "t1", "status": "removed"}
+            assert not service_pids() and files_of(api, incarnation) == []
+            ballast.unlink()
+            again = await api.tenant("t1")
+            await again.deploy("one", CALC)

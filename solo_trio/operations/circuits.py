@@ -36,10 +36,14 @@ Key = tuple[str, str]
 
 @frozen
 class _Kept:
-    """`epoch`: of the service, as in its state: a fresh start asks for a new circuit."""
+    """`epoch`: of the service, as in its state: a fresh start asks for a new circuit.
+
+    `crashed`: the generation whose end was counted last. However many calls it interrupts, a crash is one failure.
+    """
 
     epoch: int
     circuit: Circuit
+    crashed: int = 0
 
 
 class Circuits:
@@ -99,9 +103,16 @@ class Circuits:
         kept = self._kept.get(key)
         if kept is not None and kept.epoch != service.epoch:  # somebody started the service afresh meanwhile
             return
+        crashed = 0 if kept is None else kept.crashed
+        if outcome == "failed" and reason == "call_interrupted":
+            now = self._core.loop.state.service(tenant_id, service.service_id)
+            generation = service.generation if now is None else now.generation
+            if generation == crashed:
+                outcome = "neither"
+            crashed = generation
         before = self._circuit(key, service)
         after, became = before.settle(ticket, outcome, trio.current_time())
-        self._keep(key, service, after)
+        self._keep(key, service, after, crashed)
         if became is None:
             return
         report = ReportCircuit(tenant_id, key[0], key[1], service.deployment, service.epoch)
@@ -127,12 +138,15 @@ class Circuits:
             return kept.circuit
         return Circuit.unproven() if service.epoch <= self._began_after else Circuit()
 
-    def _keep(self, key: Key, service: ServiceState, circuit: Circuit) -> None:
+    def _keep(self, key: Key, service: ServiceState, circuit: Circuit, crashed: int | None = None) -> None:
         """Remember it, unless it is what anybody would begin with."""
+        if crashed is None:
+            kept = self._kept.get(key)
+            crashed = kept.crashed if kept is not None and kept.epoch == service.epoch else 0
         if service.epoch > self._began_after and circuit == Circuit():
             self._kept.pop(key, None)
             return
-        self._kept[key] = _Kept(service.epoch, circuit)
+        self._kept[key] = _Kept(service.epoch, circuit, crashed)
         if len(self._kept) > 2 * KEPT_SPARE:
             self.forget()
 

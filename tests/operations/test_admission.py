@@ -36,6 +36,7 @@ class Slow:
 
     def __init__(self) -> None:
         self.under_way = 0
+        self.crash = trio.Event()
 
         @service.export
         async def wait(seconds: float) -> float:
@@ -55,7 +56,9 @@ class Slow:
             return object()
 
         async def main(ctx: service.Context) -> None:
-            await trio.sleep_forever()
+            self.crash = trio.Event()
+            await self.crash.wait()
+            raise RuntimeError("crash")
 
         self.module = SimpleNamespace(wait=wait, refuse=refuse, odd=odd, main=main)
 
@@ -476,6 +479,27 @@ async def test_an_exception_is_an_answer(autojump_clock: MockClock) -> None:
         await trio.sleep(OPEN_S)
         assert [await one.call("refuse") for _ in range(2)] == ["call_failed"] * 2
         assert await circuit(one) == "closed", "it was there, and worked"
+
+
+async def test_a_crash_is_one_failure_however_many_calls_it_interrupts(autojump_clock: MockClock) -> None:
+    memory = MemoryKernel({"slow": (slow := Slow()).module}, settings=UNLIMITED)
+    async with memory.open() as kernel:
+        one = await tenant(kernel)
+        await deployed(kernel, slow.module, max_restarts=100)
+        for number in range(1, FAILURES + 1):
+            codes: list[str] = []
+
+            async def call(codes: list[str]) -> None:
+                codes.append(await one.call("wait", 20))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(call, codes)
+                await trio.sleep(15)  # it may have to be started again first
+                slow.crash.set()
+            assert codes == ["call_interrupted"] * 20
+            assert await circuit(one) == ("closed" if number < FAILURES else "open")
+        await trio.sleep(40)
 
 
 async def test_stopping_on_purpose_is_no_failure_and_begins_afresh(autojump_clock: MockClock) -> None:

@@ -312,7 +312,7 @@ async def test_health_needs_no_credential(api: Api) -> None:
     anybody = await api.client(None)
     assert await anybody.ok("GET", "/health") == {
         "status": "ok",
-        "components": {"journal": "ok", "kernel": "ok", "pressure": "ok", "sandbox": "unknown"},
+        "components": {"journal": "ok", "kernel": "ok", "pressure": "ok", "audit": "ok", "sandbox": "unknown"},
     }
     assert await anybody.ok("GET", "/health/ready") == {"status": "ready"}
     assert (await api.client("garbage")).token and (await (await api.client("garbage")).get("/health")).is_success

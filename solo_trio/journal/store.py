@@ -93,6 +93,8 @@ class Store:
         self._reserve = reserve
         self._checkpoint_pages = checkpoint_pages
         self._wal_pages = 0
+        self._to_be_shredded = False
+        """Something was deleted that the WAL still has: a reader, or a full disk, was in the way."""
         self.head = head
         self.checkpoint_key = checkpoint_key
         self.failure: str | None = None
@@ -114,7 +116,7 @@ class Store:
             except OSError as error:
                 raise self._fail(f"the witness cannot be written ({error})") from error
         if any(statement in _SHREDDING for statement, _ in statements):
-            self._checkpoint("TRUNCATE")
+            self._to_be_shredded = not self._checkpoint("TRUNCATE")
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Keep it, and the newest few."""
@@ -161,11 +163,15 @@ class Store:
 
         SQLite would do it by itself, but would also overlook an fsync that fails in it, and succeed the next time.
         """
-        if self.failure is None and self._wal_pages >= self._checkpoint_pages:
-            try:
+        if self.failure is not None:
+            return
+        try:
+            if self._to_be_shredded:
+                self._to_be_shredded = not self._checkpoint("TRUNCATE")
+            elif self._wal_pages >= self._checkpoint_pages:
                 self._checkpoint("PASSIVE")
-            except JournalFailed:
-                return  # Kept in `failure`: the next append says it.
+        except JournalFailed:
+            return  # Kept in `failure`: the next append says it.
 
     def hold_reserve_if_possible(self) -> None:
         try:
@@ -281,14 +287,19 @@ class Store:
         except driver.Error as error:
             raise self._fail(f"an append could not be taken back ({error})") from error
 
-    def _checkpoint(self, mode: str) -> None:
-        """Raises `JournalFailed`; a full disk and a reader in the way only mean that the WAL stays for now."""
+    def _checkpoint(self, mode: str) -> bool:
+        """Whether all of it was done; a full disk and a reader in the way mean that the WAL stays for now.
+
+        Raises `JournalFailed`.
+        """
+        self._wal_pages = 0
         try:
-            self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            (busy, *_) = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except driver.Error as error:
             if means(error) != "full":
                 raise self._fail(f"the log cannot be moved into the database ({error})") from error
-        self._wal_pages = 0
+            return False
+        return not busy
 
 
 def _attach(attachments: Sequence[Attachment]) -> list[Statement]:

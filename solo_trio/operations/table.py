@@ -23,7 +23,7 @@ Transport = Literal["http", "websocket"]
 class Answer:
     """What an operation comes to. `status` is in HTTP's terms, because every gateway has a mapping from those."""
 
-    body: dict[str, Any]
+    body: dict[str, Any] = field(repr=False)
     status: int = 200
     revision: int | None = None
     """Sent as an ETag where given."""

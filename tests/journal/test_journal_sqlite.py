@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from solo_trio.journal.library import driver
 from solo_trio.journal.schema import MIGRATIONS, connect_reader, connect_writer
 from solo_trio.journal.sqlite import open_journal
 from solo_trio.journal.writer import WRITER_QUEUE_JOBS_MAX
-from solo_trio.model.record import DropArtifact, EventQuery
+from solo_trio.model.record import DropArtifact, DropSecrets, EventQuery, SecretRow
 
 
 @pytest.fixture
@@ -252,3 +253,33 @@ async def test_reads_use_an_index_and_sort_nothing(tmp_path: Path, where: str, i
         plan = " ".join(str(row[-1]) for row in rows)
         assert index in plan and "TEMP B-TREE" not in plan
     reader.close()
+
+
+async def test_what_a_reader_kept_in_the_log_file_is_out_of_it_after_the_next_append(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A foreign tool that reads may be in the way of emptying the WAL; that is made up for."""
+    monkeypatch.setattr("solo_trio.journal.schema.BUSY_TIMEOUT_MS", 50)
+    content = os.urandom(3_000)
+    journal = await open_journal(tmp_path, KEY)
+    try:
+        await journal.append([event(1)], [SecretRow("acme-1", "a", 1, "v", "k", content)])
+        reader = connect_reader(tmp_path)
+        try:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM events").fetchone()
+            await journal.append([event(2)], [DropSecrets("acme-1")])
+            assert content[100:200] in read_elsewhere(tmp_path, "kernel.db-wal")
+        finally:
+            reader.close()
+        await journal.append([event(3)])
+        await journal.append([event(4)])  # what follows an append is done when the next one is
+        for name in ("kernel.db", "kernel.db-wal"):
+            assert content[100:200] not in read_elsewhere(tmp_path, name)
+    finally:
+        await journal.close()
+
+
+def read_elsewhere(directory: Path, name: str) -> bytes:
+    """By another process: to close the file here would drop SQLite's locks."""
+    return subprocess.run(["cat", directory / name], capture_output=True, check=True).stdout

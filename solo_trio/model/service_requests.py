@@ -225,7 +225,7 @@ class Resume:
 
 @frozen
 class Update:
-    """Change policy, limits, network access, secrets of a service; None leaves a value, and each limit that is None, as it is."""
+    """Change policy, limits, network access, secrets of a service; what is None, and each limit that is, stays as it is."""
 
     RESERVED: ClassVar[bool] = False
 

@@ -246,13 +246,22 @@ async def test_tenants(api: Api) -> None:
     listed = await api.admin.ok("GET", "/tenants")
     assert [each["tenant_id"] for each in listed["tenants"]] == ["t0", "t1"]
     for each in listed["tenants"]:
-        assert each.keys() == {"tenant_id", "created_at", "limits", "service_limits", "hardening", "services"}
+        assert each.keys() == {"tenant_id", "status", "created_at", "limits", "service_limits", "hardening", "services"}
         assert RFC3339.fullmatch(each["created_at"])
     assert (await api.admin.ok("GET", "/tenants?limit=1"))["next"] == "t0"
     assert [e["tenant_id"] for e in (await api.admin.ok("GET", "/tenants?cursor=t0"))["tenants"]] == ["t1"]
 
     shown = await api.admin.ok("GET", "/tenants/t1")
-    assert shown.keys() == {"tenant_id", "created_at", "limits", "service_limits", "hardening", "services", "counts"}
+    assert shown.keys() == {
+        "tenant_id",
+        "status",
+        "created_at",
+        "limits",
+        "service_limits",
+        "hardening",
+        "services",
+        "counts",
+    }
     assert shown["limits"] == {"max_services": 1} and shown["services"] == 1
     assert shown["counts"] == dict.fromkeys(COUNTS, 0) | {"total": 1, "wanted": 1, "running": 1}
     again = await api.admin.post("/tenants", {"tenant_id": "t1"})

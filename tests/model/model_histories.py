@@ -17,8 +17,11 @@ from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.staging import Command
 from solo_trio.model import service_requests as requests
-from solo_trio.model.capability_requests import GrantSystem
+from solo_trio.model.capability import Authority, Capability
+from solo_trio.model.capability_requests import Grant, GrantSystem, Revoke, RotateToken, SweepExpired
+from solo_trio.model.caveat import Rate, read_caveats, write_caveats
 from solo_trio.model.checkpoint import RecordCheckpoint
+from solo_trio.model.denial import AccessAlert, CapabilityDenied, ReportDenials
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Now
 from solo_trio.model.limits import Limits
@@ -30,12 +33,14 @@ from solo_trio.model.system import (
     BeginShutdown,
     CompleteShutdown,
     PauseSystem,
+    RecordClockJump,
     ResumeSystem,
     SettleSystem,
     StartSystem,
 )
 from solo_trio.model.tenant import Hardening, TenantLimits, UpdateTenant
 from solo_trio.model.tenant_removal import FinishRemoval, RemoveTenant
+from solo_trio.model.use import LoadShed, ReportCircuit, ReportShedding
 from solo_trio.telemetry.diagnostics import Diagnostics
 
 TENANT_IDS: Final = ("acme", "blau")
@@ -109,6 +114,77 @@ class AddTenant(Move):
 class GrantRoot(Move):
     def command(self, world: World) -> Command:
         return GrantSystem("cap_root", KeyRow("key_root", "", "token", b"wrapped"))
+
+
+@frozen
+class Capabilities(Move):
+    """Something with a capability that there is: the token of it, or one narrowed `number` times, grants or is revoked."""
+
+    verb: Literal["grant", "revoke", "revoke_attenuation", "rotate", "sweep"]
+    pick: int
+    number: int
+    resource: str
+    ttl_us: int | None
+
+    def command(self, world: World) -> Command | None:
+        if self.verb == "sweep":
+            return SweepExpired()
+        held = [world.state.capabilities[name] for name in sorted(world.state.capabilities)]
+        if not held:
+            return None
+        return self._about(world, held[self.pick % len(held)])
+
+    def _about(self, world: World, capability: Capability) -> Command:
+        tenant_id, incarnation = capability.tenant_id, capability.incarnation
+        name = f"cap_{world.state.last_id}_{self.verb}"
+        if self.verb == "rotate":
+            key = KeyRow(f"key_{name}", incarnation or "", "token", b"wrapped")
+            return RotateToken(tenant_id, incarnation, name, key, keep=bool(self.number % 2))
+        words: tuple[str, ...] = ()
+        for nth in range(self.number):
+            words += write_caveats(f"{nth:032x}", permissions=frozenset("*"), rate=(1.0, 2.0) if nth else None)
+        caveats = read_caveats(words, capability.capability_id)
+        assert caveats is not None
+        authority = Authority(capability.capability_id, tenant_id, incarnation, caveats)
+        if self.verb == "grant":
+            resource = "system" if tenant_id is None else self.resource
+            rate = Rate(name, 1.0, 5.0) if self.pick % 2 else None
+            return Grant(
+                authority, tenant_id, incarnation, name, resource, ("*",), self.ttl_us, rate, {"n": self.number}
+            )
+        if self.verb == "revoke" or not caveats.ids:
+            return Revoke(incarnation, tenant_id, authority, capability.capability_id)
+        ends = authority.expires_at_us(world.state) if self.ttl_us is None else world.now().at_us + self.ttl_us
+        return Revoke(incarnation, tenant_id, authority, None, caveats.ids[-1], ends)
+
+
+@frozen
+class Tell(Move):
+    """What the kernel tells of how it is used, of a tenant, or (if there is none of that id) of the system."""
+
+    verb: Literal["denials", "alert", "shed", "opens", "closes", "leap"]
+    pick: int
+    tenant_id: str
+
+    def command(self, world: World) -> Command | None:
+        tenant = world.state.tenants.get(self.tenant_id)
+        whose = (None, None) if tenant is None else (tenant.tenant_id, tenant.incarnation)
+        match self.verb:
+            case "denials":
+                return ReportDenials(CapabilityDenied("permission_denied", self.pick, "deploy"), *whose)
+            case "alert":
+                return ReportDenials(AccessAlert("cap_1", self.pick, 60.0), *whose)
+            case "shed":
+                return ReportShedding(*whose, (LoadShed("began", 1, "tenant"), LoadShed("ended", 2, "tenant")))
+            case "leap":
+                return RecordClockJump(self.pick, accepted=bool(self.pick % 2))
+        current = identities(world.state)
+        if not current:
+            return None
+        who = current[self.pick % len(current)]
+        reason = "call_interrupted" if self.verb == "opens" else ""
+        identity = (who.tenant_id, who.incarnation, who.service_id, who.deployment, who.epoch)
+        return ReportCircuit(*identity, self.pick, reason, 30.0)
 
 
 @frozen
@@ -407,7 +483,7 @@ _recoveries = st.builds(
 )
 _asks = st.builds(
     Ask,
-    st.sampled_from(("kill", "kill", "restart", "restart", "pause", "resume")),
+    st.sampled_from(("kill", "kill", "restart", "restart", "pause", "pause", "resume", "resume")),
     _tenant_ids,
     _service_ids,
     st.sampled_from((None, None, 0, 1, -1)),
@@ -428,7 +504,7 @@ _hardening: st.SearchStrategy[Hardening | None] = st.sampled_from((None, "off", 
 _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (10, _advances),
     (4, _observations),
-    (3, _asks),
+    (4, _asks),
     (3, st.builds(AddService, _tenant_ids, _service_ids, _specs, st.booleans(), st.booleans())),
     (
         1,
@@ -451,6 +527,26 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
         ),
     ),
     (1, st.builds(GrantRoot)),
+    (
+        2,
+        st.builds(
+            Capabilities,
+            st.sampled_from(("grant", "grant", "grant", "revoke", "revoke_attenuation", "rotate", "sweep")),
+            _picks,
+            st.integers(0, 2),
+            st.sampled_from(("tenant", "tenant", "service:calc", "secret:*")),
+            st.sampled_from((None, None, 1, 60_000_000)),
+        ),
+    ),
+    (
+        2,
+        st.builds(
+            Tell,
+            st.sampled_from(("denials", "alert", "shed", "leap", "opens", "opens", "closes", "closes")),
+            st.integers(0, 3),
+            st.sampled_from((*TENANT_IDS, "nobody")),
+        ),
+    ),
     (2, st.builds(Pass, st.sampled_from((0.0, 0.001, 1.0, 60.0)) | st.floats(0, 1e6))),
     (1, st.builds(JumpWall, st.integers(-(10**15), 10**15))),
     (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),

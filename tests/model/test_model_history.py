@@ -16,7 +16,7 @@ from model_histories import JumpWall, Move, Pass, World, histories
 from solo_trio.errors import Rejected
 from solo_trio.model import codec
 from solo_trio.model import service_reports as reports
-from solo_trio.model.record import Artifact, DropArtifact
+from solo_trio.model.record import Artifact, DropArtifact, DropKey, DropKeys, KeyRow
 from solo_trio.model.service import ServiceState, Status, count_services
 from solo_trio.model.state import KernelState, apply, fold
 
@@ -203,7 +203,8 @@ def test_every_event_says_what_it_is_about(moves: list[Move]) -> None:
         for record in world.records[before.last_id :]:
             stored = record.stored
             if stored.type.startswith("system_") or stored.tenant_id is None:
-                assert (stored.tenant_id, stored.incarnation, stored.subject) == (None, None, None)
+                assert (stored.tenant_id, stored.incarnation) == (None, None)
+                assert stored.subject is None or stored.type in ("capability_granted", "capability_revoked")
                 continue
             known_by = before if stored.type == "tenant_removed" else world.state
             assert stored.incarnation == known_by.tenants[stored.tenant_id].incarnation
@@ -223,9 +224,45 @@ def test_an_erased_incarnation_leaves_everything_else_as_it_was(moves: list[Move
         rest = replay(erased((record.stored for record in world.records), tenant.incarnation))
         assert rest.tenants == world.state.tenants.remove(tenant.tenant_id)
         assert (tenant.capability_id in world.state.capabilities) == (tenant.removal is None)
-        assert rest.capabilities == world.state.capabilities.discard(tenant.capability_id)
+        others = {key: each for key, each in world.state.capabilities.items() if each.incarnation != tenant.incarnation}
+        assert dict(rest.capabilities.items()) == others
+        others_revoked = {
+            key: each for key, each in world.state.revoked.items() if each.incarnation != tenant.incarnation
+        }
+        assert dict(rest.revoked.items()) == others_revoked
         assert (rest.last_id, rest.last_at_us) == (world.state.last_id, world.state.last_at_us)
         assert (rest.kernel_time, rest.system) == (world.state.kernel_time, world.state.system)
+
+
+@SETTINGS
+@given(histories)
+def test_the_keys_kept_are_those_of_the_capabilities_there_are(moves: list[Move]) -> None:
+    """Of what nobody has any more the key is destroyed, of all else it is there; so too across removals of tenants."""
+    world = World()
+    kept: dict[str, str] = {}
+    done = 0
+    for move in moves:
+        with suppress(Rejected):
+            world.play(move)
+        for attachment in world.draft.attachments[done:]:
+            if isinstance(attachment, KeyRow):
+                kept[attachment.key_id] = attachment.incarnation
+            elif isinstance(attachment, DropKey):
+                del kept[attachment.key_id]
+            elif isinstance(attachment, DropKeys):
+                kept = {key: incarnation for key, incarnation in kept.items() if incarnation != attachment.incarnation}
+        done = len(world.draft.attachments)
+        removing = {each.incarnation for each in world.state.tenants.values() if each.removal is not None}
+        used = {each.key_id for each in world.state.capabilities.values()}
+        assert {key for key, incarnation in kept.items() if incarnation not in removing} == used
+        for each in world.state.capabilities.values():
+            above = world.state.capabilities.get(each.parent or "")
+            if above is not None:
+                assert above.expires_at_us is None or (each.expires_at_us or 0) <= above.expires_at_us
+                assert set(above.rates) <= set(each.rates) and set(above.through) <= set(each.through)
+                assert above.right.covers(each.resource, "*")
+            elif each.parent is not None:
+                assert each.expires_at_us is not None, "only what is swept goes before what descends from it"
 
 
 @SETTINGS

@@ -24,6 +24,7 @@ PURE: Final = frozenset(
         "collections",
         "enum",
         "functools",
+        "hashlib",
         "ipaddress",
         "json",
         "math",

@@ -154,7 +154,7 @@ class TestAuthority:
 
     def test_who_embeds_the_kernel_needs_none(self) -> None:
         assert EMBEDDER.is_system
-        EMBEDDER.check(KernelState())
+        EMBEDDER.check(KernelState(), 0)
         assert not Authority("cap_1", TENANT, "inc_1").is_system
 
     def test_the_system_is_granted_one_capability_once(self) -> None:
@@ -167,7 +167,7 @@ class TestAuthority:
         assert granted is not None and (granted.capability_id, granted.tenant_id) == ("cap_root", None)
         assert driver.types(GrantSystem("cap_other", KeyRow("key_other", "", "token", b""))) == []
         assert driver.draft.attachments == (first.key,), "and no second key"
-        Authority("cap_root").check(driver.state)
+        Authority("cap_root").check(driver.state, driver.at_us)
 
     def test_a_tenants_capability_is_not_the_systems(self) -> None:
         assert system_capability(with_tenant().state) is None

@@ -35,7 +35,7 @@ PERMISSIONS: Final = frozenset().union(*SCOPED.values(), *PLAIN.values())
 def resource_pattern() -> str:
     """Of a whole resource; in a form that regular expressions of every kind read the same way."""
     names = {"service": ID_PATTERN, "secret": SECRET_NAME_PATTERN}
-    scoped = [f"{kind}:(?:\\*|{names[kind]})" for kind in SCOPED]
+    scoped = [f"{kind}:(\\*|{names[kind]})" for kind in SCOPED]
     return "|".join([*scoped, *PLAIN, TENANT, SYSTEM])
 
 

@@ -82,7 +82,7 @@ _FIELDS: Final[dict[str, Schema]] = {
         "uniqueItems": True,
     },
     "capability_id": {"pattern": "^[0-9a-f]{32}$"},
-    "resource": {"pattern": f"^(?:{resource_pattern()})$"},
+    "resource": {"pattern": f"^({resource_pattern()})$"},
     "permissions": {"items": {"type": "string", "enum": [*sorted(PERMISSIONS), ALL]}, "minItems": 1},
     "permission": {"enum": [*sorted(PERMISSIONS), ALL]},
     "ttl_s": {"exclusiveMinimum": 0, "maximum": TTL_S_MAX},

@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from typing import Final
 
 import trio
+
+SLEPT_LEAST_S: Final = 0.1
+"""Less than that is not called sleep: the two clocks are not read at one instant, and the task may have to wait between them."""
 
 
 class SystemClock:
@@ -15,15 +19,21 @@ class SystemClock:
     While the machine sleeps Trio's clock stands still; the kernel's time must not, or the wall clock leaps at each wake-up.
     """
 
+    def __init__(self) -> None:
+        self._asleep_s = _asleep_s()
+
     def wall_us(self) -> int:
         return time.time_ns() // 1_000
 
     def monotonic(self) -> float:
-        return trio.current_time() + _asleep_s()
+        asleep_s = _asleep_s()
+        if asleep_s >= self._asleep_s + SLEPT_LEAST_S:  # never less, or time would go back
+            self._asleep_s = asleep_s
+        return trio.current_time() + self._asleep_s
 
 
 def _asleep_s() -> float:
-    """How long the machine has slept since it was booted."""
+    """How long the machine has slept since it was booted; never more than that, as what has not slept is read last."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 

@@ -21,6 +21,7 @@ from attrs import evolve
 from solo_trio import __version__
 from solo_trio.errors import Faulted, JournalFailed, Rejected, SoloError
 from solo_trio.journal.audit import AUDIT_FILE, AuditLog, check_file, looking, open_audit, read_page
+from solo_trio.journal.audit_head import AUDIT_HEAD_FILE
 from solo_trio.journal.inspection import open_inspection
 from solo_trio.journal.library import driver, warning_for
 from solo_trio.journal.lock import DataLock, sync_directory
@@ -338,14 +339,17 @@ async def _audit_check(audit: AuditLog) -> Check:
 
 
 def _audit_check_offline(data: Path, master: MasterKey, keys: Sequence[KeyRow]) -> Check:
-    if not (data / AUDIT_FILE).exists():
+    there, known = (data / AUDIT_FILE).exists(), (data / AUDIT_HEAD_FILE).exists()
+    try:
+        audit_key = system_key(master, keys, AUDIT_PURPOSE).reveal()
+    except NoKey:  # it is made before the first entry is
+        if not there and not known:
+            return Check("audit", "ok", "no kernel that keeps requests has used this data directory yet")
+        return Check("audit", "failed", f"the key of {AUDIT_FILE if there else AUDIT_HEAD_FILE} is missing")
+    if not there:
         return Check(
             "audit", "warning", f"there is no {AUDIT_FILE}: what was kept of requests is lost, or nothing ever was"
         )
-    try:
-        audit_key = system_key(master, keys, AUDIT_PURPOSE).reveal()
-    except NoKey:
-        return Check("audit", "failed", f"the key of {AUDIT_FILE} is missing")
     with looking(data):
         finding = check_file(data, audit_key)
     return Check("audit", "ok" if finding.fault is None else "failed", _audit_said(finding))

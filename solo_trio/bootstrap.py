@@ -43,7 +43,7 @@ from solo_trio.model.system import StartSystem
 from solo_trio.model.tenant import tenant_of
 from solo_trio.operations.admission import Admission
 from solo_trio.operations.auditing import Auditing
-from solo_trio.operations.caller import SYSTEM_SCOPE, System
+from solo_trio.operations.caller import SYSTEM_SCOPE, System, TokenFile
 from solo_trio.operations.settings import Settings
 from solo_trio.ports import Audit
 from solo_trio.runtimes.cgroups import Cgroups, Hierarchies
@@ -66,7 +66,7 @@ from solo_trio.telemetry.machine import OwnProcess
 from solo_trio.telemetry.service_logs import ServiceLogFiles
 from solo_trio.telemetry.sources import SystemClock, SystemEntropy
 from solo_trio.vault.admin_token import ADMIN_TOKEN_FILE as ADMIN_TOKEN_FILE
-from solo_trio.vault.admin_token import write_admin_token
+from solo_trio.vault.admin_token import drop_prepared, prepare_admin_token, put_admin_token
 from solo_trio.vault.keyring import Keyring
 from solo_trio.vault.keys import MASTER_KEY_VARIABLE, MasterKey
 from solo_trio.vault.secret import Secret
@@ -137,7 +137,7 @@ async def running_system(
                     nursery.start_soon(logs.run)
                     async with assemble(parts, keyring, settings, audit) as system:
                         _write_admin_token(data, system)
-                        system = evolve(system, keep_admin_token=partial(_keep_admin_token, data))
+                        system = evolve(system, token_file=_TokenFile(data))
                         yield system
                     nursery.cancel_scope.cancel()
         finally:
@@ -146,8 +146,18 @@ async def running_system(
             await _close(journal, telemetry)
 
 
-async def _keep_admin_token(data: Path, token: Secret) -> None:
-    await trio.to_thread.run_sync(write_admin_token, data, token)
+class _TokenFile(TokenFile):
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    async def prepare(self, token: Secret) -> None:
+        await trio.to_thread.run_sync(prepare_admin_token, self._data, token)
+
+    async def put(self, token: Secret) -> None:
+        await trio.to_thread.run_sync(put_admin_token, self._data, token)
+
+    async def drop(self) -> None:
+        await trio.to_thread.run_sync(drop_prepared, self._data)
 
 
 async def rotate_token(data: Path, tenant_id: str | None, *, keep: bool, key_command: Sequence[str] = ()) -> Secret:
@@ -171,14 +181,17 @@ async def rotate_token(data: Path, tenant_id: str | None, *, keep: bool, key_com
             incarnation = None if tenant is None else tenant.incarnation
             key = keyring.new_key(incarnation or SYSTEM_SCOPE)
             command = RotateToken(tenant_id, incarnation, keyring.new_id(), key, keep)
-            now = KernelTime(clock, state.last_at_us, state.kernel_time).now(state.last_at_us, state.kernel_time)
+            time = KernelTime(clock, state.last_at_us, state.kernel_time, suspect=state.system.clock_held)
+            now = time.now(state.last_at_us, state.kernel_time)
             draft, capability_id = stage(Draft(state), Submission(command), now)
-            await journal.append([record.stored for record in draft.records], draft.attachments, reserved=True)
             token = keyring.mint(key.key_id, capability_id)
+            if tenant_id is None:
+                await trio.to_thread.run_sync(prepare_admin_token, data, token)
+            await journal.append([record.stored for record in draft.records], draft.attachments, reserved=True)
+            if tenant_id is None:
+                await trio.to_thread.run_sync(put_admin_token, data, token)
         finally:
             await _close(journal, telemetry)
-        if tenant_id is None:
-            write_admin_token(data, token)
         return token
 
 
@@ -479,8 +492,14 @@ def rotate_master_key(data: Path, new_key_file: Path | None = None, key_command:
 def _write_admin_token(data: Path, system: System) -> None:
     """The system's token, for whoever may read the data directory; written again if it is missing, or is an old one."""
     capability = system_capability(system.core.loop.state)
-    if capability is not None:
-        write_admin_token(data, system.keyring.mint(capability.key_id, capability.capability_id))
+    if capability is None:
+        return
+    try:
+        put_admin_token(data, system.keyring.mint(capability.key_id, capability.capability_id))
+    except Faulted as error:
+        if not (data / ADMIN_TOKEN_FILE).exists():
+            raise  # nobody could use it
+        system.core.telemetry.note("the file with the system's token is not what it should be", error=error.detail)
 
 
 def _sandboxing(data: Path, settings: Settings) -> Sandboxing:

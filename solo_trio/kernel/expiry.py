@@ -17,13 +17,11 @@ SWEEP_INTERVAL_S: Final = 60.0
 
 
 async def run(core: Surroundings) -> None:
-    told = False
     while True:
         held_s = core.loop.held_s
         try:
-            if held_s and not told:
+            if bool(held_s) != core.loop.state.system.clock_held:
                 await core.loop.report(Submission(RecordClockJump(held_s)))
-            told = bool(held_s)
             while await core.loop.report(Submission(SweepExpired())):
                 pass
         except SoloError as error:

@@ -10,10 +10,11 @@ from solo_trio.ports import Clock
 class KernelTime:
     """`at_us` and `kernel_time` are those of the newest event; neither ever goes back, also not across restarts."""
 
-    def __init__(self, clock: Clock, at_us: int, kernel_time: float) -> None:
+    def __init__(self, clock: Clock, at_us: int, kernel_time: float, *, suspect: bool = False) -> None:
+        """`suspect`: the wall clock was not believed when the life before ended."""
         self._clock = clock
         self._base = kernel_time - clock.monotonic()
-        self._seen = Seen(at_us, clock.monotonic())
+        self._seen = Seen(at_us, clock.monotonic(), suspect=suspect)
 
     @property
     def held_s(self) -> float:

@@ -74,7 +74,7 @@ class Loop:
         self._telemetry = telemetry
         self._seen: Seen = HashTrieMap()
         self._send, self._receive = trio.open_memory_channel[_Waiting](QUEUE_SUBMISSIONS_MAX)
-        self._time = KernelTime(clock, state.last_at_us, state.kernel_time)
+        self._time = KernelTime(clock, state.last_at_us, state.kernel_time, suspect=state.system.clock_held)
         self._stopped: SoloError | None = None
         self.refusing = False
         """Only the kernel itself is served any more."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
+from rpds import HashTrieMap
 
 from solo_trio.errors import Rejected
 from solo_trio.model.caveat import NONE, Caveats, Rate, read_caveats
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
 
 CAPABILITIES_PER_TENANT_MAX: Final = 20_000
-REVOKED_PER_TENANT_MAX: Final = 20_000
-"""Attenuations that were revoked by themselves and have not expired."""
+REVOKED_MAX: Final = 10_000
+"""Attenuations of one capability's tokens that were revoked by themselves and have not expired."""
+CHAIN_MAX: Final = 64
+"""Of attenuations and rates that a capability has from all those above it."""
 
 
 @frozen
@@ -41,18 +44,12 @@ class Capability:
     expires_at_us: int | None = None
     rates: tuple[Rate, ...] = ()
     metadata: dict[str, Any] = field(factory=dict)
+    revoked: HashTrieMap[str, int] = field(factory=HashTrieMap)
+    """Attenuations of its tokens that were revoked by themselves -> when every token with it has expired (0: never)."""
 
     @property
     def right(self) -> Right:
         return Right(self.resource, frozenset(self.permissions))
-
-
-@frozen
-class RevokedAttenuation:
-    """An attenuation that was revoked by itself; forgotten when every token with it has expired (None: never)."""
-
-    incarnation: str | None
-    expires_at_us: int | None
 
 
 @frozen
@@ -83,7 +80,7 @@ class Authority:
         if held is None or held.incarnation != self.incarnation:
             return False
         expires = self.expires_at_us(state)
-        return (expires is None or at_us < expires) and not any(each in state.revoked for each in self.caveats.ids)
+        return (expires is None or at_us < expires) and not any(each in held.revoked for each in self.caveats.ids)
 
     def allows(self, state: KernelState, resource: str, permission: str) -> bool:
         """Whether it has `permission` of `resource`, as far as rights go; time and revocation are `check`'s."""
@@ -115,6 +112,12 @@ class Authority:
 
 
 EMBEDDER = Authority()
+NONE_HELD: Final[HashTrieMap[str, str]] = HashTrieMap()
+
+
+def of_tenant(state: KernelState, incarnation: str | None) -> Iterable[Capability]:
+    """The capabilities of one tenant (None: the system's), in no order."""
+    return (state.capabilities[name] for name in state.held.get(incarnation or "", NONE_HELD))
 
 
 @frozen
@@ -127,18 +130,18 @@ class Grantor:
     capability_id: str
     words: tuple[str, ...] = ()
 
-    def authority(self, tenant_id: str, incarnation: str) -> Authority:
+    def authority(self, state: KernelState) -> Authority | None:
+        """None once the capability is gone."""
+        held = state.capabilities.get(self.capability_id)
         caveats = read_caveats(self.words, self.capability_id)
         assert caveats is not None, "only what was understood is recorded"
-        return Authority(self.capability_id, tenant_id, incarnation, caveats)
+        return None if held is None else Authority(self.capability_id, held.tenant_id, held.incarnation, caveats)
 
 
 def has_all(state: KernelState, authority: Authority) -> bool:
     """Whether it is the tenant's or the system's own token, never narrowed, or the embedding application."""
     held = state.capabilities.get(authority.capability_id or "")
-    return authority.capability_id is None or (
-        held is not None and held.parent is None and not authority.caveats.words
-    )
+    return authority.capability_id is None or (held is not None and held.parent is None and not authority.caveats.words)
 
 
 def grantor_of(state: KernelState, authority: Authority) -> Grantor | None:
@@ -174,12 +177,15 @@ def earliest(one: int | None, other: int | None) -> int | None:
 
 def descendants(state: KernelState, capability_ids: Iterable[str]) -> frozenset[str]:
     """These capabilities and all that were granted with them, and with those."""
-    children: dict[str, list[str]] = {}
-    for each in state.capabilities.values():
-        if each.parent is not None:
-            children.setdefault(each.parent, []).append(each.capability_id)
-    found: set[str] = set()
     waiting = [name for name in capability_ids if name in state.capabilities]
+    tenants = {state.capabilities[name].incarnation or "" for name in waiting}
+    if "" in tenants:  # the system grants in every tenant; a tenant in its own only
+        tenants = set(state.held)
+    children: dict[str, list[str]] = {}
+    for whose in tenants:
+        for name, parent in state.held.get(whose, NONE_HELD).items():
+            children.setdefault(parent, []).append(name)
+    found: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name not in found:
@@ -191,7 +197,8 @@ def descendants(state: KernelState, capability_ids: Iterable[str]) -> frozenset[
 def with_one_more(state: KernelState, capability: Capability) -> KernelState:
     capabilities = state.capabilities.insert(capability.capability_id, capability)
     whose = capability.incarnation or ""
-    return evolve(state, capabilities=capabilities, held=state.held.insert(whose, state.held.get(whose, 0) + 1))
+    own = state.held.get(whose, NONE_HELD).insert(capability.capability_id, capability.parent or "")
+    return evolve(state, capabilities=capabilities, held=state.held.insert(whose, own))
 
 
 def without(state: KernelState, capability_ids: Iterable[str]) -> KernelState:
@@ -202,8 +209,8 @@ def without(state: KernelState, capability_ids: Iterable[str]) -> KernelState:
             continue
         capabilities = capabilities.remove(each)
         whose = capability.incarnation or ""
-        left = held[whose] - 1
-        held = held.insert(whose, left) if left else held.remove(whose)
+        left = held[whose].remove(each)
+        held = held.insert(whose, left) if len(left) else held.remove(whose)
     return evolve(state, capabilities=capabilities, held=held)
 
 

@@ -10,11 +10,14 @@ from attrs import field, frozen
 from solo_trio.errors import Rejected
 from solo_trio.model.capability import (
     CAPABILITIES_PER_TENANT_MAX,
-    REVOKED_PER_TENANT_MAX,
+    CHAIN_MAX,
+    NONE_HELD,
+    REVOKED_MAX,
     Authority,
     Capability,
     descendants,
     may_handle,
+    of_tenant,
     system_capability,
 )
 from solo_trio.model.capability_events import (
@@ -22,6 +25,7 @@ from solo_trio.model.capability_events import (
     CapabilityGranted,
     CapabilityRevoked,
     TokenRotated,
+    revoked_with,
 )
 from solo_trio.model.caveat import Rate
 from solo_trio.model.event import Decision, Now, Proposed
@@ -86,20 +90,27 @@ class Grant:
                 "permission_denied",
                 f"the credential does not have {', '.join(beyond)} of {self.resource}: it cannot grant that",
             )
-        if state.held.get(self.incarnation or "", 0) >= CAPABILITIES_PER_TENANT_MAX:
+        if len(state.held.get(self.incarnation or "", NONE_HELD)) >= CAPABILITIES_PER_TENANT_MAX:
             raise Rejected("quota_exceeded", f"revoke some capabilities: there are {CAPABILITIES_PER_TENANT_MAX}")
-        parent = state.capabilities.get(grantor.capability_id or "")
+        parent = state.capabilities.get(grantor.capability_id or self._own(state))
         if _depth(state, parent) >= DEPTH_MAX:
             raise Rejected("quota_exceeded", f"a capability is at most {DEPTH_MAX} grants away from the tenant's own")
+        through = _through(parent, grantor)
+        rates = grantor.rates(state) + (() if self.rate is None else (self.rate,))
+        if len(through) > CHAIN_MAX or len(rates) > CHAIN_MAX:
+            raise Rejected(
+                "quota_exceeded",
+                f"a capability has at most {CHAIN_MAX} caveats and rates of those above it: grant sooner",
+            )
         granted = CapabilityGranted(
             self.capability_id,
             self._key_id(state),
             self.resource,
             tuple(sorted(right.permissions)),
             None if parent is None else parent.capability_id,
-            _through(parent, grantor),
+            through,
             self._expires(state, now),
-            grantor.rates(state) + (() if self.rate is None else (self.rate,)),
+            rates,
             self.metadata,
         )
         return Decision(
@@ -119,6 +130,11 @@ class Grant:
             )
         return expires
 
+    def _own(self, state: KernelState) -> str:
+        """What the embedding application grants with: the tenant's own, or the system's."""
+        tenant = state.tenants.get(self.tenant_id or "")
+        return (state.system.capability_id or "") if tenant is None else tenant.capability_id
+
     def _key_id(self, state: KernelState) -> str:
         if self.tenant_id is None:
             own = system_capability(state)
@@ -133,7 +149,7 @@ class Grant:
 
 @frozen
 class Revoke:
-    """Revoke a capability with all that descend from it, or an attenuation. The reply is how many capabilities went.
+    """Revoke a capability with all that descend from it. The reply is how many went.
 
     Raises `Rejected("capability_not_found")` for what `by` does not see.
     """
@@ -143,42 +159,52 @@ class Revoke:
     incarnation: str | None
     tenant_id: str | None
     by: Authority
-    capability_id: str | None
-    attenuation_id: str | None = None
-    expires_at_us: int | None = None
+    capability_id: str
 
     def decide(self, state: KernelState, now: Now) -> Decision:
-        if self.attenuation_id is not None:
-            return self._attenuation(state, self.attenuation_id)
-        capability = find_capability(state, self.incarnation, self.capability_id or "")
+        capability = find_capability(state, self.incarnation, self.capability_id)
         if not may_handle(state, self.by, capability):
             raise _not_found()
         if capability.parent is None:
             raise Rejected(
                 "permission_denied", "this is the tenant's own: rotate its token instead, or remove the tenant"
             )
-        gone = tuple(sorted(descendants(state, [capability.capability_id])))
-        return self._revoked(state, CapabilityRevoked(gone, None, None), capability.capability_id)
-
-    def _attenuation(self, state: KernelState, attenuation_id: str) -> Decision:
-        if attenuation_id in state.revoked:
-            return Decision(reply=0)
-        known = sum(1 for each in state.revoked.values() if each.incarnation == self.incarnation)
-        if known >= REVOKED_PER_TENANT_MAX:
-            raise Rejected("quota_exceeded", "revoke the capability itself: too many of its attenuations are revoked")
-        through = [
-            each.capability_id
-            for each in state.capabilities.values()
-            if attenuation_id in each.through and each.incarnation == self.incarnation
-        ]
-        gone = tuple(sorted(descendants(state, through)))
-        return self._revoked(state, CapabilityRevoked(gone, attenuation_id, self.expires_at_us), attenuation_id)
-
-    def _revoked(self, state: KernelState, event: CapabilityRevoked, subject: str) -> Decision:
+        gone = revoked_with(state, capability.capability_id, None)
+        revoked = CapabilityRevoked(capability.capability_id, None, None, len(gone))
         return Decision(
-            (Proposed(event, self.tenant_id, self.incarnation, subject),),
-            _unused_keys(state, event.capability_ids),
-            reply=len(event.capability_ids),
+            (Proposed(revoked, self.tenant_id, self.incarnation, capability.capability_id),),
+            _unused_keys(state, gone),
+            reply=len(gone),
+        )
+
+
+@frozen
+class RevokeAttenuation:
+    """Revoke one attenuation of a capability's tokens, with all that was granted through it. The reply is how many that were.
+
+    Whoever has a token of it may, so this has no claim to the space that is held back on a full disk.
+    """
+
+    RESERVED: ClassVar[bool] = False
+
+    incarnation: str | None
+    tenant_id: str | None
+    capability_id: str
+    attenuation_id: str
+    expires_at_us: int | None
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        capability = find_capability(state, self.incarnation, self.capability_id)
+        if self.attenuation_id in capability.revoked:
+            return Decision(reply=0)
+        if len(capability.revoked) >= REVOKED_MAX:
+            raise Rejected("quota_exceeded", "revoke the capability itself: too many of its attenuations are revoked")
+        gone = revoked_with(state, self.capability_id, self.attenuation_id)
+        revoked = CapabilityRevoked(self.capability_id, self.attenuation_id, self.expires_at_us, len(gone))
+        return Decision(
+            (Proposed(revoked, self.tenant_id, self.incarnation, self.capability_id),),
+            _unused_keys(state, gone),
+            reply=len(gone),
         )
 
 
@@ -189,33 +215,31 @@ class SweepExpired:
     RESERVED: ClassVar[bool] = False
 
     def decide(self, state: KernelState, now: Now) -> Decision:
-        expired = [
-            each.capability_id
-            for each in state.capabilities.values()
-            if each.expires_at_us is not None and each.expires_at_us <= now.at_us
-        ]
-        over = [
-            each
-            for each, revoked in state.revoked.items()
-            if revoked.expires_at_us is not None and revoked.expires_at_us <= now.at_us
-        ]
+        expired: list[str] = []
+        over: list[tuple[str, str]] = []
+        for each in state.capabilities.values():
+            if each.expires_at_us is not None and each.expires_at_us <= now.at_us:
+                expired.append(each.capability_id)
+            elif len(each.revoked):
+                over += [(each.capability_id, name) for name, at_us in each.revoked.items() if 0 < at_us <= now.at_us]
         if not (expired or over):
             return Decision(reply=False)
         # What descends from it has expired too, for nobody grants for longer; the order of a map must not reach the log.
-        groups: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
-        swept = sorted(expired)[:SWEEP_IDS_MAX]
-        for each in swept:
-            capability = state.capabilities[each]
-            key = (capability.tenant_id or "", capability.incarnation or "")
-            groups.setdefault(key, ([], []))[0].append(each)
-        names = {tenant.incarnation: tenant.tenant_id for tenant in state.tenants.values()}
-        for each in sorted(over)[:SWEEP_IDS_MAX]:
-            incarnation = state.revoked[each].incarnation or ""
-            groups.setdefault((names.get(incarnation, ""), incarnation), ([], []))[1].append(each)
+        swept, forgotten = sorted(expired)[:SWEEP_IDS_MAX], sorted(over)[:SWEEP_IDS_MAX]
+        groups: dict[tuple[str, str], tuple[list[str], list[tuple[str, str]]]] = {}
+
+        def group(capability_id: str) -> tuple[list[str], list[tuple[str, str]]]:
+            capability = state.capabilities[capability_id]
+            return groups.setdefault((capability.tenant_id or "", capability.incarnation or ""), ([], []))
+
+        for name in swept:
+            group(name)[0].append(name)
+        for pair in forgotten:
+            group(pair[0])[1].append(pair)
         return Decision(
             tuple(
-                Proposed(CapabilityExpired(tuple(ids), tuple(attenuations)), tenant_id or None, incarnation or None)
-                for (tenant_id, incarnation), (ids, attenuations) in sorted(groups.items())
+                Proposed(CapabilityExpired(tuple(ids), tuple(pairs)), tenant_id or None, incarnation or None)
+                for (tenant_id, incarnation), (ids, pairs) in sorted(groups.items())
             ),
             _unused_keys(state, swept),
             reply=True,
@@ -274,8 +298,9 @@ def _not_found() -> Rejected:
 def _unused_keys(state: KernelState, gone: Iterable[str]) -> tuple[DropKey, ...]:
     """The keys that no capability is made with once these are gone."""
     without = frozenset(gone)
-    left = {each.key_id for each in state.capabilities.values() if each.capability_id not in without}
-    return tuple(DropKey(each) for each in sorted({state.capabilities[each].key_id for each in without} - left))
+    tenants = {state.capabilities[name].incarnation for name in without}
+    left = {each.key_id for whose in tenants for each in of_tenant(state, whose) if each.capability_id not in without}
+    return tuple(DropKey(key) for key in sorted({state.capabilities[name].key_id for name in without} - left))
 
 
 def _through(parent: Capability | None, grantor: Authority) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def check_right(resource: str, permissions: Iterable[str]) -> Right:
     if unknown:
         raise Rejected(
             "invalid_field",
-            f"{resource} has no permission {', '.join(sorted(each[:40] for each in unknown))};"
+            f"{resource} has no permission {', '.join(sorted(_shown(each) for each in unknown))};"
             f" it has {', '.join(sorted(allowed))}, and '*' for all of them",
         )
     return Right(resource, held)
@@ -99,3 +99,8 @@ def check_resource(resource: str) -> str:
 def permissions_of(resource: str) -> frozenset[str]:
     kind = resource.partition(":")[0]
     return SCOPED.get(kind) or PLAIN.get(kind) or PERMISSIONS
+
+
+def _shown(word: str) -> str:
+    """What a request named, in an answer: short, and nothing in it that a terminal obeys."""
+    return ascii(word[:40])[1:-1]

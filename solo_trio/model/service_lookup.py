@@ -33,8 +33,8 @@ def demand_of_service(
         raise Rejected("permission_denied", f"'{service_id}' is no longer what it was: it may do nothing any more")
     if service.grantor is None:
         return
-    authority = service.grantor.authority(tenant.tenant_id, tenant.incarnation)
-    if not (authority.holds(state, now.at_us) and authority.allows(state, resource, permission)):
+    authority = service.grantor.authority(state)
+    if authority is None or not (authority.holds(state, now.at_us) and authority.allows(state, resource, permission)):
         raise Rejected(
             "permission_denied",
             f"'{service_id}' was deployed with a credential that does not have '{permission}' of {resource}, or no longer",

@@ -96,7 +96,9 @@ class Deploy:
         check_dependencies(tenant.services, self.service_id, self.spec.depends_on)
         version = 1 if existing is None else existing.versions_made + 1
         replaces = None if existing is None else existing.deployment
-        intent = ev.ServiceDeploymentStarted(self.spec, self.spec.digest, version, replaces, grantor_of(state, self.authority))
+        intent = ev.ServiceDeploymentStarted(
+            self.spec, self.spec.digest, version, replaces, grantor_of(state, self.authority)
+        )
         attachments = (Artifact(self.spec.digest, self.source),) if self.spec.entry == "source" else ()
         event_id = state.last_id + 1
         return Decision(

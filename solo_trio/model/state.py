@@ -12,7 +12,7 @@ from attrs import field, frozen
 from rpds import HashTrieMap
 
 from solo_trio.errors import KernelBug
-from solo_trio.model.capability import Capability, RevokedAttenuation
+from solo_trio.model.capability import Capability
 from solo_trio.model.event import Record
 from solo_trio.model.evolving import evolve
 from solo_trio.model.record import StoredEvent
@@ -32,10 +32,8 @@ class KernelState:
     system: SystemState = field(factory=SystemState)
     tenants: HashTrieMap[str, TenantState] = field(factory=HashTrieMap)
     capabilities: HashTrieMap[str, Capability] = field(factory=HashTrieMap)
-    held: HashTrieMap[str, int] = field(factory=HashTrieMap)
-    """How many capabilities there are of each tenant, by its incarnation ("": of the system)."""
-    revoked: HashTrieMap[str, RevokedAttenuation] = field(factory=HashTrieMap)
-    """By the attenuation's id."""
+    held: HashTrieMap[str, HashTrieMap[str, str]] = field(factory=HashTrieMap)
+    """By a tenant's incarnation ("": the system): which capabilities are its, and the parent of each ("": none)."""
     removed: Tombstones = field(factory=Tombstones)
     sources: HashTrieMap[str, int] = field(factory=HashTrieMap)
     """How many services have the source of a digest: at none, it is dropped from the journal."""

@@ -38,6 +38,8 @@ class SystemState:
     """Why services are held back."""
     capability_id: str | None = None
     """The system's own, once there is one."""
+    clock_held: bool = False
+    """The wall clock leapt ahead and is not believed."""
 
     @property
     def short_lives_now(self) -> int:
@@ -93,6 +95,7 @@ class SystemStarted(Event):
             short_lives=state.system.short_lives_now,
             hold=self.hold,
             capability_id=state.system.capability_id,
+            clock_held=state.system.clock_held,
         )
         return evolve(started, system=system)
 
@@ -194,14 +197,14 @@ class StartSystem:
 class ClockJump(Event):
     """The wall clock leapt ahead by `ahead_s`, further than a clock does that is right: the kernel goes on with its own time.
 
-    `accepted`: the operator said that the wall clock is right; from here on it counts.
+    `accepted`: the operator said that the wall clock is right; from here on it counts. 0 seconds: it was set right again.
     """
 
     ahead_s: float
     accepted: bool
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
-        return state
+        return evolve(state, system=evolve(state.system, clock_held=self.ahead_s > 0 and not self.accepted))
 
 
 @frozen

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
-from solo_trio.model.capability import without
+from solo_trio.model.capability import of_tenant, without
 from solo_trio.model.event import Decision, Event, Now, Proposed, event
 from solo_trio.model.evolving import evolve
 from solo_trio.model.record import DropIdempotency, DropKeys, DropSecrets, StoredEvent
@@ -118,10 +118,5 @@ def _expected(state: KernelState, stamp: StoredEvent) -> TenantState:
 
 
 def _without_rights(state: KernelState, incarnation: str) -> KernelState:
-    """With no capability of the incarnation left, nor what was revoked of one."""
-    gone = [each.capability_id for each in state.capabilities.values() if each.incarnation == incarnation]
-    state, revoked = without(state, gone), state.revoked
-    for attenuation_id, attenuation in state.revoked.items():
-        if attenuation.incarnation == incarnation:
-            revoked = revoked.remove(attenuation_id)
-    return evolve(state, revoked=revoked)
+    """With no capability of the incarnation left."""
+    return without(state, [each.capability_id for each in of_tenant(state, incarnation)])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
@@ -38,8 +37,20 @@ SYSTEM_SCOPE: Final = "system"
 _NAMED: Final = re.compile(r"\{(\w+)\}")
 
 
-async def _keep_nowhere(token: Secret) -> None:
-    await trio.lowlevel.checkpoint()
+class TokenFile:
+    """Where the system's own token is kept for whoever may read the data directory; here, nowhere."""
+
+    async def prepare(self, token: Secret) -> None:
+        """Keep what may become the token. Raises `Faulted("data_unwritable")`."""
+        await trio.lowlevel.checkpoint()
+
+    async def put(self, token: Secret) -> None:
+        """It is the token from now on. Raises `Faulted("data_unwritable")`."""
+        await trio.lowlevel.checkpoint()
+
+    async def drop(self) -> None:
+        """What was prepared did not become the token."""
+        await trio.lowlevel.checkpoint()
 
 
 @frozen
@@ -52,8 +63,7 @@ class System:
     admission: Admission
     environments: Environments | None = None
     audit: Auditing = field(factory=Auditing)
-    keep_admin_token: Callable[[Secret], Awaitable[None]] = field(default=_keep_nowhere)
-    """Where the system's own token is kept for whoever may read the data directory."""
+    token_file: TokenFile = field(factory=TokenFile)
 
 
 @frozen

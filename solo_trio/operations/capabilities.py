@@ -9,8 +9,8 @@ from attrs import frozen
 
 from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.staging import Repeated
-from solo_trio.model.capability import Authority, Capability, earliest, may_handle
-from solo_trio.model.capability_requests import Grant, Revoke, find_capability
+from solo_trio.model.capability import Authority, Capability, earliest, may_handle, of_tenant
+from solo_trio.model.capability_requests import Grant, Revoke, RevokeAttenuation, find_capability
 from solo_trio.model.caveat import ATTENUATION_ID, Rate, check_rate, links, read_caveats, write_caveats
 from solo_trio.model.instant import LATEST_US, rfc3339
 from solo_trio.model.record import EventQuery
@@ -102,10 +102,8 @@ async def list_capabilities(caller: Caller, given: ListCapabilitiesInput) -> Ans
     state, authority = caller.core.loop.state, caller.authority
     found = sorted(
         each.capability_id
-        for each in state.capabilities.values()
-        if each.incarnation == caller.incarnation
-        and (given.cursor is None or each.capability_id > given.cursor)
-        and may_handle(state, authority, each)
+        for each in of_tenant(state, caller.incarnation)
+        if (given.cursor is None or each.capability_id > given.cursor) and may_handle(state, authority, each)
     )
     page = [capability_view(state.capabilities[each]) for each in found[:limit]]
     return Answer({"capabilities": page, "next": found[limit - 1] if len(found) > limit else None})
@@ -152,12 +150,14 @@ async def revoke_token(caller: Caller, given: RevokeTokenInput) -> Answer:
     Whoever holds a token may do that with it.
     """
     capability, authority = _known(caller, given.token)
-    command = Revoke(caller.incarnation, caller.tenant_id, authority, capability.capability_id)
     attenuation_id = authority.caveats.ids[-1] if authority.caveats.ids else None
-    if attenuation_id is not None:
+    if attenuation_id is None:
+        await caller.submit(Revoke(caller.incarnation, caller.tenant_id, authority, capability.capability_id))
+    else:
         expires = earliest(capability.expires_at_us, authority.caveats.expires_at_us)
-        command = Revoke(caller.incarnation, caller.tenant_id, authority, None, attenuation_id, expires_at_us=expires)
-    await caller.submit(command)
+        await caller.submit(
+            RevokeAttenuation(caller.incarnation, caller.tenant_id, capability.capability_id, attenuation_id, expires)
+        )
     return Answer({"id": attenuation_id or capability.capability_id, "revoked": 1})
 
 

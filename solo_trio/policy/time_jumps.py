@@ -14,6 +14,8 @@ JUMP_S_MAX: Final = 300.0
 """What a clock may be ahead of where it should be while the kernel runs."""
 DOWNTIME_S_MAX: Final = 366 * 86_400.0
 """The same between two lives of a kernel: for so long one may have been switched off."""
+DOWNTIME_HELD_S_MAX: Final = 86_400.0
+"""The same where the clock was not believed when the last life ended: another start must not be what accepts it."""
 
 
 @frozen
@@ -27,19 +29,26 @@ class Seen:
     at_us: int
     monotonic: float
     first: bool = True
+    suspect: bool = False
+    """The clock was not believed when the life before ended."""
     held_s: float = 0.0
 
     def read(self, wall_us: int, monotonic: float) -> Seen:
         """What is believed after this reading; `at_us` never decreases."""
-        if wall_us < self.at_us:  # kept as it is: once it is set right again, that is no leap
-            return evolve(self, held_s=0.0)
         elapsed_s = max(0.0, monotonic - self.monotonic)
         should_us = self.at_us + round(elapsed_s * 1_000_000)
         ahead_s = (wall_us - should_us) / 1_000_000
-        if self.at_us and ahead_s > (DOWNTIME_S_MAX if self.first else JUMP_S_MAX):
-            return Seen(should_us, monotonic, self.first, ahead_s)
+        if self.at_us and ahead_s > self._bound_s():
+            return evolve(self, at_us=should_us, monotonic=monotonic, held_s=ahead_s)
+        if wall_us < self.at_us:  # set back: time goes on from where it was, or what is to end would last longer
+            return evolve(self, at_us=should_us, monotonic=monotonic, held_s=0.0)
         return Seen(wall_us, monotonic, first=False)
+
+    def _bound_s(self) -> float:
+        if not self.first:
+            return JUMP_S_MAX
+        return DOWNTIME_HELD_S_MAX if self.suspect else DOWNTIME_S_MAX
 
     def accept(self, wall_us: int, monotonic: float) -> Seen:
         """The operator says that the wall clock is right."""
-        return evolve(self, at_us=max(self.at_us, wall_us), monotonic=monotonic, first=False, held_s=0.0)
+        return Seen(max(self.at_us, wall_us), monotonic, first=False)

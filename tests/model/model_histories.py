@@ -18,7 +18,7 @@ from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.staging import Command
 from solo_trio.model import service_requests as requests
 from solo_trio.model.capability import Authority, Capability
-from solo_trio.model.capability_requests import Grant, GrantSystem, Revoke, RotateToken, SweepExpired
+from solo_trio.model.capability_requests import Grant, GrantSystem, Revoke, RevokeAttenuation, RotateToken, SweepExpired
 from solo_trio.model.caveat import Rate, read_caveats, write_caveats
 from solo_trio.model.checkpoint import RecordCheckpoint
 from solo_trio.model.denial import AccessAlert, CapabilityDenied, ReportDenials
@@ -155,7 +155,7 @@ class Capabilities(Move):
         if self.verb == "revoke" or not caveats.ids:
             return Revoke(incarnation, tenant_id, authority, capability.capability_id)
         ends = authority.expires_at_us(world.state) if self.ttl_us is None else world.now().at_us + self.ttl_us
-        return Revoke(incarnation, tenant_id, authority, None, caveats.ids[-1], ends)
+        return RevokeAttenuation(incarnation, tenant_id, capability.capability_id, caveats.ids[-1], ends)
 
 
 @frozen

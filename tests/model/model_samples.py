@@ -61,7 +61,7 @@ SAMPLES: Final[dict[str, Event]] = {
     for sample in (
         AccessAlert("cap_1", 100, 60.0),
         CapabilityDenied("permission_denied", 3, "deploy"),
-        CapabilityExpired(("cap_1", "cap_2"), (ATTENUATION,)),
+        CapabilityExpired(("cap_1", "cap_2"), (("cap_3", ATTENUATION),)),
         CapabilityGranted(
             "cap_1",
             "key_1",
@@ -73,7 +73,7 @@ SAMPLES: Final[dict[str, Event]] = {
             (Rate("cap_1", 0.5, 10.0),),
             {"for": "\u00fc", "of": [1, None]},
         ),
-        CapabilityRevoked(("cap_1", "cap_2"), ATTENUATION, 1_700_000_000_000_000),
+        CapabilityRevoked("cap_1", ATTENUATION, 1_700_000_000_000_000, count=2),
         CircuitClosed(7, 3),
         CircuitOpened(7, 3, failures=5, reason="call_interrupted", open_s=30.0),
         CheckpointWritten(event_id=10_000, size_bytes=4_096),

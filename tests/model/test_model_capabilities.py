@@ -14,12 +14,19 @@ from solo_trio.model import capability_requests
 from solo_trio.model.capability import (
     EMBEDDER,
     Authority,
-    RevokedAttenuation,
     descendants,
     may_handle,
     system_capability,
 )
-from solo_trio.model.capability_requests import Grant, GrantSystem, Revoke, RotateToken, SweepExpired, find_capability
+from solo_trio.model.capability_requests import (
+    Grant,
+    GrantSystem,
+    Revoke,
+    RevokeAttenuation,
+    RotateToken,
+    SweepExpired,
+    find_capability,
+)
 from solo_trio.model.caveat import Caveats, Rate, read_caveats, write_caveats
 from solo_trio.model.record import DropKey, KeyRow
 from solo_trio.model.service_requests import Deploy
@@ -40,6 +47,14 @@ def narrowed(authority: Authority, number: int = 1, **more: Any) -> Authority:
     caveats = read_caveats(words, authority.capability_id or "")
     assert caveats is not None
     return evolve(authority, caveats=caveats)
+
+
+def attenuation_of(authority: Authority, expires_at_us: int | None = None) -> RevokeAttenuation:
+    """To revoke the last one that the token has."""
+    assert authority.capability_id is not None
+    return RevokeAttenuation(
+        authority.incarnation, authority.tenant_id, authority.capability_id, authority.caveats.ids[-1], expires_at_us
+    )
 
 
 class Story(Driver):
@@ -64,8 +79,7 @@ class Story(Driver):
         return int(self.reply)
 
     def revoke_attenuation(self, authority: Authority, expires_at_us: int | None = None) -> int:
-        link = authority.caveats.ids[-1]
-        self.submit(Submission(Revoke(INC, TENANT, authority, None, link, expires_at_us), OWN))
+        self.submit(Submission(attenuation_of(authority, expires_at_us), OWN))
         return int(self.reply)
 
     def refused(self, command: Command, by: Authority = EMBEDDER) -> str:
@@ -266,7 +280,7 @@ class TestRevoke:
         forged = narrowed(child, 7)
         elsewhere = narrowed(Authority("cap_2", "blau", "inc_2"), 7)
         story.revoke_attenuation(forged)
-        story.submit(Submission(Revoke("inc_2", "blau", elsewhere, None, elsewhere.caveats.ids[-1])))
+        story.submit(Submission(attenuation_of(elsewhere)))
         assert not story.holds(forged) and not story.holds(elsewhere)
         assert story.holds(child) and story.holds(parent)
 
@@ -321,10 +335,10 @@ class TestRevoke:
             assert story.refused(command) == "capability_not_found"
 
     def test_only_so_many_attenuations(self, story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(capability_requests, "REVOKED_PER_TENANT_MAX", 1)
+        monkeypatch.setattr(capability_requests, "REVOKED_MAX", 1)
         story.revoke_attenuation(narrowed(OWN, 1))
         last = narrowed(OWN, 2)
-        assert story.refused(Revoke(INC, TENANT, last, None, last.caveats.ids[-1]), OWN) == "quota_exceeded"
+        assert story.refused(attenuation_of(last), OWN) == "quota_exceeded"
         assert story.revoke_attenuation(narrowed(OWN, 1)) == 0, "one that is known is no more"
 
     def test_it_holds_in_the_same_batch(self, story: Story, family: dict[str, Authority]) -> None:
@@ -385,7 +399,7 @@ class TestSweep:
         story.revoke_attenuation(lasting)
         story.pass_time(1.0)
         story.do(SweepExpired())
-        assert dict(story.state.revoked) == {lasting.caveats.ids[-1]: RevokedAttenuation(INC, None)}
+        assert dict(story.state.capabilities["cap_1"].revoked) == {lasting.caveats.ids[-1]: 0}
         assert not story.holds(brief) and not story.holds(lasting)
         story.check()
 
@@ -481,4 +495,66 @@ def test_descendants_are_those_of_all_that_are_named(story: Story, family: dict[
 def test_authority_is_of_its_incarnation(story: Story) -> None:
     for wrong in (Authority("cap_1", TENANT, "inc_2"), Authority("cap_1"), Authority("cap_root", TENANT, INC)):
         assert not story.holds(wrong)
-    assert with_tenant().state.revoked == story.state.revoked
+
+
+class TestBounds:
+    """What one credential may pile up: never so much that it could no longer be revoked."""
+
+    def test_however_many_descend_from_it_one_event_revokes_them(self, story: Story) -> None:
+        leaked = story.grant("cap_leaked", OWN, "capability", ("grant",))
+        for number in range(2_000):
+            story.grant(f"cap_{number:032x}", leaked, "capability", ("grant",))
+        assert story.revoke("cap_leaked") == 2_001
+        assert len(story.records[-1].stored.payload or b"") < 1_000
+        assert set(story.state.held[INC]) == {"cap_1"}
+        story.check()
+
+    def test_chains_of_caveats_and_rates_end(self, story: Story) -> None:
+        by, code = OWN, ""
+        for number in range(1, 33):
+            narrow = by
+            for _ in range(8):
+                narrow = narrowed(narrow, number)
+            command = Grant(narrow, TENANT, INC, f"cap_x{number}", "tenant", ("*",))
+            try:
+                story.submit(Submission(command, narrow))
+            except Rejected as refusal:
+                code = refusal.code
+                break
+            by = Authority(f"cap_x{number}", TENANT, INC)
+        assert code == "quota_exceeded"
+        assert all(len(each.through) <= capability_requests.CHAIN_MAX for each in story.state.capabilities.values())
+
+    def test_revocations_of_one_capability_leave_room_for_those_of_another(
+        self, story: Story, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(capability_requests, "REVOKED_MAX", 1)
+        weak = story.grant("cap_weak", OWN, "logs", ("read",))
+        story.revoke_attenuation(narrowed(weak, 1, permissions=frozenset({"read"})))
+        more = narrowed(weak, 2, permissions=frozenset({"read"}))
+        assert story.refused(attenuation_of(more), weak) == "quota_exceeded"
+        assert story.revoke_attenuation(narrowed(OWN, 3)) == 0
+        story.revoke("cap_weak")
+        assert story.grant("cap_weak", OWN, "logs", ("read",)) and not len(story.state.capabilities["cap_weak"].revoked)
+
+
+def test_what_the_embedding_application_grants_descends_from_the_tenants_own(story: Story) -> None:
+    granted = story.grant("cap_e", EMBEDDER)
+    assert story.state.capabilities["cap_e"].parent == "cap_1"
+    assert story.refused(Revoke(INC, TENANT, granted, "cap_1"), granted) == "capability_not_found"
+
+
+def test_services_keep_what_they_were_deployed_with_through_a_rotation_that_keeps(story: Story) -> None:
+    lent, revoked = narrowed(OWN, 1, resource="service:*"), narrowed(OWN, 2, resource="service:*")
+    for name, by in (("kept", lent), ("dead", revoked)):
+        story.submit(Submission(Deploy(TENANT, name, ServiceSpec(), authority=by), by))
+    story.revoke_attenuation(revoked)
+    story.do(RotateToken(TENANT, INC, "cap_new", key("key_new"), keep=True))
+    allowed = {}
+    for name in ("kept", "dead"):
+        grantor = story.state.tenants[TENANT].services[name].grantor
+        assert grantor is not None
+        authority = grantor.authority(story.state)
+        allowed[name] = authority is not None and story.holds(authority)
+    assert allowed == {"kept": True, "dead": False}
+    story.check()

@@ -226,4 +226,4 @@ def _known(names: set[str]) -> str:
 
 
 def _shown(name: str) -> str:
-    return name[:60].encode("ascii", "backslashreplace").decode()
+    return ascii(name[:60])[1:-1]

@@ -2,8 +2,8 @@
 
 The types are read off the classes as `inputs` reads them, so a new operation has its schema by being in the table. What the
 classes do not say (ranges, the form of an id) stands in `_FIELDS` and `_MEMBERS`, made of the constants that the checks use.
-`tests/operations/test_schemas.py` holds both directions against the real checks. Two rules no schema says: an integer is
-written without a fraction (`1.0` is none), and sizes are counted in bytes.
+`tests/operations/test_schemas.py` holds both directions against the real checks. Some rules no schema says: an integer is
+written without a fraction (`1.0` is none), sizes are counted in bytes, a resource has not all the permissions that there are.
 """
 
 from __future__ import annotations

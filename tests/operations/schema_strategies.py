@@ -82,9 +82,10 @@ def _accepted(schema: dict[str, Any], known: set[str]) -> st.SearchStrategy[Any]
                 return made.filter(lambda text: len(text) >= schema.get("minLength", 0))
             return TEXT.filter(lambda text: len(text) >= schema.get("minLength", 0))
         case "array":
-            assert known <= {"type", "items", "maxItems", "uniqueItems"}
+            assert known <= {"type", "items", "minItems", "maxItems", "uniqueItems"}
             items = accepted(schema.get("items", {}))
-            return st.lists(items, max_size=min(3, schema.get("maxItems", 3)), unique="uniqueItems" in known)
+            least, most = schema.get("minItems", 0), min(3, schema.get("maxItems", 3))
+            return st.lists(items, min_size=least, max_size=most, unique="uniqueItems" in known)
         case "object" if "properties" in known:
             assert known <= {"type", "properties", "required", "additionalProperties"}
             assert schema["additionalProperties"] is False

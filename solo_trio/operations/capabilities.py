@@ -118,7 +118,7 @@ class CapabilityInput:
 async def show_capability(caller: Caller, given: CapabilityInput) -> Answer:
     """Show one capability; never its token."""
     state = caller.core.loop.state
-    capability = find_capability(state, caller.incarnation, given.capability_id)
+    capability = find_capability(state, caller.incarnation, _checked_id(given.capability_id))
     if not may_handle(state, caller.authority, capability):
         raise Rejected("capability_not_found", "look at the list of capabilities")
     return Answer(capability_view(capability))
@@ -134,7 +134,8 @@ async def show_capability(caller: Caller, given: CapabilityInput) -> Answer:
 )
 async def revoke_capability(caller: Caller, given: CapabilityInput) -> Answer:
     """Revoke a capability and all that descend from it; answered once that is recorded."""
-    count = await caller.submit(Revoke(caller.incarnation, caller.tenant_id, caller.authority, given.capability_id))
+    found = _checked_id(given.capability_id)
+    count = await caller.submit(Revoke(caller.incarnation, caller.tenant_id, caller.authority, found))
     return Answer({"id": given.capability_id, "revoked": 1 if isinstance(count, Repeated) else count})
 
 
@@ -236,6 +237,12 @@ def _known(caller: Caller, text: str) -> tuple[Capability, Authority]:
             if authority.holds(state, caller.core.loop.now().at_us):
                 return capability, authority
     raise Rejected("token_invalid", "send a token of this tenant that is neither expired nor revoked")
+
+
+def _checked_id(capability_id: str) -> str:
+    if ATTENUATION_ID.fullmatch(capability_id) is None:
+        raise Rejected("invalid_id", "the id of a capability is 32 characters of 0-9 and a-f")
+    return capability_id
 
 
 def _ttl_us(ttl_s: float | None) -> int | None:

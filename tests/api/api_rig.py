@@ -22,7 +22,7 @@ from attrs import define, evolve, field
 
 from solo_trio import Kernel
 from solo_trio.errors import CODES
-from solo_trio.gateways.http.app import build_app
+from solo_trio.gateways.http.app import build_app, sender_of
 from solo_trio.gateways.http.incidents import Incidents
 from solo_trio.gateways.http.limits import ServerLimits, StreamLimits
 from solo_trio.gateways.http.server import serve
@@ -363,6 +363,7 @@ async def running(
                 stopping=core.closed,
                 limits=limits,
                 incidents=incidents,
+                sender_of=functools.partial(sender_of, kernel.system),
             )
             url: str = await nursery.start(serving)
             http = await clients.enter_async_context(httpx.AsyncClient(base_url=url, timeout=None, trust_env=False))

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from solo_trio.errors import CODES, Faulted, KernelBug, Rejected, SoloError
 from solo_trio.gateways.http.asgi import ASGIApp, Receive, Scope, Send
+from solo_trio.gateways.http.body import SYSTEM, UNKNOWN, Sender
 from solo_trio.gateways.http.docs_page import HEADERS, docs_page
 from solo_trio.gateways.http.encoded import Encodings
 from solo_trio.gateways.http.limits import StreamLimits
@@ -23,7 +24,7 @@ from solo_trio.gateways.http.sse import EventFrames, LogFrames, stream_response
 from solo_trio.gateways.http.streams import OpenStreams
 from solo_trio.operations import strict_json
 from solo_trio.operations.auditing import Attempt
-from solo_trio.operations.caller import System, left_s
+from solo_trio.operations.caller import System, authenticate, left_s
 from solo_trio.operations.perform import OPERATIONS, Request, admit, attempt, perform
 from solo_trio.operations.table import Answer, EventStream, LogStream, Operation, TextAnswer
 
@@ -47,6 +48,19 @@ def build_app(system: System, limits: StreamLimits | None = None) -> ASGIApp:
             await http(scope, receive, send)  # type: ignore[arg-type]
 
     return app
+
+
+def sender_of(system: System, scope: Scope) -> Sender:
+    """Whom the head of a request names, before anything is spent on it. Nothing is counted: the request itself does that."""
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(given) > 1:  # which is refused
+        return UNKNOWN
+    token = bearer(given[0].decode("latin-1")) if given else None
+    try:
+        authority = authenticate(system, token, certificate_of(scope))
+    except Rejected:
+        return UNKNOWN
+    return SYSTEM if authority.incarnation is None else Sender("tenant", authority.incarnation)
 
 
 def _stream_limits(system: System) -> StreamLimits:

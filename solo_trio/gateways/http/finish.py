@@ -1,4 +1,4 @@
-"""The sending side of one ASGI call. Owns: X-Request-ID, and the end of a response. Never: decides what is sent."""
+"""The sending side of one ASGI call. Owns: X-Request-ID, Connection, and the end of a response. Never: decides what is sent."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class FinishSend:
         self._finish_s = finish_s
         self._incidents = incidents
         self._cut = cut
+        self.closing = False
+        """More of the request may be on its way, that nobody reads: the answer says that it is the last."""
         self.started = False
         self.accepted = False
 
@@ -36,6 +38,8 @@ class FinishSend:
         kind = message["type"]
         if kind in _STARTS:
             kept = [each for each in message.get("headers", ()) if each[0].lower() != self._header[0]]
+            if self.closing:
+                kept.append((b"connection", b"close"))
             await self._send({**message, "headers": [*kept, self._header]})
             self.started = True
             self.accepted = kind == "websocket.accept"

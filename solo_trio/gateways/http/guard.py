@@ -11,7 +11,7 @@ from typing import Final
 
 from solo_trio.errors import KernelBug, Rejected, SoloError
 from solo_trio.gateways.http.asgi import ASGIApp, Receive, Scope, Send
-from solo_trio.gateways.http.body import BodyBudget, BodyTooSlow, ClientGone
+from solo_trio.gateways.http.body import BodyBudget, BodyTooSlow, ClientGone, SenderOf, everybody_alike
 from solo_trio.gateways.http.finish import FinishSend
 from solo_trio.gateways.http.hosts import HostCheck
 from solo_trio.gateways.http.incidents import Incidents
@@ -33,13 +33,15 @@ class Guard:
         limits: ServerLimits,
         incidents: Incidents,
         new_request_id: Callable[[], str],
+        sender_of: SenderOf = everybody_alike,
     ) -> None:
+        """`sender_of`: whom a request's head names, which decides about room for its body; it must not change anything."""
         self._app = app
         self._hosts = hosts
         self._limits = limits
         self._incidents = incidents
         self._new_request_id = new_request_id
-        self._bodies = BodyBudget(limits)
+        self._bodies = BodyBudget(limits, sender_of)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, cut: Callable[[], None]) -> None:
         request_id = self._request_id(scope)
@@ -66,10 +68,11 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, finish)
             return
-        body = self._bodies.open()
+        body = self._bodies.open(scope)
         gone = False
         try:
-            whole = await body.read(scope, receive)
+            whole = await body.read(receive)
+            finish.closing = body.dropped
 
             async def receive_and_note() -> dict[str, object]:
                 nonlocal gone
@@ -105,7 +108,7 @@ class Guard:
         else:
             status, headers, body = problem_response(error, request_id)
             prefix = "websocket.http" if scope["type"] == "websocket" else "http"
-            headers.append((b"connection", b"close"))  # of the request, more may be on its way
+            finish.closing = True
             await finish({"type": f"{prefix}.response.start", "status": status, "headers": headers})
             await finish({"type": f"{prefix}.response.body", "body": body})
 

@@ -41,6 +41,14 @@ class ServerLimits:
     """From the end of the head to the end of the body."""
     bodies_bytes_max: int = field(default=64 * 1024 * 1024, validator=_positive)
     """Bytes of all bodies being received at once."""
+    tenants_bodies_bytes_max: int = field(default=48 * 1024 * 1024, validator=_positive)
+    """Of them, those that tenants sent: what is left only a system credential gets."""
+    tenant_bodies_bytes_max: int = field(default=16 * 1024 * 1024, validator=_positive)
+    """Of them, those that one tenant sent."""
+    unknown_body_bytes_max: int = field(default=64 * 1024, validator=_positive)
+    """A longer one of somebody without a credential is not kept, and its connection ends with the answer."""
+    unknown_bodies_bytes_max: int = field(default=4 * 1024 * 1024, validator=_positive)
+    """Those that are kept, of all who have no credential."""
 
     message_bytes_max: int = field(default=64 * 1024, validator=_positive)
     """One WebSocket message from a client (characters, if it is text)."""

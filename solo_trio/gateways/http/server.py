@@ -16,6 +16,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import LifespanTimeoutError
 
 from solo_trio.gateways.http.asgi import ASGIApp
+from solo_trio.gateways.http.body import SenderOf, everybody_alike
 from solo_trio.gateways.http.connection import GuardedApp, GuardedConnection
 from solo_trio.gateways.http.guard import Guard
 from solo_trio.gateways.http.hosts import HostCheck
@@ -39,6 +40,7 @@ async def serve(
     incidents: Incidents | None = None,
     new_request_id: Callable[[], str] = new_request_id,
     tls: Tls | None = None,
+    sender_of: SenderOf = everybody_alike,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `app` until `stopping` is set, then ends within `grace_s + disconnect_s + shutdown_s`.
@@ -65,6 +67,7 @@ async def serve(
             limits=limits,
             incidents=incidents,
             new_request_id=new_request_id,
+            sender_of=sender_of,
         )
         server = _Server(guard, config, state, limits, incidents, new_request_id, tls)
         async with trio.open_nursery() as nursery:

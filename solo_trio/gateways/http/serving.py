@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 import trio
 
-from solo_trio.gateways.http.app import build_app
+from solo_trio.gateways.http.app import build_app, sender_of
 from solo_trio.gateways.http.incidents import Incidents
 from solo_trio.gateways.http.limits import ServerLimits
 from solo_trio.gateways.http.server import serve
@@ -47,5 +48,6 @@ async def serve_http(
         allowed_hosts=allowed_hosts,
         incidents=Incidents(tell),
         tls=tls,
+        sender_of=partial(sender_of, system),
         task_status=task_status,
     )

@@ -254,7 +254,17 @@ class Runtime(Protocol):
 class ServiceLogs(Protocol):
     """What services said, kept and bounded, readable after their death."""
 
-    def sink(self, incarnation: str, service_id: str, generation: int, *, bytes_per_s: int | None) -> LogSink: ...
+    def sink(
+        self,
+        incarnation: str,
+        service_id: str,
+        generation: int,
+        *,
+        bytes_per_s: int | None,
+        redactor: Redactor | None = None,
+    ) -> LogSink:
+        """For one generation; what `redactor` knows is taken out of what is kept."""
+        ...
 
     async def read(self, query: LogQuery) -> list[dict[str, Any]]:
         """Entries as in `contract.md`, ascending by id."""

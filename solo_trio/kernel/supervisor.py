@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import trio
 from attrs import evolve
@@ -282,10 +282,13 @@ class ServiceSupervisor:
             content = (await self._core.journal.artifact(service.spec.digest)).content
             source = content if service.spec.format == "python_zip" else content.decode()
         self._redactor = Redactor()
-        sink = self._core.logs.sink(
-            self._incarnation, self._service_id, self._generation, bytes_per_s=limits.log_bytes_per_s
+        self._log = self._core.logs.sink(
+            self._incarnation,
+            self._service_id,
+            self._generation,
+            bytes_per_s=limits.log_bytes_per_s,
+            redactor=self._redactor,
         )
-        self._log = _redacted(sink, self._redactor)
         given = evolve(limits, start_timeout_s=None, stop_timeout_s=None, log_bytes_per_s=None).given()
         return Launch(
             tenant_id=self._tenant_id,
@@ -486,15 +489,6 @@ class ServiceSupervisor:
             if self._changed.is_set():
                 self._wait.cancel()
             await wait()
-
-
-def _redacted(sink: LogSink, redactor: Redactor) -> LogSink:
-    """`sink`, without the secrets that `redactor` knows by then."""
-
-    def take(stream: Literal["stdout", "stderr", "log"], level: str, message: str, fields: dict[str, Any]) -> None:
-        sink(stream, level, redactor.text(message), redactor.json(fields))
-
-    return take
 
 
 def _no_ending() -> Ending:

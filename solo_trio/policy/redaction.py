@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from typing import Any, Final
 
 CHARACTERS_MIN: Final = 6
@@ -24,21 +26,27 @@ EDGE_BYTES_MIN: Final = 8
 CUT_CHARACTERS_MIN: Final = 200
 """A text shorter than this was not cut."""
 DEPTH_MAX: Final = 100
+TOO_DEEP: Final = "[left out: too deep]"
+TEXT_CHARACTERS_MAX: Final = 65_536
+"""No text is kept that is longer."""
+MISSES_MAX: Final = 1_000
+"""Places in one text, or one part of a stream, where a value may begin and none does: as many are nobody's accident."""
+WITHHELD: Final = b"[left out: too much of it begins like a secret]"
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 class Redactor:
     """The values of one life of a service."""
 
-    __slots__ = ("_forms", "_given")
+    __slots__ = ("_begins", "_ends", "_given")
 
     def __init__(self) -> None:
         self._given: dict[bytes, bytes] = {}
-        self._forms: dict[bytes, bytes] = {}
-        """What is looked for, and what stands there instead; longer ones first, those of `_given` in the order of giving."""
+        """What is looked for, and what stands there instead; in the order of giving."""
+        self._begins = self._ends = _Beginnings(())
 
     def __bool__(self) -> bool:
-        return bool(self._forms)
+        return bool(self._given)
 
     def add(self, name: str, value: bytes) -> None:
         """From now on, `value` is shown as `[secret NAME]`."""
@@ -47,12 +55,14 @@ class Redactor:
         if forms.keys() <= self._given.keys():
             return
         self._given = dict(list((self._given | forms).items())[-FORMS_MAX:])
-        self._forms = dict(sorted(self._given.items(), key=lambda each: -len(each[0])))
+        self._begins = _Beginnings(self._given)
+        self._ends = _Beginnings(form[::-1] for form in self._given)
 
     def text(self, text: str) -> str:
-        """`text` without the values, also where one is cut off at its beginning or end."""
-        if not self._forms:
+        """`text` without the values, also where one is cut off at its beginning or end; no more than is kept of any."""
+        if not self._given:
             return text
+        text = text[:TEXT_CHARACTERS_MAX]
         before = text.encode("utf-8", "surrogatepass")
         after = self.replaced(before)
         if len(text) >= CUT_CHARACTERS_MIN:
@@ -61,12 +71,12 @@ class Redactor:
 
     def json(self, value: Any, depth: int = 0) -> Any:
         """A JSON value with every text in it, and every name, as `text` has it."""
-        if not self._forms:
+        if not self._given:
             return value
         if isinstance(value, str):
             return self.text(value)
         if depth >= DEPTH_MAX:
-            return value
+            return TOO_DEEP
         if isinstance(value, dict):
             return {self.text(str(key)): self.json(each, depth + 1) for key, each in value.items()}
         if isinstance(value, list | tuple):
@@ -74,34 +84,86 @@ class Redactor:
         return value
 
     def replaced(self, data: bytes) -> bytes:
-        for form, mark in self._forms.items():
-            if form in data:
-                data = data.replace(form, mark)
-        return data
+        return self.taken(data, 0)[0]
+
+    def taken(self, data: bytes, held: int) -> tuple[bytes, bytes]:
+        """`data` without the values that begin before its last `held` bytes, and what is left behind that."""
+        begins, cut = self._begins, len(data) - held
+        shown, done, misses = [], 0, 0
+        for at in begins.places(data):
+            if at >= max(done, cut):
+                break
+            form = begins.found(data, at)
+            if (
+                form is not None and at + len(form) > done
+            ):  # one that begins within another and goes on is taken as well
+                shown += [data[done:at], self._given[form]]
+                done = at + len(form)
+                continue
+            misses += 1
+            if misses > MISSES_MAX:
+                shown += [data[done:at], WITHHELD]
+                done = max(done, cut)
+                break
+        return b"".join([*shown, data[done:cut]]), data[max(done, cut) :]
 
     def held_back(self, data: bytes) -> int:
         """How many bytes at the end of `data` may be the beginning of a value."""
-        most = 0
-        for form in self._forms:
-            tail = data[-(len(form) - 1) :]
-            at = tail.find(form[0])
-            while at >= 0 and len(tail) - at > most:
-                if form.startswith(tail[at:]):
-                    most = len(tail) - at
-                at = tail.find(form[0], at + 1)
-        return most
+        return self._begins.last(data, 1)[0]
 
     def _without_edges(self, data: bytes) -> bytes:
-        for form, mark in self._forms.items():
-            for size in range(min(len(form) - 1, len(data)), EDGE_BYTES_MIN - 1, -1):
-                if data.endswith(form[:size]):
-                    data = data[:-size] + mark
-                    break
-            for size in range(min(len(form) - 1, len(data)), EDGE_BYTES_MIN - 1, -1):
-                if data.startswith(form[-size:]):
-                    data = mark + data[size:]
-                    break
+        size, form = self._begins.last(data, EDGE_BYTES_MIN)
+        if form is not None:
+            data = data[:-size] + self._given[form]
+        size, form = self._ends.last(data[: self._ends.longest][::-1], EDGE_BYTES_MIN)
+        if form is not None:
+            data = self._given[form[::-1]] + data[size:]
         return data
+
+
+class _Beginnings:
+    """Where forms begin in bytes. In order, those that begin like something stand together: none is asked by itself."""
+
+    __slots__ = ("_anchors", "_chains", "_forms", "longest")
+
+    def __init__(self, forms: Iterable[bytes]) -> None:
+        self._forms = sorted(forms)
+        self._anchors = {form[:CHARACTERS_MIN] for form in self._forms}
+        self._chains: list[tuple[bytes, ...]] = []
+        """Of each form: those that it begins with, shorter ones first, itself last."""
+        self.longest = max(map(len, self._forms), default=0)
+        chain: list[bytes] = []
+        for form in self._forms:
+            while chain and not form.startswith(chain[-1]):
+                chain.pop()
+            chain.append(form)
+            self._chains.append(tuple(chain))
+
+    def places(self, data: bytes) -> list[int]:
+        """Where one may begin."""
+        anchors = self._anchors
+        return [at for at in range(len(data) - CHARACTERS_MIN + 1) if data[at : at + CHARACTERS_MIN] in anchors]
+
+    def found(self, data: bytes, at: int) -> bytes | None:
+        """The longest that stands there."""
+        here = data[at : at + self.longest]
+        index = bisect_right(self._forms, here) - 1  # whatever `here` begins with, this one begins with too
+        if index < 0:
+            return None
+        chain = self._chains[index]
+        count = bisect_left(chain, True, key=lambda form: not here.startswith(form))
+        return chain[count - 1] if count else None
+
+    def last(self, data: bytes, least: int) -> tuple[int, bytes | None]:
+        """The longest end of `data`, of `least` bytes or more, that one begins with, but not all of it; and which one."""
+        for size in range(min(self.longest - 1, len(data)), least - 1, -1):
+            end = data[len(data) - size :]
+            if size >= CHARACTERS_MIN and end[:CHARACTERS_MIN] not in self._anchors:
+                continue
+            index = bisect_right(self._forms, end)  # of those that begin with `end` and go on, the first
+            if index < len(self._forms) and self._forms[index].startswith(end):
+                return size, self._forms[index]
+        return 0, None
 
 
 class RedactedStream:
@@ -115,14 +177,13 @@ class RedactedStream:
         """What can be told of all that came so far, and was not yet."""
         if not self._redactor and not self._rest:
             return data
-        data = self._redactor.replaced(self._rest + data)
-        held = self._redactor.held_back(data)
-        self._rest = data[len(data) - held :]
-        return data[: len(data) - held]
+        data = self._rest + data
+        shown, self._rest = self._redactor.taken(data, self._redactor.held_back(data))
+        return shown
 
     def finish(self) -> bytes:
         rest, self._rest = self._rest, b""
-        return rest
+        return self._redactor.replaced(rest)
 
 
 def forms_of(value: bytes) -> list[bytes]:

@@ -9,6 +9,7 @@ import orjson
 
 from solo_trio.model.codec import rfc3339
 from solo_trio.policy.bucket import Bucket
+from solo_trio.policy.redaction import Redactor
 from solo_trio.ports import Clock
 from solo_trio.telemetry.log_files import LEVELS
 
@@ -38,12 +39,15 @@ class Taker(Protocol):
 
 
 class Sink:
-    """One generation's way into the logs."""
+    """One generation's way into the logs, without the secrets that `redactor` knows by then."""
 
-    def __init__(self, logs: Taker, key: Key, generation: int, bytes_per_s: int | None) -> None:
+    def __init__(
+        self, logs: Taker, key: Key, generation: int, bytes_per_s: int | None, redactor: Redactor | None = None
+    ) -> None:
         self.key = key
         self._logs = logs
         self._generation = generation
+        self._redactor = Redactor() if redactor is None else redactor
         rate = float(bytes_per_s) if bytes_per_s is not None else float("inf")
         self._bucket = Bucket(rate, rate * BURST_SECONDS, rate * BURST_SECONDS, logs.clock.monotonic())
         self._bounded = bytes_per_s is not None
@@ -56,9 +60,14 @@ class Sink:
             self._drop()
             return
         line = self._encode(stream, level, message, fields)
-        if self._bounded:
-            self._bucket, allowed = self._bucket.take(float(len(line) + ID_BYTES), now)
-            if not allowed:
+        if not self._takes(len(line) + ID_BYTES, now):
+            self._drop()
+            return
+        if self._redactor:  # after it was paid for, and of no more than would be kept
+            before = len(line)
+            message = self._redactor.text(message[:MESSAGE_BYTES_MAX])
+            line = self._encode(stream, level, message, self._redactor.json(orjson.loads(_fields(fields))))
+            if len(line) > before and not self._takes(len(line) - before, now):
                 self._drop()
                 return
         if self._dropped:
@@ -68,6 +77,12 @@ class Sink:
 
     def _allows(self, cost: int, now: float) -> bool:
         return not self._bounded or self._bucket.take(float(cost), now)[1]
+
+    def _takes(self, cost: int, now: float) -> bool:
+        if not self._bounded:
+            return True
+        self._bucket, allowed = self._bucket.take(float(cost), now)
+        return allowed
 
     def _drop(self) -> None:
         self._dropped += 1

@@ -17,6 +17,7 @@ from typing import Any, Final
 import trio
 from attrs import define, field
 
+from solo_trio.policy.redaction import Redactor
 from solo_trio.ports import Clock, LogQuery, LogSink, Telemetry
 from solo_trio.telemetry import log_files
 from solo_trio.telemetry.log_files import file_of
@@ -69,8 +70,16 @@ class ServiceLogFiles:
         self._owing: dict[Sink, None] = {}
         """Those that dropped lines and did not say so yet."""
 
-    def sink(self, incarnation: str, service_id: str, generation: int, *, bytes_per_s: int | None) -> LogSink:
-        return Sink(self, (incarnation, service_id), generation, bytes_per_s)
+    def sink(
+        self,
+        incarnation: str,
+        service_id: str,
+        generation: int,
+        *,
+        bytes_per_s: int | None,
+        redactor: Redactor | None = None,
+    ) -> LogSink:
+        return Sink(self, (incarnation, service_id), generation, bytes_per_s, redactor)
 
     # -- taking
 

@@ -17,6 +17,7 @@ from solo_trio.kernel.core import Parts
 from solo_trio.kernel.pressure import NoMachine
 from solo_trio.operations.caller import System
 from solo_trio.operations.settings import EMBEDDED, Settings
+from solo_trio.policy.redaction import Redactor
 from solo_trio.ports import Clock, Entropy, LogQuery, LogSink, Machine, Runtime
 from solo_trio.runtimes.task import TaskRuntime
 from solo_trio.telemetry.diagnostics import Diagnostics
@@ -36,7 +37,17 @@ class MemoryLogs:
     entries: list[tuple[str, str, dict[str, Any]]] = field(factory=list)
     _changed: trio.Event = field(factory=trio.Event)
 
-    def sink(self, incarnation: str, service_id: str, generation: int, *, bytes_per_s: int | None) -> LogSink:
+    def sink(
+        self,
+        incarnation: str,
+        service_id: str,
+        generation: int,
+        *,
+        bytes_per_s: int | None,
+        redactor: Redactor | None = None,
+    ) -> LogSink:
+        redacted = Redactor() if redactor is None else redactor
+
         def take(stream: str, level: str, message: str, fields: dict[str, Any]) -> None:
             entry = {
                 "id": len(self.entries) + 1,
@@ -44,8 +55,8 @@ class MemoryLogs:
                 "service_id": service_id,
                 "generation": generation,
                 "stream": stream,
-                "message": message,
-                "fields": fields,
+                "message": redacted.text(message),
+                "fields": redacted.json(fields),
             }
             self.entries.append((incarnation, service_id, entry))
             changed, self._changed = self._changed, trio.Event()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.parse
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,10 @@ from solo_trio.policy.redaction import (
     BLOCK_BYTES,
     CHARACTERS_MIN,
     FORMS_MAX,
+    MISSES_MAX,
+    TEXT_CHARACTERS_MAX,
+    TOO_DEEP,
+    WITHHELD,
     RedactedStream,
     Redactor,
     forms_of,
@@ -76,7 +82,7 @@ def test_structures_are_gone_through() -> None:
     deep: object = VALUE
     for _ in range(300):
         deep = [deep]
-    knowing(VALUE).json(deep)
+    assert VALUE not in json.dumps(knowing(VALUE).json(deep)) and TOO_DEEP in json.dumps(knowing(VALUE).json(deep))
 
 
 def test_a_text_that_was_cut_in_the_middle_of_one() -> None:
@@ -135,6 +141,52 @@ def test_a_value_that_is_learnt_while_a_stream_runs() -> None:
     assert stream.feed(b"early ") == b"early "
     redactor.add("late", VALUE.encode())
     assert stream.feed(VALUE.encode()) == b"[secret late]"
+
+
+def test_a_value_that_begins_with_another_is_found_across_parts() -> None:
+    redactor = knowing("correct horse", "correct horse battery staple")
+    stream = RedactedStream(redactor)
+    shown = b"".join(stream.feed(bytes([each])) for each in b"1 correct horse battery staple 2 correct horse")
+    assert shown + stream.finish() == b"1 [secret s1] 2 [secret s0]"
+
+
+def test_values_that_overlap_are_taken_together() -> None:
+    redactor = knowing("password=abc", "abcdefghijkl")
+    assert redactor.text("x password=abcdefghijkl y") == "x [secret s0][secret s1] y"
+
+
+def full() -> Redactor:
+    """As many forms as there may be, of a kind that costs the most: each begins like all the others."""
+    redactor = Redactor()
+    for number in range(8):
+        lines = [b"a" * (90 + each) + b"%04d" % (number * 100 + each) for each in range(80)]
+        redactor.add(f"s{number}", b"\n".join(lines))
+    return redactor
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda redactor: redactor.text("a" * TEXT_CHARACTERS_MAX),
+        lambda redactor: redactor.text("y" * TEXT_CHARACTERS_MAX * 10),
+        lambda redactor: redactor.json({f"k{number}": "y" * 200 for number in range(20)}),
+        lambda redactor: redactor.json(["y"] * 4_000),
+        lambda redactor: redactor.json(["aaaaaaaa"] * 1_500),
+        lambda redactor: [RedactedStream(redactor).feed(b"a" * 8_192) for _ in range(5)],
+        lambda redactor: [RedactedStream(redactor).feed(b"y" * 8_192) for _ in range(5)],
+    ],
+)
+def test_what_it_costs_does_not_grow_with_the_number_of_values(asked: Callable[[Redactor], object]) -> None:
+    redactor = full()
+    began = time.thread_time()
+    asked(redactor)
+    assert time.thread_time() - began < 0.1, "the kernel's loop waits for it"
+
+
+def test_what_begins_like_a_value_everywhere_is_withheld() -> None:
+    text = knowing("a" * 40 + "b").text("begin " + "a" * (MISSES_MAX * 2) + " end")
+    assert text == f"begin {'a' * MISSES_MAX}{WITHHELD.decode()}"
+    assert knowing("a" * 40 + "b").text("begin " + "a" * (MISSES_MAX // 2) + " end").endswith("a end")
 
 
 def test_it_shows_nothing_itself() -> None:

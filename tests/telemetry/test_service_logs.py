@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from solo_trio.policy.redaction import Redactor
 from solo_trio.ports import LogQuery
 from solo_trio.telemetry import log_files
 from solo_trio.telemetry.log_files import BLOCK_BYTES, FILE_BYTES_MAX, OVERVIEW_BYTES_MAX, file_of
@@ -190,6 +191,31 @@ async def test_dropped_lines_are_counted_before_the_next(logs: ServiceLogFiles, 
     kept = len(found) - 2
     assert 5 < kept < 20
     assert found[kept:] == [f"{100 - kept} lines were dropped: more than log_bytes_per_s", "after"]
+
+
+async def test_secrets_are_taken_out_of_what_was_paid_for(logs: ServiceLogFiles, clock: SteppedClock) -> None:
+    asked: list[str] = []
+
+    class Counting(Redactor):
+        def text(self, text: str) -> str:
+            asked.append(text)
+            return super().text(text)
+
+    redactor = Counting()
+    redactor.add("a-rather-long-name-of-a-secret" * 4, b"secret")
+    sink = logs.sink(TENANT, "s", 1, bytes_per_s=1_000, redactor=redactor)
+    for _ in range(1_000):
+        sink("stdout", "info", "secret " * 10, {"also": ["secret"]})
+    assert len(asked) < 30, "a line that is dropped is not looked at"
+    await logs.flush()
+    assert sum(path.stat().st_size for path in (logs.directory / TENANT).iterdir()) <= 2_000, "a longer line costs more"
+    sink = logs.sink(TENANT, "t", 1, bytes_per_s=None, redactor=redactor)
+    sink("log", "info", "the secret", {"also": ["secret"]})
+    sink("log", "info", "secret " * MESSAGE_BYTES_MAX, {"also": ["secret"] * FIELDS_BYTES_MAX})
+    await logs.flush()
+    content = file_of(logs.directory / TENANT, "t").read_bytes()
+    assert content.count(b"[secret a-rather") > 2 and content.replace(b"[secret a-r", b"").count(b"secret ") == 0
+    assert len(content) < 2 * (MESSAGE_BYTES_MAX + FIELDS_BYTES_MAX)
 
 
 @pytest.mark.parametrize("character", ["x", "ä", "\0", "\U0001f600", "\ud800"])

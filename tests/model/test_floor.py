@@ -20,6 +20,7 @@ PURE: Final = frozenset(
         "__future__",
         "attrs",
         "base64",
+        "bisect",
         "cattrs",
         "collections",
         "enum",

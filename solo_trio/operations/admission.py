@@ -47,7 +47,7 @@ class Admission:
     """Of one kernel. `circuits`: of its services."""
 
     def __init__(self, core: Core, settings: Settings) -> None:
-        self.circuits = Circuits(core, self._stir)
+        self.circuits = Circuits(core, self._stir, settings.call_timeout_s)
         self.places = Places(settings.max_in_flight, settings.max_in_flight_per_tenant)
         self.load = Load()
         self.refused: Counter[str] = Counter()

@@ -22,8 +22,9 @@ from solo_trio.model.use import ReportCircuit
 from solo_trio.policy.circuit import FAILURES, OPEN_S, Circuit, Outcome, State
 
 PATIENCE_S: Final = 1.0
-"""A caller that waited less than this says nothing about the service by giving up."""
+"""A caller that waited less than this says nothing about the service by giving up, whatever the kernel's own time-out."""
 SAME_DEADLINE_S: Final = 0.05
+"""Deadlines that are so close are the same."""
 KEPT_SPARE: Final = 1_024
 """So many circuits of services that are gone may be remembered, beside those of the ones that are there."""
 _FAILURES: Final = frozenset({"call_interrupted", "call_timeout"})
@@ -49,10 +50,12 @@ class _Kept:
 class Circuits:
     """Implements `kernel.calls.Breaker`. `stir`: there is news."""
 
-    def __init__(self, core: Core, stir: Callable[[], None]) -> None:
+    def __init__(self, core: Core, stir: Callable[[], None], call_timeout_s: float) -> None:
+        """`call_timeout_s`: the kernel's own; who waits less must not shut a service off for those who would wait."""
         self.refused = Counter[str]()
         self._core = core
         self._stir = stir
+        self._patience_s = max(PATIENCE_S, call_timeout_s - SAME_DEADLINE_S)
         self._began_after = core.loop.state.last_id
         """What is older than this kernel has an epoch up to here."""
         self._kept: dict[Key, _Kept] = {}
@@ -86,12 +89,12 @@ class Circuits:
             if reason in _ANSWERS:
                 outcome = "answered"
             elif reason in _FAILURES and not self._meant(tenant_id, incarnation, service):
-                outcome = "failed" if reason != "call_timeout" or timeout_s >= PATIENCE_S else "neither"
+                outcome = "failed" if reason != "call_timeout" or timeout_s >= self._patience_s else "neither"
             raise
         except trio.Cancelled:  # the deadline of a service that calls is in both processes: either may see it first
             reason = "call_timeout"
             waited_s = trio.current_time() - now
-            if timeout_s >= PATIENCE_S and waited_s >= timeout_s - SAME_DEADLINE_S:
+            if timeout_s >= self._patience_s and waited_s >= timeout_s - SAME_DEADLINE_S:
                 outcome = "neither" if self._meant(tenant_id, incarnation, service) else "failed"
             raise
         finally:

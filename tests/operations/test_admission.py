@@ -594,7 +594,7 @@ async def test_calls_between_services_go_through_the_same_circuit(autojump_clock
                 found.append("call_timeout")
         await trio.sleep_forever()
 
-    memory = MemoryKernel({"slow": slow.module, "caller": caller}, settings=UNLIMITED)
+    memory = MemoryKernel({"slow": slow.module, "caller": caller}, settings=evolve(UNLIMITED, call_timeout_s=2.0))
     async with memory.open() as kernel:
         one = await tenant(kernel)
         await deployed(kernel, slow.module)
@@ -602,6 +602,30 @@ async def test_calls_between_services_go_through_the_same_circuit(autojump_clock
         await trio.sleep(2 * FAILURES + 1)
         assert await one.call("wait", 0) == "circuit_open"
         assert found == ["call_timeout"] * FAILURES + ["circuit_open"]
+
+
+async def test_an_impatient_service_opens_no_circuit_for_the_patient(autojump_clock: MockClock) -> None:
+    """Whoever sees the deadline first, the caller or the kernel."""
+    slow, gave_up = Slow(), 0
+
+    async def impatient(ctx: service.Context) -> None:
+        nonlocal gave_up
+        for wait_s in [1.05, 5.0, 29.0] * FAILURES:
+            with trio.move_on_after(wait_s):
+                with contextlib.suppress(service.CallError):
+                    await ctx.call("slow", "wait", 50)
+            gave_up += 1
+        await trio.sleep_forever()
+
+    memory = MemoryKernel({"slow": slow.module, "impatient": impatient}, settings=UNLIMITED)
+    async with memory.open() as kernel:
+        one = await tenant(kernel)
+        await deployed(kernel, slow.module)
+        await (await kernel.tenant("t1")).deploy("impatient", impatient)
+        await trio.sleep(40 * FAILURES)
+        assert gave_up == 3 * FAILURES
+        assert await one.call("wait", 20) == "ok"
+        assert await circuit(one) == "closed"
 
 
 async def test_circuits_of_services_that_are_gone_are_forgotten(autojump_clock: MockClock) -> None:

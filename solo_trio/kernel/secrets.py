@@ -1,46 +1,31 @@
 """Secrets at work. Owns: opening what is sealed, handing it to services, saying who had it. Never: shows or keeps a value
 beyond the service's life.
 
-That a value is handed out is durable before it is. A refusal is not waited for: it is counted, and told about once a second.
+That a value is handed out is durable before it is. A refusal is not waited for: it is counted, and told about later.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import orjson
 import trio
-from attrs import frozen
 
-from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.errors import Faulted, Rejected
+from solo_trio.kernel.derivations import DERIVATIONS_MAX, Derivations
+from solo_trio.kernel.secret_refusals import Refusals
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model.ids import check_secret_name
 from solo_trio.model.record import KeyRow, SecretRow
 from solo_trio.model.secret import SecretVersion
-from solo_trio.model.secret_requests import RecordAccess, RecordDenials, denied, granted_to, not_found, version_of
+from solo_trio.model.secret_requests import RecordAccess, denied, granted_to, not_found, version_of
 from solo_trio.model.service_lookup import demand_of_service
 from solo_trio.model.tenant import TenantState, tenant_of
 from solo_trio.policy.redaction import Redactor
 from solo_trio.vault.sealing import Value, WrongKey
 from solo_trio.vault.secret import Secret
 from solo_trio.vault.vault import Vault
-
-DERIVATIONS_MAX: Final = 2
-"""Passphrases being stretched at the same time: each takes 64 MiB and a second."""
-DERIVATIONS_WAITING_MAX: Final = 32
-DENIALS_TOLD_S: Final = 1.0
-DENIALS_MAX: Final = 1_000
-"""Kinds of refusals that are counted apart from each other within `DENIALS_TOLD_S`; more are not told about."""
-
-
-@frozen
-class _Refused:
-    tenant_id: str
-    incarnation: str
-    name: str
-    by: str
-    service_id: str | None
 
 
 class Secrets:
@@ -49,12 +34,9 @@ class Secrets:
     def __init__(self, core: Surroundings, vault: Vault | None) -> None:
         self._core = core
         self._vault = vault
+        self._derivations = Derivations()
         self._threads = trio.CapacityLimiter(DERIVATIONS_MAX)
-        self._waiting = 0
-        self._refused: dict[_Refused, int] = {}
-        self._some = trio.Event()
-        self.denials = 0
-        """Since the kernel started."""
+        self._refusals = Refusals(core)
 
     # -- sealing and opening
 
@@ -66,7 +48,7 @@ class Secrets:
         key = vault.prepare(tenant.incarnation)
         if agent_key is None:
             return vault.seal(tenant.incarnation, name, value, None), key
-        with self._place():
+        async with self._derivations.turn(tenant.incarnation):
             row = await trio.to_thread.run_sync(
                 vault.seal, tenant.incarnation, name, value, agent_key, limiter=self._threads
             )
@@ -94,7 +76,7 @@ class Secrets:
             raise Faulted("data_damaged", f"the secret '{name}' is not the one that was set: set it again")
         if agent_key is None:
             return vault.unseal(row, None)
-        with self._place():
+        async with self._derivations.turn(tenant.incarnation):
             return await trio.to_thread.run_sync(vault.unseal, row, agent_key, limiter=self._threads)
 
     def code_of(self, value: Any) -> str:
@@ -111,33 +93,20 @@ class Secrets:
             raise Rejected("secret_not_found", "this kernel was made without a vault")
         return self._vault
 
-    def _place(self) -> _Place:
-        if self._waiting >= DERIVATIONS_WAITING_MAX:
-            raise Faulted("overloaded", "too many secrets under keys of agents are being opened", retry_after_s=1)
-        return _Place(self)
-
     # -- refusals
+
+    @property
+    def denials(self) -> int:
+        """Since the kernel started."""
+        return self._refusals.total
 
     def refused(self, tenant: TenantState, name: str, by: str, service_id: str | None = None) -> None:
         """Count one; never blocks."""
-        self.denials += 1
-        which = _Refused(tenant.tenant_id, tenant.incarnation, name, by, service_id)
-        if which in self._refused or len(self._refused) < DENIALS_MAX:
-            self._refused[which] = self._refused.get(which, 0) + 1
-            self._some.set()
+        self._refusals.note(tenant.tenant_id, tenant.incarnation, name, by, service_id)
 
     async def run(self) -> None:
         """Tell about refusals, until cancelled."""
-        while True:
-            await self._some.wait()
-            await trio.sleep(DENIALS_TOLD_S)
-            counted, self._refused, self._some = self._refused, {}, trio.Event()
-            for each, count in counted.items():
-                command = RecordDenials(each.tenant_id, each.incarnation, each.name, each.by, count, each.service_id)
-                try:
-                    await self._core.loop.report(Submission(command))
-                except SoloError as error:
-                    self._core.telemetry.note("refused secrets could not be recorded", error=str(error))
+        await self._refusals.run()
 
     # -- services
 
@@ -145,19 +114,6 @@ class Secrets:
         self, tenant_id: str, incarnation: str, service_id: str, deployment: int, generation: int, redactor: Redactor
     ) -> ServiceSecrets:
         return ServiceSecrets(self, self._core, tenant_id, incarnation, service_id, deployment, generation, redactor)
-
-
-class _Place:
-    """One of those who may wait for a thread."""
-
-    def __init__(self, secrets: Secrets) -> None:
-        self._secrets = secrets
-
-    def __enter__(self) -> None:
-        self._secrets._waiting += 1
-
-    def __exit__(self, *exc: object) -> None:
-        self._secrets._waiting -= 1
 
 
 class ServiceSecrets:

@@ -14,7 +14,14 @@ from solo_trio import service
 from solo_trio.embedding import Kernel, Tenant
 from solo_trio.errors import Rejected, SoloError, StorageFull
 from solo_trio.journal.memory import MemoryJournal
-from solo_trio.kernel.secrets import DENIALS_MAX, DERIVATIONS_WAITING_MAX
+from solo_trio.kernel.derivations import DERIVATIONS_MAX, DERIVATIONS_TENANT_MAX
+from solo_trio.kernel.secret_refusals import (
+    EVENTS_BURST,
+    EVENTS_PER_MINUTE_MAX,
+    TENANT_ASKERS_MAX,
+    TENANT_EVENTS_BURST,
+    TENANT_EVENTS_PER_MINUTE_MAX,
+)
 from solo_trio.model.record import Attachment, SecretRow, StoredEvent
 from solo_trio.service import CallError
 from solo_trio.testing import MemoryKernel
@@ -171,7 +178,7 @@ async def test_grants_count_at_the_moment(autojump_clock: trio.testing.MockClock
         assert caught.value.code == "secret_access_denied"
 
 
-async def test_refusals_are_told_once_a_second_and_never_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+async def test_refusals_are_told_together_and_never_waited_for(autojump_clock: trio.testing.MockClock) -> None:
     async with world() as found:
         await found.tenant.set_secret("mine", "hush", key=RAW)
         holder = await found.deployed("mine")
@@ -181,18 +188,52 @@ async def test_refusals_are_told_once_a_second_and_never_waited_for(autojump_clo
             await denied(holder, "other", "secret_access_denied")
         found.journal.open.set()
         await trio.sleep(5)
-        counts = {
-            each["payload"]["name"]: each["payload"]["count"]
-            for each in await found.told()
-            if each["type"] == "secret_access_denied"
-        }
-        assert counts == {"mine": 100, "other": 100}
-        for number in range(DENIALS_MAX + 50):
-            await denied(holder, f"n{number}", "secret_access_denied")
-        await trio.sleep(5)
+        told = [each for each in await found.told() if each["type"] == "secret_access_denied"]
+        assert [each["payload"] for each in told] == [{"name": "mine", "by": "service:holder", "count": 200}]
+        assert found.kernel.system.core.secrets.denials == 200
+
+
+async def test_the_names_that_are_asked_for_do_not_decide_how_much_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    minutes = 3
+    async with world() as found:
+        holder = await found.deployed()
+        quiet = await found.kernel.tenant("blau")
+        state = found.kernel.system.core.loop.state.tenants["blau"]
+        for number in range(minutes * 60):
+            for more in range(10):
+                await denied(holder, f"n{number}-{more}", "secret_access_denied")
+            if number == 100:
+                found.kernel.system.core.secrets.refused(state, "api", "capability:cap")
+            await trio.sleep(1)
+        await trio.sleep(30)
+        counts = [each["payload"]["count"] for each in await found.told() if each["type"] == "secret_access_denied"]
+        assert sum(counts) == minutes * 600, "none is lost"
+        bound = TENANT_EVENTS_BURST + TENANT_EVENTS_PER_MINUTE_MAX * (minutes + 1)
+        assert bound // 2 <= len(counts) <= bound
+        other = [each for each in await quiet.events(limit=1000) if each["type"] == "secret_access_denied"]
+        assert [each["payload"]["count"] for each in other] == [1]
+
+
+async def test_refusals_of_many_are_bounded_together(autojump_clock: trio.testing.MockClock) -> None:
+    minutes, tenants = 2, 20
+    async with world() as found:
+        refused = found.kernel.system.core.secrets.refused
+        for number in range(tenants):
+            await found.kernel.tenant(f"t{number}")
+        states = found.kernel.system.core.loop.state.tenants
+        for _ in range(minutes * 60):
+            for number in range(tenants):
+                for asker in range(TENANT_ASKERS_MAX + 5):
+                    refused(states[f"t{number}"], "api", f"capability:{asker}")
+            await trio.sleep(1)
         events = found.journal.appended.count("secret_access_denied")
-        assert events == 2 + DENIALS_MAX
-        assert found.kernel.system.core.secrets.denials == 200 + DENIALS_MAX + 50
+        bound = EVENTS_BURST + EVENTS_PER_MINUTE_MAX * minutes
+        assert bound - 5 <= events <= bound
+        for number in range(tenants):
+            told = await (await found.kernel.tenant(f"t{number}")).events(limit=1000)
+            assert [each["type"] for each in told].count("secret_access_denied") >= 5, "each has its turn"
 
 
 async def test_a_row_in_the_place_of_another_is_not_taken(autojump_clock: trio.testing.MockClock) -> None:
@@ -264,22 +305,32 @@ async def test_a_removed_tenants_secrets_cannot_be_opened(autojump_clock: trio.t
         assert caught.value.code == "secret_not_found"
 
 
-async def test_only_so_many_wait_for_a_passphrase() -> None:
+async def test_only_so_many_of_a_tenant_wait_for_a_passphrase() -> None:
     async with world() as found:
+        other = await found.kernel.tenant("blau")
         await found.tenant.set_secret("mine", "hush", key="a passphrase")
         codes: list[str] = []
+        order: list[str] = []
 
         async def guess() -> None:
             with pytest.raises(SoloError) as caught:
                 await found.tenant.reveal_secret("mine", key="wrong")
             codes.append(caught.value.code)
+            order.append("acme")
+
+        async def set_one() -> None:
+            await other.set_secret("theirs", "hush", key="another passphrase")
+            order.append("blau")
 
         async with trio.open_nursery() as nursery:
-            for _ in range(DERIVATIONS_WAITING_MAX + 5):
+            for _ in range(DERIVATIONS_TENANT_MAX + 5):
                 nursery.start_soon(guess)
             await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert codes.count("overloaded") == 5
+            assert codes == ["overloaded"] * 5
+            order.clear()
+            nursery.start_soon(set_one)
+        assert codes[5:] == ["secret_access_denied"] * DERIVATIONS_TENANT_MAX
+        assert "blau" in order[: DERIVATIONS_MAX + 2], "it waits for those at work, not for those that wait"
 
 
 async def test_what_is_no_value(autojump_clock: trio.testing.MockClock) -> None:

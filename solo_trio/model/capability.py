@@ -108,7 +108,7 @@ class Authority:
         if self.capability_id is None:
             return None
         held = state.capabilities.get(self.capability_id)
-        return Right("", frozenset()) if held is None else held.right
+        return Right("", frozenset()) if held is None else held.right.narrowed(self.caveats.permissions)
 
 
 EMBEDDER = Authority()

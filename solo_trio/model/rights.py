@@ -2,6 +2,8 @@
 
 A right is a resource and a set of permissions. Covering is a partial order: what covers something covers all that it covers
 (`tests/model/test_model_rights.py`), so a chain of ever narrower rights never widens.
+
+To read secrets is never meant by the way: `read` of a whole tenant or of the system is that of all else.
 """
 
 from __future__ import annotations
@@ -48,13 +50,26 @@ class Right:
 
     def covers(self, resource: str, permission: str) -> bool:
         """Whether it holds `permission` (or `ALL`: every one) of `resource`."""
-        return (ALL in self.permissions or permission in self.permissions) and is_within(resource, self.resource)
+        return self._has(permission, of_secrets=resource.startswith("secret:")) and is_within(resource, self.resource)
 
     def touches(self, kind: str, permission: str) -> bool:
         """Whether it holds `permission` of some resource of that kind, such as "service"."""
-        if ALL not in self.permissions and permission not in self.permissions:
+        if not self._has(permission, of_secrets=kind == "secret"):
             return False
         return self.resource in (SYSTEM, TENANT, kind) or self.resource.startswith(f"{kind}:")
+
+    def narrowed(self, permissions: frozenset[str] | None) -> Right:
+        """What is left of it for whoever may do no more than these; None: all of it."""
+        if permissions is None or ALL in permissions:
+            return self
+        return Right(self.resource, permissions if ALL in self.permissions else self.permissions & permissions)
+
+    def _has(self, permission: str, *, of_secrets: bool) -> bool:
+        if ALL in self.permissions:
+            return True
+        if of_secrets and permission == "read" and self.resource in (SYSTEM, TENANT):
+            return False
+        return permission in self.permissions
 
 
 def is_within(resource: str, other: str) -> bool:

@@ -91,6 +91,30 @@ def test_who_has_what() -> None:
     assert not check_right("service:a", [ALL]).covers("service:ab", "call")
 
 
+@pytest.mark.parametrize("whole", [TENANT, SYSTEM])
+def test_to_read_secrets_is_not_meant_by_the_way(whole: str) -> None:
+    every_one = check_right(whole, PERMISSIONS)
+    secrets = [each for each in RESOURCES if each.startswith("secret:")]
+    for right in (every_one, check_right(whole, ["read"]), check_right(whole, [ALL]).narrowed(frozenset({"read"}))):
+        assert not any(right.covers(each, "read") for each in secrets) and not right.touches("secret", "read")
+        assert right.covers("service:calc", "read") and right.covers("logs", "read") and right.covers(TENANT, "read")
+    assert every_one.covers("secret:calc", "write")
+    for enough in (check_right(whole, [ALL]), check_right("secret:*", ["read"]), check_right("secret:calc", [ALL])):
+        assert enough.covers("secret:calc", "read") and enough.touches("secret", "read")
+        assert enough.narrowed(None) == enough.narrowed(frozenset({"read", ALL})) == enough
+    assert check_right("secret:calc", [ALL]).narrowed(frozenset({"read"})).covers("secret:calc", "read")
+
+
+@given(
+    rights(),
+    st.frozensets(st.sampled_from([*sorted(PERMISSIONS), ALL])),
+    st.frozensets(st.sampled_from(sorted(PERMISSIONS))),
+)
+def test_narrowing_never_adds(right: Right, one: frozenset[str], two: frozenset[str]) -> None:
+    assert allowed(right.narrowed(one)) <= allowed(right)
+    assert allowed(right.narrowed(one).narrowed(two)) <= allowed(right.narrowed(one)) & allowed(right.narrowed(two))
+
+
 @given(rights(), st.sampled_from(sorted(SCOPED)), st.sampled_from(sorted(PERMISSIONS)))
 def test_a_kind_is_touched_by_who_has_the_permission_for_some_of_it(right: Right, kind: str, permission: str) -> None:
     some = any(right.covers(f"{kind}:{name}", permission) for name in (ALL, "calc", "tick"))

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 SLEPT_LEAST_S: Final = 0.1
-"""Less than that is not called sleep: the two clocks are not read at one instant, and the task may have to wait between them."""
+"""Less than that is not called sleep: the two clocks are not read at one instant; the task may wait between the readings."""
 
 
 class SystemClock:

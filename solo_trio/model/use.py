@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class CircuitOpened(Event):
     """Calls of a service failed so often in a row that for `open_s` seconds no more are let through.
 
-    `reason`: the last failure. After a time in which it was tried again (half open) one failure is enough. A restart by hand closes it, too.
+    `reason`: the last failure. After a time in which it was tried again (half open) one failure is enough. A restart by hand
+    closes it, too.
     """
 
     deployment: int

@@ -108,7 +108,9 @@ class Authority:
         if self.capability_id is None:
             return None
         held = state.capabilities.get(self.capability_id)
-        return Right("", frozenset()) if held is None else held.right.narrowed(self.caveats.permissions)
+        if held is None:
+            return Right("", frozenset())
+        return held.right.narrowed(self.caveats.permissions) if self.caveats.of_all else held.right
 
 
 EMBEDDER = Authority()

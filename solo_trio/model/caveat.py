@@ -60,6 +60,8 @@ class Caveats:
     rates: tuple[Rate, ...] = ()
     words: tuple[str, ...] = field(default=(), repr=False)
     """As they were read, in order."""
+    of_all: bool = False
+    """Permissions were named, other than `ALL`, where no caveat before them names a secret: see `Right.narrowed`."""
 
     def allow(self, resource: str, permission: str) -> bool:
         return self.allow_permission(permission) and all(is_within(resource, each) for each in self.resources)
@@ -92,6 +94,7 @@ def read_caveats(words: tuple[str, ...], capability_id: str) -> Caveats | None:
     permissions: frozenset[str] | None = None
     expires_at_us: int | None = None
     rates: list[Rate] = []
+    of_all = False
     try:
         for link, each in zip(ids, words, strict=True):
             if len(each) > CAVEAT_CHARACTERS_MAX:
@@ -108,6 +111,8 @@ def read_caveats(words: tuple[str, ...], capability_id: str) -> Caveats | None:
                 if not named <= PERMISSIONS | {ALL}:
                     return None
                 permissions = _both(permissions, named)
+                secret = any(each.startswith("secret:") for each in resources)
+                of_all = of_all or not (ALL in named or secret)
             elif (name, sign) == ("time", "<"):
                 at_us = read_rfc3339(value)
                 expires_at_us = at_us if expires_at_us is None else min(expires_at_us, at_us)
@@ -117,7 +122,7 @@ def read_caveats(words: tuple[str, ...], capability_id: str) -> Caveats | None:
                 return None
     except (ValueError, Rejected):
         return None
-    return Caveats(ids, tuple(resources), permissions, expires_at_us, tuple(rates), words)
+    return Caveats(ids, tuple(resources), permissions, expires_at_us, tuple(rates), words, of_all)
 
 
 def write_caveats(

@@ -94,7 +94,10 @@ class SecretAccessed(Event):
 @event("secret_access_denied")
 @frozen
 class SecretAccessDenied(Event):
-    """A secret was asked for by whom it is not for, or with a key that does not open it: `count` times in about a second."""
+    """Secrets were asked for by whom they are not for, or with a key that does not open them: `count` times since the last.
+
+    `by`: who asked, whatever the names were; `name`: the first of them.
+    """
 
     name: str
     by: str

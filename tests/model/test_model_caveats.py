@@ -301,6 +301,32 @@ def test_a_child_never_allows_what_its_parent_does_not(chain: list[tuple[str, di
         assert ("system", "read") not in what(driver, authority)
 
 
+@pytest.mark.parametrize(
+    "words, reads",
+    [
+        (("resource = secret:calc", "permissions = read"), True),
+        (("resource = secret:*", "permissions = read,write", "resource = secret:calc", "permissions = read"), True),
+        (("permissions = *", "resource = secret:calc"), True),
+        (("permissions = read",), False),
+        (("permissions = read", "resource = secret:calc"), False),
+        (("permissions = read", "resource = secret:calc", "permissions = read"), False),
+        (("resource = tenant", "permissions = read"), False),
+    ],
+)
+def test_who_narrows_to_reading_means_secrets_only_if_he_names_them(words: tuple[str, ...], reads: bool) -> None:
+    driver = with_tenant()
+    whole = own(driver)
+    assert whole.allows(driver.state, "secret:calc", "read")
+    token = evolve(whole, caveats=read(words))
+    assert token.allows(driver.state, "secret:calc", "read") == reads
+    assert token.touches(driver.state, "secret", "read") == reads
+    driver.do(Grant(whole, TENANT, "inc_1", "cap_s", "secret:calc", ("read", "write")))
+    of_one = Authority("cap_s", TENANT, "inc_1", read(("permissions = read",)))
+    assert of_one.allows(driver.state, "secret:calc", "read") and not of_one.allows(
+        driver.state, "secret:calc", "write"
+    )
+
+
 @given(st.lists(st.tuples(ids, given_caveats), min_size=1, max_size=3))
 def test_an_expired_token_does_not_hold_whatever_the_order(chain: list[tuple[str, dict[str, Any]]]) -> None:
     driver = with_tenant()

@@ -12,9 +12,10 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,6 +81,17 @@ class CertificateFiles:
     def now(self) -> datetime:
         return self._now or datetime.now(UTC)
 
+    def _next_second(self) -> datetime:
+        """Waits for it. X.509 has whole seconds: a certificate that begins within one could be from before what came before it,
+        such as the removal of an earlier tenant of that id, or from after a removal that is yet to come.
+        """
+        if self._now is not None:
+            return self._now
+        began = self.now.replace(microsecond=0) + timedelta(seconds=1)
+        while (left_s := (began - self.now).total_seconds()) > 0:
+            time.sleep(left_s)
+        return began
+
     def path(self, name: str, suffix: str) -> Path:
         return self.directory / f"{name}.{suffix}"
 
@@ -129,6 +141,7 @@ class CertificateFiles:
                 "a certificate's name is 1 to 64 characters of A-Z, a-z, 0-9, '_', '.' and '-', and none of "
                 + ", ".join(OWN_NAMES),
             )
+        began = self.now if tenant_id is None else self._next_second()
         with self._locked():
             authority = self.authority()
             known = self.issued()
@@ -146,7 +159,7 @@ class CertificateFiles:
                     raise Rejected(
                         "file_exists", f"{path} is there: name another directory with --out, or add --replace"
                     )
-            pair = certificates.make_client(authority, name, tenant_id, days, self.now)
+            pair = certificates.make_client(authority, name, tenant_id, days, began)
             if taken:
                 known = self._revoke(known, {each.serial for each in taken})
             kind = "system" if tenant_id is None else "tenant"
@@ -158,6 +171,7 @@ class CertificateFiles:
 
     def renew(self, name: str, days: int, hosts: Sequence[str]) -> Issued:
         """A later certificate and a new key in the place of `name`'s; the earlier one stays good until it expires."""
+        began = self.now if name in OWN_NAMES else self._next_second()
         with self._locked():
             authority = self.authority()
             known = self.issued()
@@ -173,7 +187,7 @@ class CertificateFiles:
             else:
                 if hosts:
                     raise Rejected("invalid_field", "--host is for the server's certificate: leave it out")
-                pair = certificates.make_client(authority, name, old.tenant_id, days, self.now)
+                pair = certificates.make_client(authority, name, old.tenant_id, days, began)
             made = self._write_pair(path.parent, path.stem, old.kind, old.tenant_id, pair)
             self._save(
                 [
@@ -254,12 +268,12 @@ class CertificateFiles:
             os.close(descriptor)
 
 
-def read_revoked(path: Path) -> frozenset[str]:
-    """The serials in a file of revoked ones; one that is not there names none. Raises `Rejected("certificate_unusable")`."""
+def read_revoked(path: Path) -> frozenset[str] | None:
+    """The serials in a file of revoked ones; None: there is no such file. Raises `Rejected("certificate_unusable")`."""
     try:
         text = _read(path, FILE_BYTES_MAX).decode("ascii")
     except FileNotFoundError:
-        return frozenset()
+        return None
     except UnicodeDecodeError:
         raise Rejected("certificate_unusable", f"{path} is no list of serial numbers: correct it") from None
     found = set()

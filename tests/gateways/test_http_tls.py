@@ -350,6 +350,64 @@ async def test_revoked_while_connected(own: Authority) -> None:
     assert app.cancelled == ["/wait"]
 
 
+async def test_a_list_of_revoked_ones_that_vanishes_makes_none_good(own: Authority) -> None:
+    told: list[str] = []
+    app, pair = WhoApp(), own.issue("a1")
+    own.files.revoke("a1")
+    kept = own.tls.revoked.read_bytes()  # type: ignore[union-attr]
+    async with running(app, tls=Tls(own.tls, told.append)) as server:
+        server.client = own.client(pair)
+        for content in (kept, b""):
+            own.tls.revoked.unlink()  # type: ignore[union-attr]
+            before = len(told)
+            await server.wait_until(lambda: len(told) > before)  # noqa: B023
+            assert "revoked is gone" in told[-1]
+            assert (await server.get()).status == 200
+            assert app.seen[-1] is not None and app.seen[-1].revoked
+            own.tls.revoked.write_bytes(content)  # type: ignore[union-attr]
+            await server.wait_until(lambda: "read again" in told[-1])
+        assert (await server.get()).status == 200
+        assert app.seen[-1] is not None and not app.seen[-1].revoked  # as whoever emptied it wants it
+
+
+async def test_without_a_list_of_revoked_ones_one_may_come(own: Authority) -> None:
+    own.tls.revoked.unlink()  # type: ignore[union-attr]
+    app, pair = WhoApp(), own.issue("a1")
+    async with running(app, tls=own.server()) as server:
+        server.client = own.client(pair)
+        async with server.connect() as peer:
+            assert (await peer.get()).status == 200
+            own.files.revoke("a1")
+            assert await peer.rest() == b""
+
+
+async def test_connections_end_with_the_authority_that_let_them_in(own: Authority, tmp_path: Path) -> None:
+    """Those that came without a certificate go on; a file that was written again and says the same ends nothing."""
+    told: list[str] = []
+    new = Authority.make(tmp_path / "new")
+    pair, authority = own.issue("a1"), own.tls.client_ca
+    assert authority is not None
+    trusted = tmp_path / "trusted.crt"
+    trusted.write_bytes(authority.read_bytes())
+    async with running(PlainApp(), tls=Tls(own.tls, told.append)) as server:
+        server.client = own.client(pair)
+        async with server.connect() as certified:
+            server.client = own.client()
+            async with server.connect() as other:
+                for peer in (certified, other):
+                    assert (await peer.get()).status == 200
+                authority.write_bytes(trusted.read_bytes())
+                await server.wait_until(lambda: bool(told) and "read again" in told[-1])
+                assert (await certified.get()).status == 200
+                assert new.tls.client_ca is not None
+                authority.write_bytes(new.tls.client_ca.read_bytes())
+                assert await certified.rest() == b""
+                assert (await other.get()).status == 200
+        assert server.incidents.count["certificate_ended"] == 1
+        assert await tried(server, own.client(pair, trusted)) == b""
+        assert b"200" in await tried(server, own.client(new.issue("a1"), trusted))
+
+
 async def test_a_connection_ends_with_its_certificate(own: Authority) -> None:
     soon = own.odd("solo://tenant/a1", begins=timedelta(seconds=-60), lasts=timedelta(seconds=62))
     async with running(PlainApp(), tls=own.server()) as server:

@@ -321,9 +321,20 @@ def test_commands_at_the_same_time_follow_each_other(tmp_path: Path) -> None:
     assert sorted(each.name for each in found.issued()) == sorted([*names, "server", "admin"])
 
 
+def test_a_certificate_begins_after_what_came_before_it_and_before_what_comes_after(tmp_path: Path) -> None:
+    """Although its dates are whole seconds: a tenant's removal is told from a certificate by the microsecond."""
+    found = files(tmp_path)
+    began = datetime.now(UTC)
+    made = found.issue("a1", "a1", 30, None, replace=False)
+    between = datetime.now(UTC)
+    assert began <= datetime.fromisoformat(made.not_before) <= between
+    later = found.renew("a1", 30, ())
+    assert between <= datetime.fromisoformat(later.not_before) <= datetime.now(UTC)
+
+
 def test_revoked_files(tmp_path: Path) -> None:
     path = tmp_path / "revoked"
-    assert read_revoked(path) == frozenset()
+    assert read_revoked(path) is None
     path.write_text("# nothing\n\n  00AB:CD  # a1\nff\n")
     assert read_revoked(path) == {"abcd", "ff"}
     for text in ("zz\n", "ab cd\n", "-1\n", "f" * 41 + "\n"):

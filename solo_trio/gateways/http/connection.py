@@ -95,6 +95,7 @@ class GuardedConnection(TCPServer):
         self.handshaking = tls is not None
         self._certificate: Certificate | None = None
         self._refused_before = False
+        self._authority_number = 0
         self._guarded_app = app
         self._limits = limits
         self._incidents = incidents
@@ -149,6 +150,7 @@ class GuardedConnection(TCPServer):
 
     async def _handshake(self, tls: Tls) -> bool:
         """Whether the peer may go on. Until it is done, the connection waits, and is displaced by others."""
+        self._authority_number = tls.authority_number
         plain, self.stream = self.stream, TlsStream(self.stream, tls.context)
         with trio.CancelScope(deadline=self._read_deadline) as self._receiving:
             try:
@@ -191,13 +193,14 @@ class GuardedConnection(TCPServer):
         return self._tls.now(self._certificate)
 
     def cut_if_refused(self) -> None:
-        """Ends whatever was opened with a certificate that has been revoked since, or has expired.
+        """Ends whatever was opened with a certificate that has been revoked since, or has expired, or under another authority.
 
         Who came with one that was revoked before is told so by each answer.
         """
-        if self._tls is None or self._certificate is None or self._refused_before:
+        if self._tls is None or self._certificate is None:
             return
-        if self._tls.refuses(self._certificate):
+        foreign = self._tls.authority_number != self._authority_number
+        if foreign or (self._tls.refuses(self._certificate) and not self._refused_before):
             self._incidents.add("certificate_ended")
             self.cut()
 

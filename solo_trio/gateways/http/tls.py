@@ -2,7 +2,8 @@
 
 TLS 1.3 and nothing else; every handshake is a whole one (no tickets), so a certificate is verified each time it is used. Files
 are looked at every few seconds: new connections get what is new, old ones live on, save those whose certificate was revoked or
-has expired. What cannot be used is not taken: the last good files stay, and the operator is told.
+has expired, or was let in by another authority than the one of now. What cannot be used is not taken: the last good files stay,
+and the operator is told.
 """
 
 from __future__ import annotations
@@ -62,15 +63,30 @@ class Tls:
         self._told_at = 0.0
         self._failing = ""
         self._told_failing = False
+        self._listed = False
+        """There was a list of revoked certificates: that it is gone does not make them good."""
+        self._authority: bytes | None = None
+        self.authority_number = 0
+        """Another one with each authority of clients; what was verified under an earlier one is not verified."""
         self._read()
 
     def _read(self) -> None:
         """Everything or nothing."""
         files = self.files
+        authority = None if files.client_ca is None or not files.client_ca.exists() else files.client_ca.read_bytes()
         context = make_context(files)
-        revoked = frozenset[str]() if files.revoked is None else read_revoked(files.revoked)
+        revoked = None if files.revoked is None else read_revoked(files.revoked)
+        if revoked is None and self._listed:
+            raise Rejected(
+                "certificate_unusable",
+                f"{files.revoked} is gone, and with it what was revoked: put it back (an empty one, if that is meant)",
+            )
         expires = read_certificate(files.certificate.read_bytes()).not_valid_after_utc
-        self.context, self._revoked, self._expires = context, revoked, expires
+        self.context, self._revoked, self._expires = context, revoked or frozenset[str](), expires
+        self._listed = revoked is not None
+        if authority != self._authority:  # after the context: whoever has that number has that context, or a newer one
+            self._authority = authority
+            self.authority_number += 1
 
     def credential(self, der: bytes) -> Certificate:
         """What a verified certificate says."""

@@ -212,6 +212,7 @@ def _rotated(place: Place, tenant_id: str | None, keep: bool) -> dict[str, Any]:
 def _token(text: str) -> str:
     """As given, or from standard input: what is on a command line, others on the machine can read."""
     if text != "-":
+        note("note: a token that stands on a command line can be read by others; standard input is not: give - instead")
         return text
     return sys.stdin.read(TOKEN_CHARACTERS_MAX + 2).strip()
 

@@ -45,6 +45,17 @@ EXAMPLES: dict[str, list[Any]] = {
     "create_tenant": ["t"],
     "show_tenant": ["t"],
     "update_tenant": ["t"],
+    "remove_tenant": ["t"],
+    "set_secret": ["n", "v"],
+    "show_secret": ["n"],
+    "reveal_secret": ["n"],
+    "delete_secret": ["n"],
+    "grant": ["service:s", ["call"]],
+    "show_capability": ["0" * 32],
+    "revoke": ["0" * 32],
+    "revoke_token": ["token"],
+    "verify_token": ["token", "service:s", "call"],
+    "attenuate": ["token"],
 }
 
 
@@ -84,7 +95,7 @@ def test_both_clients_offer_the_same() -> None:
 
 @pytest.mark.parametrize("code", sorted(CODES))
 def test_an_error_arrives_as_it_was_raised(code: str) -> None:
-    kind: type[SoloError] = Rejected if CODES[code].status < 500 else Faulted
+    kind: type[SoloError] = Rejected if CODES[code].status < 500 and code != "rate_limited" else Faulted
     sent: SoloError = kind(code, "do this", where="here") if code != "kernel_bug" else KernelBug("do this")
     status, headers, body = problem_response(sent, "r1")
     with pytest.raises(kind if code != "kernel_bug" else KernelBug) as raised:

@@ -194,7 +194,6 @@ class AttenuateInput:
 @operation("POST", "/capabilities/attenuate", scope="either", input=AttenuateInput, right="holder")
 async def attenuate_capability(caller: Caller, given: AttenuateInput) -> Answer:
     """Narrow a token; the same as its holder can do offline. Nothing is recorded."""
-    capability, authority = _known(caller, given.token)
     ttl_us = _ttl_us(given.ttl_s)
     expires = None if ttl_us is None else caller.core.loop.now().at_us + ttl_us
     words = write_caveats(
@@ -205,6 +204,7 @@ async def attenuate_capability(caller: Caller, given: AttenuateInput) -> Answer:
         rate=None if given.rate_limit is None else given.rate_limit.pair(),
         service=given.service,
     )
+    capability, authority = _known(caller, given.token)
     try:
         token = narrow_token(given.token, words)
     except ValueError as error:

@@ -94,6 +94,11 @@ _FIELDS: Final[dict[str, Schema]] = {
 _TIME: Final[Schema] = {"format": "date-time", "pattern": f"^{TIME_PATTERN}$"}
 _OF_ITS_OWN: Final[dict[tuple[str, str], Schema]] = {
     ("list_audit", "cursor"): {"pattern": f"^{CURSOR_PATTERN}$", "description": "The `next` of the page before."},
+    ("list_secrets", "cursor"): {
+        "pattern": f"^{SECRET_NAME_PATTERN}$",
+        "maxLength": 128,
+        "description": "The `next` of the page before.",
+    },
     ("list_capabilities", "cursor"): {"pattern": "^[0-9a-f]{32}$", "description": "The `next` of the page before."},
     ("list_audit", "since"): _TIME,
     ("list_audit", "until"): _TIME,

@@ -259,6 +259,7 @@ async def test_a_token_of_a_tenant_that_is_gone(api: Api, b: Client, when: str) 
             await b.deploy("deaf", STUBBORN)
             nursery.start_soon(api.admin.delete, "/tenants/b?grace_ms=600000")
             await api.admin.wait_event("tenant_removal_started")
+            await api.admin.wait_event("service_stopped", B_SERVICE)  # the last that happens until that is over
         else:
             await api.admin.ok("DELETE", "/tenants/b")
         again = await api.tenant("b") if when == "removed and made again" else None

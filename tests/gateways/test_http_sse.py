@@ -109,6 +109,7 @@ async def test_a_page_is_one_write_and_what_was_written_is_let_go(autojump_clock
             gc.collect()
             assert sum(ref() is not None for ref in alive) == left, "a client that does not read holds bytes only"
         assert seen == list(range(1, 21))
+        source.ends.set()
         assert await anext(writes) == b'event: end\ndata: {"reason": "shutdown"}\n\n'
         with pytest.raises(StopAsyncIteration):
             await anext(writes)

@@ -72,9 +72,7 @@ def solo() -> None:
     multiple=True,
     help="A name that browsers and proxies may use for it; any number of times.  [env: SOLO_ALLOW_HOST, with commas]",
 )
-@click.option(
-    "--tls", is_flag=True, help="Serve HTTPS only; solo certs init makes what it needs.  [env: SOLO_TLS]"
-)
+@click.option("--tls", is_flag=True, help="Serve HTTPS only; solo certs init makes what it needs.  [env: SOLO_TLS]")
 @click.option(
     "--tls-client-required",
     is_flag=True,

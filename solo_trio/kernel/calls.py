@@ -135,7 +135,9 @@ class Calls:
             tenant = state.tenants.get(tenant_id)
             if tenant is None or tenant.incarnation != incarnation:
                 raise Rejected("tenant_not_found", "the tenant of this service is gone")
-            demand_of_service(state, tenant, caller_id, deployment, f"service:{service_id}", "call", self._core.loop.now())
+            demand_of_service(
+                state, tenant, caller_id, deployment, f"service:{service_id}", "call", self._core.loop.now()
+            )
             return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s)
 
         return call

@@ -27,7 +27,9 @@ def certified(state: KernelState, at_us: int, certificate: Certificate) -> Autho
         authority = None if capability is None else Authority(capability.capability_id)
     else:
         tenant = state.tenants.get(certificate.tenant_id or "")
-        if certificate.not_before_us < state.removed.since_us(certificate.tenant_id or ""):  # it was of an earlier tenant
+        if certificate.not_before_us < state.removed.since_us(
+            certificate.tenant_id or ""
+        ):  # it was of an earlier tenant
             tenant = None
         authority = None if tenant is None else Authority(tenant.capability_id, tenant.tenant_id, tenant.incarnation)
     if authority is None or not authority.holds(state, at_us):

@@ -123,7 +123,9 @@ class Server(Child):
 
     def wait_ready(self) -> str:
         line = self.line()
-        assert line.startswith(("ready http://127.0.0.1:", "ready https://127.0.0.1:")), f"it said {line!r}, and:\n{self.errors}"
+        assert line.startswith(("ready http://127.0.0.1:", "ready https://127.0.0.1:")), (
+            f"it said {line!r}, and:\n{self.errors}"
+        )
         self.url = line.removeprefix("ready ").strip()
         return self.url
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from model_driver import TENANT, Driver, replay, with_tenant
+from model_driver import TENANT, Driver, replay
 
 from solo_trio.errors import Rejected
 from solo_trio.kernel.staging import Command, Submission

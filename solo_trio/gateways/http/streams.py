@@ -124,9 +124,7 @@ class OpenStreams:
 class Telling:
     """One stream. `reason`: why it ended, once it has."""
 
-    def __init__(
-        self, source: Follow, dialect: Dialect, streams: OpenStreams, authority: Authority = EMBEDDER
-    ) -> None:
+    def __init__(self, source: Follow, dialect: Dialect, streams: OpenStreams, authority: Authority = EMBEDDER) -> None:
         self._source = source
         self._dialect = dialect
         self._streams = streams

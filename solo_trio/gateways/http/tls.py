@@ -8,6 +8,7 @@ and the operator is told.
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import stat
@@ -60,7 +61,7 @@ class Tls:
         self.files = files
         self._tell: Tell = tell or (lambda text: None)
         self._stamps = self._look()
-        self._told_at = 0.0
+        self._told_at = -math.inf
         self._failing = ""
         self._told_failing = False
         self._listed = False

@@ -11,12 +11,14 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from api_rig import Api, Client, Wire, check_answer, problem
 from api_samples import path_of, required_bodies
 from jsonschema import Draft202012Validator, validators
 
+from solo_trio.model.ids import SECRET_NAME_PATTERN
 from solo_trio.operations.openapi import codes_of
 from solo_trio.operations.perform import OPERATIONS
 from solo_trio.operations.schemas import body_schema, parameters
@@ -301,6 +303,10 @@ async def test_every_part_of_every_path(judge: Judge) -> None:
                 codes = ["invalid_id", "not_found", "function_not_found"]
                 if one.name == "function" and part in ("CALC", "Calc", "_a", "a" * 64):
                     codes = ["function_not_found"]
+                elif one.name == "name" and re.fullmatch(SECRET_NAME_PATTERN, unquote(part).removesuffix("/")):
+                    codes = ["secret_not_found", "not_found"]  # a secret may be called that
+                if (body_schema(operation) or {}).get("required"):  # nothing is sent, and that is said first
+                    codes.append("invalid_field")
                 async with wire(judge.api) as made:
                     target = path_of(operation, **{one.name: part})
                     sent = {"Authorization": f"Bearer {judge.client(operation).token}".encode()}

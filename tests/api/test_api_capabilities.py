@@ -15,7 +15,7 @@ from attrs import define
 from test_api_isolation import BODIES, path_of
 from test_api_watch import Watcher, watch
 
-from solo_trio.bootstrap import running
+from solo_trio.bootstrap import running as running_kernel
 from solo_trio.client import attenuate
 from solo_trio.model.instant import read_rfc3339
 from solo_trio.model.rights import PERMISSIONS, PLAIN, SCOPED
@@ -44,7 +44,7 @@ class SteppedClock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SteppedClock:
     """Of the kernels that are started from now on."""
     found = SteppedClock()
-    monkeypatch.setattr(running, "SystemClock", lambda: found)
+    monkeypatch.setattr(running_kernel, "SystemClock", lambda: found)
     return found
 
 

@@ -98,7 +98,11 @@ def of_same_tenant(operation: Operation, body: Any) -> Any:
 
 
 def of_one_right(operation: Operation, body: Any) -> Any:
-    """Which permissions a resource has no schema says."""
+    """Which permissions a resource has no schema says, nor that something is to be narrowed."""
+    if operation.name == "attenuate_capability" and all(
+        body[each] is None for each in body.keys() - {"token", "tenant_id"}
+    ):
+        return body | {"permissions": [ALL]}
     if operation.name not in ("create_capability", "verify_capability"):
         return body
     several = "permissions" in body

@@ -111,6 +111,7 @@ class LimitName(click.ParamType[Any]):
 _HOST: Final = re.compile(r"[A-Za-z0-9_.-]+|\[?[0-9A-Fa-f:.]+\]?", re.ASCII)
 DATA = Directory(path_type=Path)
 FILE = File(path_type=Path, dir_okay=False)
+PEM = File(path_type=Path, exists=True, dir_okay=False)
 SOURCE = File(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
 PROGRAM = File(path_type=Path, exists=True, allow_dash=True)
 HOST = Hosts()
@@ -138,9 +139,9 @@ _PLACE = (
         help="Data directory of the server on this machine. [env: SOLO_DATA; default: ./data]",
     ),
     click.option("--url", help="The server, if it is elsewhere; its token is in SOLO_TOKEN. [env: SOLO_URL]"),
-    click.option("--ca-cert", type=FILE, help="Whose servers are trusted, for https (PEM). [env: SOLO_CA_CERT]"),
-    click.option("--cert", type=FILE, help="A client certificate, instead of a token (PEM). [env: SOLO_CERT]"),
-    click.option("--key", type=FILE, help="Its key. [env: SOLO_KEY; default: in the same file]"),
+    click.option("--ca-cert", type=PEM, help="Whose servers are trusted, for https (PEM). [env: SOLO_CA_CERT]"),
+    click.option("--cert", type=PEM, help="A client certificate, instead of a token (PEM). [env: SOLO_CERT]"),
+    click.option("--key", type=PEM, help="Its key. [env: SOLO_KEY; default: in the same file]"),
     click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs."),
 )
 _TENANT = click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from solo_trio.cli.options import FILE, for_tenant
+from solo_trio.cli.options import SOURCE, for_tenant
 from solo_trio.cli.showing import note, show_json, show_line, show_table
 from solo_trio.cli.texts import printable
 from solo_trio.errors import Rejected
@@ -22,7 +22,7 @@ VALUE_BYTES_MAX: Final = 65_536
 STANDARD_INPUT: Final = "-"
 _KEY = click.option(
     "--key-file",
-    type=FILE,
+    type=SOURCE,
     help="A file with a key of your own: a passphrase, or 32 bytes as hex or base64. Without it nobody can open the secret.",
 )
 
@@ -35,7 +35,7 @@ def secrets() -> None:
 @secrets.command("set")
 @click.argument("name")
 @click.argument("value", required=False)
-@click.option("--file", "file", type=FILE, help="Take the value from a file, as it is.")
+@click.option("--file", "file", type=SOURCE, help="Take the value from a file, as it is.")
 @_KEY
 @for_tenant
 def set_(place: Place, name: str, value: str | None, file: Path | None, key_file: Path | None) -> None:

@@ -7,7 +7,6 @@ from typing import Any, Final, Literal, get_args
 from attrs import field, frozen
 
 from solo_trio.errors import Rejected
-from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id, check_secret_name
 from solo_trio.model.limits import Limits, is_number
 from solo_trio.policy.egress import ENTRIES_MAX, service_list
@@ -93,6 +92,3 @@ class ServiceSpec:
         except ValueError as error:
             raise Rejected("egress_refused", f"in egress, {error}") from None
         return self
-
-    def with_digest(self, digest: str) -> ServiceSpec:
-        return evolve(self, digest=digest)

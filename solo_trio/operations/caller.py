@@ -78,7 +78,6 @@ class Caller:
     revision: int | None = None
     """What `If-Match` asked for."""
     request_id: str | None = None
-    stopping: trio.Event | None = field(default=None)
 
     @property
     def core(self) -> Core:
@@ -119,19 +118,27 @@ def authenticate(system: System, token: str | None, certificate: Certificate | N
             return by_certificate if token is None else narrowed(by_certificate, authenticate(system, token))
     if token is None:
         raise Rejected("unauthenticated", "send a token in the header 'Authorization: Bearer TOKEN'")
+    authority = authority_of(system, token)
+    if authority is None:
+        raise Rejected("unauthenticated", "the token is not valid here; ask for a new one")
+    return authority
+
+
+def authority_of(system: System, token: str) -> Authority | None:
+    """What a token stands for, now; None for one that is not valid, whatever is wrong with it."""
     try:
         parsed = system.keyring.read(token)
     except SoloError:
-        parsed = None
-    if parsed is not None:
-        state = system.core.loop.state
-        capability = state.capabilities.get(parsed.capability_id)
-        caveats = read_caveats(parsed.words, parsed.capability_id)
-        if capability is not None and capability.key_id == parsed.key_id and caveats is not None:
-            authority = Authority(capability.capability_id, capability.tenant_id, capability.incarnation, caveats)
-            if authority.holds(state, system.core.loop.now().at_us):
-                return authority
-    raise Rejected("unauthenticated", "the token is not valid here; ask for a new one")
+        return None
+    state = system.core.loop.state
+    capability = None if parsed is None else state.capabilities.get(parsed.capability_id)
+    if parsed is None or capability is None or capability.key_id != parsed.key_id:
+        return None
+    caveats = read_caveats(parsed.words, parsed.capability_id)
+    if caveats is None:
+        return None
+    authority = Authority(capability.capability_id, capability.tenant_id, capability.incarnation, caveats)
+    return authority if authority.holds(state, system.core.loop.now().at_us) else None
 
 
 def choose_tenant(

@@ -7,20 +7,19 @@ from typing import Any, Final
 import orjson
 from attrs import frozen
 
-from solo_trio.errors import Rejected, SoloError
+from solo_trio.errors import Rejected
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model.capability import Authority, Capability, earliest, may_handle, of_tenant
 from solo_trio.model.capability_requests import Grant, Revoke, RevokeAttenuation, find_capability
-from solo_trio.model.caveat import ATTENUATION_ID, Rate, check_rate, links, read_caveats, write_caveats
+from solo_trio.model.caveat import ATTENUATION_ID, Rate, check_rate, links, write_caveats
 from solo_trio.model.instant import LATEST_US, rfc3339
 from solo_trio.model.record import EventQuery
 from solo_trio.model.rights import check_right
 from solo_trio.model.state import KernelState
-from solo_trio.operations.caller import Caller
+from solo_trio.operations.caller import Caller, authority_of
 from solo_trio.operations.paging import PAGE_DEFAULT, check_page
 from solo_trio.operations.table import Answer, body, operation, path, query
-from solo_trio.vault.macaroon import MalformedToken
-from solo_trio.vault.tokens import ParsedToken, narrow_token
+from solo_trio.vault.tokens import narrow_token
 
 METADATA_BYTES_MAX: Final = 4_096
 TTL_S_MAX: Final = 100 * 366 * 86_400
@@ -223,20 +222,10 @@ def _granted_by(state: KernelState, authority: Authority, capability: Capability
 
 def _known(caller: Caller, text: str) -> tuple[Capability, Authority]:
     """What a token stands for, if it is valid and of the caller's tenant. Raises `Rejected("token_invalid")`."""
-    parsed: ParsedToken | None
-    try:
-        parsed = caller.system.keyring.read(text)
-    except (SoloError, MalformedToken):
-        parsed = None
-    state = caller.core.loop.state
-    capability = None if parsed is None else state.capabilities.get(parsed.capability_id)
-    if parsed is not None and capability is not None and capability.key_id == parsed.key_id:
-        caveats = read_caveats(parsed.words, parsed.capability_id)
-        if caveats is not None and capability.incarnation == caller.incarnation:
-            authority = Authority(capability.capability_id, capability.tenant_id, capability.incarnation, caveats)
-            if authority.holds(state, caller.core.loop.now().at_us):
-                return capability, authority
-    raise Rejected("token_invalid", "send a token of this tenant that is neither expired nor revoked")
+    authority = authority_of(caller.system, text)
+    if authority is None or authority.incarnation != caller.incarnation:
+        raise Rejected("token_invalid", "send a token of this tenant that is neither expired nor revoked")
+    return caller.core.loop.state.capabilities[authority.capability_id or ""], authority
 
 
 def _checked_id(capability_id: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -22,15 +22,13 @@ from solo_trio.journal.turns import Lane
 from solo_trio.journal.witness import Head
 from solo_trio.model.record import Artifact, Checkpoint, KeyRow, StoredEvent
 
-SHARED_MEMORY_FILE: Final = "kernel.db-shm"
-
 T = TypeVar("T")
 
 
 @asynccontextmanager
 async def open_inspection(directory: Path, key: bytes) -> AsyncIterator[Inspection]:
     """Open the journal in `directory`, which the caller has locked. Raises `Faulted` as `open_journal` does."""
-    made = [directory / name for name in (schema.WAL_FILE, SHARED_MEMORY_FILE) if not (directory / name).exists()]
+    made = [directory / name for name in (schema.WAL_FILE, schema.SHARED_MEMORY_FILE) if not (directory / name).exists()]
     try:
         inspection = await trio.to_thread.run_sync(_open, directory, key)
         try:
@@ -50,10 +48,11 @@ def _open(directory: Path, key: bytes) -> Inspection:
         check_files(directory, known)
         if not (directory / schema.DATABASE_FILE).exists():
             raise Faulted("data_damaged", f"there is no {schema.DATABASE_FILE} in {directory}: name a data directory")
-        connection = schema.connect_reader(directory)
+        connection = schema.connect_onlooker(directory)
         try:
             version = schema.version(connection)
             head = reads.head(connection) if version else witness.NO_EVENTS
+            oldest_id = reads.oldest_id(connection) if version else 1
             check_witness(connection, known, head)
             checkpoint_key = checkpoints.key_of(key)
             if version >= schema.CHECKPOINTS_SINCE:
@@ -63,15 +62,24 @@ def _open(directory: Path, key: bytes) -> Inspection:
             raise
     except (driver.Error, OSError) as error:
         raise at_open(error, directory) from error
-    return Inspection(connection, head, checkpoint_key, keeps_checkpoints=version >= schema.CHECKPOINTS_SINCE)
+    return Inspection(
+        connection, head, oldest_id, checkpoint_key, keeps_checkpoints=version >= schema.CHECKPOINTS_SINCE
+    )
 
 
 class Inspection:
     """The reading part of `ports.Journal`."""
 
     def __init__(
-        self, connection: driver.Connection, head: Head, checkpoint_key: bytes, *, keeps_checkpoints: bool
+        self,
+        connection: driver.Connection,
+        head: Head,
+        oldest_id: int,
+        checkpoint_key: bytes,
+        *,
+        keeps_checkpoints: bool,
     ) -> None:
+        self.oldest_id = oldest_id
         self._connection = connection
         self._lane = Lane([connection])
         self._head = head

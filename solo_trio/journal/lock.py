@@ -52,19 +52,25 @@ class DataLock:
 
     The lock is a `flock`: it ends with the process that holds it, however that ends. The file is never removed, because a
     kernel that waits with the old file open would then hold a lock on nothing. Its text is for people only.
+    `still`: to look at a directory that is there without changing a byte in it, the text of the lock included.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, still: bool = False) -> None:
         self._directory = directory
+        self._still = still
         self._fd: int | None = None
 
     def __enter__(self) -> DataLock:
         if self._fd is not None:
             raise RuntimeError("a DataLock is entered once at a time")
-        prepare_directory(self._directory)
+        if not self._still:
+            prepare_directory(self._directory)
+        flags = os.O_RDONLY if self._still else os.O_RDWR | os.O_CREAT
         try:
-            fd = os.open(self._directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(self._directory / LOCK_FILE, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
+            if self._still and isinstance(error, FileNotFoundError):
+                return self  # a copy without it: no kernel has ever used this very directory
             raise _unwritable(self._directory, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +84,8 @@ class DataLock:
                 f"another kernel ({holder}) uses {self._directory}: stop it, or name another directory",
             ) from error
         self._fd = fd
-        _describe(fd, f"{os.getpid()}\nThe Solo kernel with this process id uses this directory.\n")
+        if not self._still:
+            _describe(fd, f"{os.getpid()}\nThe Solo kernel with this process id uses this directory.\n")
         return self
 
     def __exit__(
@@ -88,7 +95,8 @@ class DataLock:
             return
         fd, self._fd = self._fd, None
         try:
-            _describe(fd, "")
+            if not self._still:
+                _describe(fd, "")
         finally:
             os.close(fd)
 

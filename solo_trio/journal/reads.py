@@ -32,6 +32,12 @@ def head(connection: driver.Connection) -> Head:
     return NO_EVENTS if row is None else (int(row[0]), bytes(row[1]))
 
 
+def oldest_id(connection: driver.Connection) -> int:
+    """The first event's id, as stored; 1 where there is none."""
+    (found,) = connection.execute("SELECT min(id) FROM events").fetchone()
+    return 1 if found is None else int(found)
+
+
 def hash_at(connection: driver.Connection, id_: int) -> bytes | None:
     """The stored hash of one event; that of event 0 is fixed."""
     if id_ == 0:

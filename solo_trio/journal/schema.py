@@ -17,6 +17,7 @@ from solo_trio.journal.reserve import PAGE_BYTES
 
 DATABASE_FILE: Final = "kernel.db"
 WAL_FILE: Final = "kernel.db-wal"
+SHARED_MEMORY_FILE: Final = "kernel.db-shm"
 BUSY_TIMEOUT_MS: Final = 5_000
 """How long a statement waits for a foreign tool on the file, and a truncating checkpoint for our own readers."""
 
@@ -60,9 +61,15 @@ def connect_reader(directory: Path) -> driver.Connection:
     return _connect(directory, "ro")
 
 
-def _connect(directory: Path, mode: str) -> driver.Connection:
+def connect_onlooker(directory: Path) -> driver.Connection:
+    """A reader of a database that nobody writes, which leaves what a killed kernel left in the shared memory's file, too."""
+    known = (directory / SHARED_MEMORY_FILE).exists()  # without one SQLite must make one, or cannot read
+    return _connect(directory, "ro", "&readonly_shm=1" if known else "")
+
+
+def _connect(directory: Path, mode: str, more: str = "") -> driver.Connection:
     return driver.connect(
-        f"file:{quote(str(directory / DATABASE_FILE))}?mode={mode}",
+        f"file:{quote(str(directory / DATABASE_FILE))}?mode={mode}{more}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,

@@ -1,142 +1,15 @@
-"""What embedders test their kernels with. Owns: a kernel without disk and processes. Never: imported by the product."""
+"""What users test their services and embedders test their kernels with. Owns: what may be imported from here.
 
-from __future__ import annotations
+A kernel in memory whose clock jumps, whose journal fails and whose services are made up: see the guide "Testing". Never:
+imported by the product.
+"""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from solo_trio.testing.clock import JumpingClock as JumpingClock
+from solo_trio.testing.journal import FaultyJournal as FaultyJournal
+from solo_trio.testing.kernel import MemoryKernel as MemoryKernel
+from solo_trio.testing.logs import MemoryLogs as MemoryLogs
+from solo_trio.testing.runtime import FakeRunning as FakeRunning
+from solo_trio.testing.runtime import FakeRuntime as FakeRuntime
+from solo_trio.testing.runtime import Plan as Plan
 
-import trio
-from attrs import define, field
-
-from solo_trio.bootstrap import assemble
-from solo_trio.embedding import Kernel
-from solo_trio.journal.memory import MemoryJournal
-from solo_trio.kernel.checkpoints import CheckpointRules
-from solo_trio.kernel.core import Parts
-from solo_trio.kernel.pressure import NoMachine
-from solo_trio.operations.caller import System
-from solo_trio.operations.settings import EMBEDDED, Settings
-from solo_trio.policy.redaction import Redactor
-from solo_trio.ports import Clock, Entropy, LogQuery, LogSink, Machine, Runtime
-from solo_trio.runtimes.task import TaskRuntime
-from solo_trio.telemetry.diagnostics import Diagnostics
-from solo_trio.telemetry.sources import SystemClock, SystemEntropy
-from solo_trio.vault.keyring import Keyring
-from solo_trio.vault.keys import MasterKey
-from solo_trio.vault.secret import Secret
-from solo_trio.vault.vault import Vault
-
-__all__ = ["MemoryKernel", "MemoryLogs"]
-
-
-@define
-class MemoryLogs:
-    """Implements `ports.ServiceLogs` in a list."""
-
-    entries: list[tuple[str, str, dict[str, Any]]] = field(factory=list)
-    _changed: trio.Event = field(factory=trio.Event)
-
-    def sink(
-        self,
-        incarnation: str,
-        service_id: str,
-        generation: int,
-        *,
-        bytes_per_s: int | None,
-        redactor: Redactor | None = None,
-    ) -> LogSink:
-        redacted = Redactor() if redactor is None else redactor
-
-        def take(stream: str, level: str, message: str, fields: dict[str, Any]) -> None:
-            entry = {
-                "id": len(self.entries) + 1,
-                "level": level,
-                "service_id": service_id,
-                "generation": generation,
-                "stream": stream,
-                "message": redacted.text(message),
-                "fields": redacted.json(fields),
-            }
-            self.entries.append((incarnation, service_id, entry))
-            changed, self._changed = self._changed, trio.Event()
-            changed.set()
-
-        return take
-
-    async def read(self, query: LogQuery) -> list[dict[str, Any]]:
-        found = [
-            entry
-            for incarnation, service_id, entry in self.entries
-            if incarnation == query.incarnation and query.service_id in (None, service_id) and entry["id"] > query.after
-        ]
-        return found[-query.tail :] if query.tail else found[: query.limit]
-
-    async def scan(self, query: LogQuery) -> tuple[list[dict[str, Any]], int]:
-        found, newest = await self.read(query), len(self.entries)
-        return found, newest if query.tail or len(found) < query.limit else found[-1]["id"]
-
-    async def forget(self, incarnation: str) -> None:
-        await trio.lowlevel.checkpoint()
-        self.entries = [("", "", {}) if each[0] == incarnation else each for each in self.entries]
-
-    def changed(self, incarnation: str) -> trio.Event:
-        return self._changed
-
-    def dropped_lines(self, incarnation: str, service_id: str | None) -> int:
-        return 0
-
-
-@define
-class MemoryKernel:
-    """A kernel whose log is in memory and whose services are tasks; runs on Trio's mock clock too.
-
-    `open` (or `run`) may be entered again and again: each time is a start of the kernel on the log that the time before
-    left. Leaving it is a shutdown, cancelling it is a crash. `runtimes`: further ones, or another "task".
-    """
-
-    callables: Mapping[str, object] = field(factory=dict)
-    settings: Settings = EMBEDDED
-    journal: MemoryJournal = field(factory=MemoryJournal)
-    logs: MemoryLogs = field(factory=MemoryLogs)
-    telemetry: Diagnostics = field(factory=Diagnostics)
-    clock: Clock = field(factory=SystemClock)
-    entropy: Entropy = field(factory=SystemEntropy)
-    runtimes: Mapping[str, Runtime] = field(factory=dict)
-    machine: Machine = field(factory=NoMachine)
-    """What the kernel's pressure monitor reads; by itself it has nothing to measure."""
-    _master: MasterKey = field(factory=lambda: MasterKey(Secret(bytes(32))))
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Kernel]:
-        """What `Kernel.open` gives, without a data directory."""
-        named = dict(self.callables)
-        async with self._system(named) as system:
-            yield Kernel(system, named)
-
-    @asynccontextmanager
-    async def run(self) -> AsyncIterator[System]:
-        """What operations act on, for tests of gateways and of the kernel itself."""
-        async with self._system(self.callables) as system:
-            yield system
-
-    @asynccontextmanager
-    async def _system(self, callables: Mapping[str, object]) -> AsyncIterator[System]:
-        keys = await self.journal.keys()
-        keyring = Keyring(self._master, self.entropy, keys)
-        parts = Parts(
-            journal=self.journal,
-            clock=self.clock,
-            entropy=self.entropy,
-            telemetry=self.telemetry,
-            runtimes={"task": TaskRuntime(callables, self.settings.allowed_imports), **self.runtimes},
-            logs=self.logs,
-            ceiling=self.settings.limits,
-            machine=self.machine,
-            pressure=self.settings.pressure,
-            egress_allowed=self.settings.egress_allowed,
-            vault=Vault(self._master, self.entropy, keys),
-            checkpoints=CheckpointRules(self.settings.checkpoint_interval_events, self.settings.checkpoint_interval_s),
-        )
-        async with assemble(parts, keyring, self.settings) as system:
-            yield system
+__all__ = ["FakeRunning", "FakeRuntime", "FaultyJournal", "JumpingClock", "MemoryKernel", "MemoryLogs", "Plan"]

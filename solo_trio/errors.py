@@ -37,6 +37,7 @@ CODES: Final[dict[str, Code]] = {
     "tenant_not_found": Code(404, "No such tenant"),
     "certificate_not_found": Code(404, "No such certificate"),
     "secret_not_found": Code(404, "No such secret"),
+    "event_not_found": Code(404, "No such event"),
     "capability_not_found": Code(404, "No such capability"),
     "function_not_found": Code(404, "The service exports no such function"),
     "method_not_allowed": Code(405, "The route does not take this method"),

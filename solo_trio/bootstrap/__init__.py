@@ -6,6 +6,7 @@ from solo_trio.bootstrap.directory import LOCKS_DIRECTORY as LOCKS_DIRECTORY
 from solo_trio.bootstrap.directory import check_unused as check_unused
 from solo_trio.bootstrap.directory import environments_of as environments_of
 from solo_trio.bootstrap.directory import tenant_files as tenant_files
+from solo_trio.bootstrap.looking import look_back as look_back
 from solo_trio.bootstrap.machine import control_groups as control_groups
 from solo_trio.bootstrap.machine import harden_process as harden_process
 from solo_trio.bootstrap.machine import storage_library as storage_library

@@ -19,6 +19,7 @@ from solo_trio.cli import (
     offline_commands,
     secret_commands,
     service_commands,
+    state_commands,
     system_commands,
     tenant_commands,  # noqa: F401  (adds to `tenant`)
 )
@@ -127,6 +128,7 @@ for command in (
     *system_commands.COMMANDS,
     *local_commands.COMMANDS,
     *offline_commands.COMMANDS,
+    *state_commands.COMMANDS,
     *audit_commands.COMMANDS,
     *capability_commands.COMMANDS,
     *secret_commands.COMMANDS,

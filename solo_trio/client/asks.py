@@ -400,6 +400,22 @@ def system() -> Ask[Document]:
     return Ask("GET", "/system", _whole, tenant=False)
 
 
+STATE_PATIENCE_S: Final = 300.0
+"""Of a state that is far from a kept one, so many events are read."""
+
+
+def state(
+    *, at: int | None = None, tenant_id: str | None = None, limit: int | None = None, cursor: str | None = None
+) -> Ask[Document]:
+    """A page of what the events up to `at` come to: `{event_id, at, counts, tenants, services, capabilities, secrets, next}`.
+
+    `at` is inclusive; without it the newest event counts. `next` is the `cursor` of the following page, whose lists are to be
+    added to these. Never a key, nor a value of a secret. System credentials only.
+    """
+    query = _given(at=at, tenant_id=tenant_id, limit=limit, cursor=cursor)
+    return Ask("GET", "/system/state", _whole, query, tenant=False, patience_s=STATE_PATIENCE_S)
+
+
 def openapi() -> Ask[Document]:
     """The API described as OpenAPI."""
     return Ask("GET", "/openapi.json", _whole, tenant=False)

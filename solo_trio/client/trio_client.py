@@ -103,6 +103,7 @@ class AsyncSoloClient:
     accept_clock = _Method(asks.accept_clock)
     verify = _Method(asks.verify)
     checkpoint = _Method(asks.checkpoint)
+    state = _Method(asks.state)
     audit = _Method(asks.audit)
     openapi = _Method(asks.openapi)
     pause_all = _Method(asks.pause_all)

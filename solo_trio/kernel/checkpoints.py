@@ -13,7 +13,7 @@ import importlib.resources
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources.abc import Traversable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import orjson
 import trio
@@ -28,7 +28,7 @@ from solo_trio.model.checkpoint import CheckpointWritten, RecordCheckpoint
 from solo_trio.model.event import Record
 from solo_trio.model.record import Checkpoint
 from solo_trio.model.state import KernelState
-from solo_trio.ports import Journal, Telemetry
+from solo_trio.ports import Telemetry
 
 CHECKPOINT_INTERVAL_EVENTS: Final = 10_000
 """Some tenths of a second of replay."""
@@ -82,9 +82,21 @@ class Written:
     duration_s: float
 
 
-async def newest_usable(journal: Journal, telemetry: Telemetry, reducer: str) -> KernelState | None:
-    """The newest kept state that this program can go on from; those that it cannot are noted."""
+class Kept(Protocol):
+    """A log, as far as its checkpoints go."""
+
+    async def checkpoint_ids(self) -> list[int]: ...
+
+    async def checkpoint(self, event_id: int) -> Checkpoint: ...
+
+
+async def newest_usable(
+    journal: Kept, telemetry: Telemetry, reducer: str, *, up_to: int | None = None
+) -> KernelState | None:
+    """The newest kept state that this program can go on from, not after event `up_to`; those that it cannot are noted."""
     for event_id in await journal.checkpoint_ids():
+        if up_to is not None and event_id > up_to:
+            continue
         try:
             kept = await journal.checkpoint(event_id)
             if (kept.reducer, kept.format) != (reducer, snapshot.FORMAT):

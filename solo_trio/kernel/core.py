@@ -20,6 +20,7 @@ from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.log_checks import Check
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.monitor import Monitor
+from solo_trio.kernel.past import PastStates
 from solo_trio.kernel.pressure import NoMachine, PressureLimits, PressureMonitor
 from solo_trio.kernel.recovery import Recovery, RecoveryReport
 from solo_trio.kernel.removal import Removals
@@ -53,6 +54,7 @@ from solo_trio.ports import (
     Environments,
     Journal,
     Machine,
+    MayOut,
     Running,
     Runtime,
     SecretOut,
@@ -128,6 +130,7 @@ class Core:
         self.verification = Verification(self, parts.files.leftovers, parts.checks)
         self.removals = Removals(self, parts.files)
         self.checkpoints = Checkpoints(self, parts.checkpoints, reducer_version(), uncovered=recovery.replayed)
+        self.past = PastStates(self, reducer_version())
         self.monitor = Monitor(self)
         self.denials = Denials(self, parts.alerts)
         self.secrets = Secrets(self, parts.vault)
@@ -325,3 +328,7 @@ class Core:
     def outgoing(self, tenant_id: str, incarnation: str, service_id: str, deployment: int) -> CallOut:
         """What a service of this tenant calls its siblings with."""
         return self.calls.outgoing(tenant_id, incarnation, service_id, deployment)
+
+    def rights(self, tenant_id: str, incarnation: str) -> MayOut:
+        """What a service of this tenant asks about its callers."""
+        return self.calls.rights(tenant_id, incarnation)

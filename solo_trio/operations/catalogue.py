@@ -11,6 +11,7 @@ from solo_trio.operations import (  # noqa: F401
     openapi,
     secrets,
     services,
+    states,
     system,
     tenants,
     tokens,

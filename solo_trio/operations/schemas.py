@@ -33,6 +33,7 @@ from solo_trio.operations.audit import CREDENTIAL_PATTERN, CURSOR_PATTERN, TIME_
 from solo_trio.operations.capabilities import TTL_S_MAX, RateLimit
 from solo_trio.operations.changing import GRACE_MS_MAX, RestartLimitsChange
 from solo_trio.operations.paging import PAGE_MAX
+from solo_trio.operations.states import CURSOR_PATTERN as STATE_CURSOR
 from solo_trio.operations.strict_json import INT_MAX, INT_MIN
 from solo_trio.operations.table import Operation
 from solo_trio.operations.tenants import TENANT_RANGES
@@ -71,6 +72,7 @@ _FIELDS: Final[dict[str, Schema]] = {
     "limit": _PAGE,
     "tail": _PAGE,
     "since": {"minimum": 0},
+    "at": {"minimum": 0},
     "since_id": {"minimum": 0},
     "grace_ms": {"minimum": 0, "maximum": GRACE_MS_MAX},
     "name": {"pattern": f"^{SECRET_NAME_PATTERN}$", "maxLength": 128},
@@ -99,6 +101,7 @@ _OF_ITS_OWN: Final[dict[tuple[str, str], Schema]] = {
         "maxLength": 128,
         "description": "The `next` of the page before.",
     },
+    ("show_state", "cursor"): {"pattern": f"^{STATE_CURSOR}$", "description": "The `next` of the page before."},
     ("list_capabilities", "cursor"): {"pattern": "^[0-9a-f]{32}$", "description": "The `next` of the page before."},
     ("list_audit", "since"): _TIME,
     ("list_audit", "until"): _TIME,

@@ -13,10 +13,14 @@ from solo_trio.model.audit import AuditEntry, AuditFinding, AuditPage, AuditQuer
 from solo_trio.model.ending import Breach as Breach
 from solo_trio.model.ending import Ending as Ending
 from solo_trio.model.ending import EndKind as EndKind
+from solo_trio.model.mandate import NOBODYS, Mandate
 from solo_trio.model.record import (
+    Archived,
+    ArchiveState,
     Artifact,
     Attachment,
     Checkpoint,
+    Erasure,
     EventQuery,
     IdempotencyRow,
     KeyRow,
@@ -90,7 +94,10 @@ class Journal(Protocol):
         ...
 
     async def read(self, query: EventQuery) -> list[StoredEvent]:
-        """All that the query says, however many scans it takes; others have their turn between them."""
+        """All that the query says, however many scans it takes; others have their turn between them.
+
+        The `newest` of one subject of an incarnation are looked for in the archive too.
+        """
         ...
 
     async def scan(self, query: EventQuery) -> Scan:
@@ -114,6 +121,31 @@ class Journal(Protocol):
         """Rows with `at_us` >= `since_us`, ascending; older ones are deleted."""
         ...
 
+    async def archive(self, upto: int, *, fewest: int = 1) -> Archived | None:
+        """One step of copying the oldest events, up to `upto`, durably to where they cost less; `replay` finds them there.
+
+        None: fewer than `fewest` are to be copied. Raises `StorageFull`, `Faulted` (data_unwritable, data_damaged), or
+        `JournalFailed`; nothing is lost by that.
+        """
+        ...
+
+    async def prune(self, upto: int) -> int:
+        """One step of deleting archived events up to `upto`, but never the last one; what `oldest_id` is now. Raises as `archive`."""
+        ...
+
+    async def archive_state(self) -> ArchiveState: ...
+
+    async def erasures(self) -> list[Erasure]:
+        """What is still to be erased (see `EraseEvents`), oldest first."""
+        ...
+
+    async def erase(self, erasure: Erasure) -> bool:
+        """One step of erasing what an incarnation's events held, wherever they are, and the checkpoints from before it was asked.
+
+        True: all of it is done, and it is in no file of the journal any more. Raises as `archive`.
+        """
+        ...
+
 
 # -- runtimes
 
@@ -122,6 +154,16 @@ class SecretOut(Protocol):
     async def __call__(self, name: str) -> str | bytes:
         """The newest value of a secret, for a service that was granted it; raises `SoloError`."""
         ...
+
+
+class MayOut(Protocol):
+    def __call__(self, mandate: Mandate, resource: str, permission: str) -> bool:
+        """Whether whoever made a call has that right at this moment; raises `SoloError` for what is no right."""
+        ...
+
+
+def _no_rights(mandate: Mandate, resource: str, permission: str) -> bool:
+    return False
 
 
 async def _no_secrets(name: str) -> str | bytes:
@@ -153,6 +195,8 @@ class Launch:
     """Knows what it was given by `secret`; whatever it says goes through this."""
     egress: Callable[[], Reach] = field(default=lambda: NOWHERE, repr=False)
     """What it may reach at the moment; nothing that a task runtime could keep anybody to."""
+    may: MayOut = field(default=_no_rights, repr=False)
+    """What it may ask of whoever calls it."""
 
 
 class Environments(Protocol):
@@ -173,9 +217,18 @@ class LogSink(Protocol):
 
 class CallOut(Protocol):
     async def __call__(
-        self, service_id: str, function: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float
+        self,
+        service_id: str,
+        function: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        timeout_s: float,
+        mandate: Mandate | None,
     ) -> Any:
-        """A service calls another service of its tenant; raises `SoloError`."""
+        """A service calls another one of its tenant; raises `SoloError`.
+
+        `mandate`: of the call that it does so for, which must be in flight to it; None: by itself.
+        """
         ...
 
 
@@ -187,8 +240,10 @@ class Running(Protocol):
     ending: Ending | None
     """Set before `ended` is."""
 
-    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any], mandate: Mandate = NOBODYS) -> Any:
         """Call an exported function; the caller bounds the time by cancelling, which cancels the function.
+
+        `mandate`: what the service may do for this call, besides what it may itself, until it is answered or given up.
 
         Raises `Rejected("function_not_found")`, `Faulted` with `call_failed` (extra: error_type, message), `call_interrupted`,
         `result_not_serialisable`, or `overloaded` (too many calls in flight).

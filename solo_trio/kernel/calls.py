@@ -9,13 +9,16 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from solo_trio.errors import Faulted, Rejected
+from solo_trio.errors import Faulted
 from solo_trio.kernel.hub import Follow
 from solo_trio.kernel.loop import shutting_down
 from solo_trio.kernel.surroundings import Surroundings
+from solo_trio.model.mandate import Mandate
+from solo_trio.model.rights import check_right
 from solo_trio.model.service import ServiceState, Status
-from solo_trio.model.service_lookup import demand_of_service, find_service
-from solo_trio.ports import CallOut, Running
+from solo_trio.model.service_lookup import find_service
+from solo_trio.model.tenant import TenantState, tenant_of
+from solo_trio.ports import CallOut, MayOut, Running
 
 CALLS_HELD_MAX: Final = 64
 """So many calls may wait for one paused service; they are not durable."""
@@ -49,15 +52,16 @@ class Calls:
         args: Sequence[Any],
         kwargs: dict[str, Any],
         timeout_s: float,
+        mandate: Mandate,
     ) -> Any:
         """Call an exported function of a service, waiting for one that starts or restarts, or is paused.
 
-        Raises `SoloError`.
+        `mandate`: what the service gets to do for this call; that it may be made at all was looked at. Raises `SoloError`.
         """
         called = find_service(self._core.loop.state, tenant_id, service_id)
         incarnation = self._core.loop.state.tenants[tenant_id].incarnation
         with self.breaker(tenant_id, incarnation, called, timeout_s):
-            return await self._call(tenant_id, service_id, function, args, kwargs, timeout_s)
+            return await self._call(tenant_id, service_id, function, args, kwargs, timeout_s, mandate)
 
     async def _call(
         self,
@@ -67,10 +71,11 @@ class Calls:
         args: Sequence[Any],
         kwargs: dict[str, Any],
         timeout_s: float,
+        mandate: Mandate,
     ) -> Any:
         with trio.move_on_after(timeout_s):
             running = await self._wait_callable(tenant_id, service_id)
-            return await running.call(function, args, kwargs)
+            return await running.call(function, args, kwargs, mandate)
         service = self._core.loop.state.service(tenant_id, service_id)
         if service is not None and service.status is Status.PAUSED:
             raise _paused(service_id)
@@ -126,21 +131,41 @@ class Calls:
             nursery.cancel_scope.cancel()
 
     def outgoing(self, tenant_id: str, incarnation: str, caller_id: str, deployment: int) -> CallOut:
-        """What a service of this tenant calls its siblings with: it may do no more than what it was deployed with."""
+        """What a service of this tenant calls its siblings with.
+
+        It may do no more than what it was deployed with, nor, when it does so for a call, than whoever made that one.
+        """
 
         async def call(
-            service_id: str, function: str, args: Sequence[Any], kwargs: dict[str, Any], timeout_s: float
+            service_id: str,
+            function: str,
+            args: Sequence[Any],
+            kwargs: dict[str, Any],
+            timeout_s: float,
+            mandate: Mandate | None,
         ) -> Any:
-            state = self._core.loop.state
-            tenant = state.tenants.get(tenant_id)
-            if tenant is None or tenant.incarnation != incarnation:
-                raise Rejected("tenant_not_found", "the tenant of this service is gone")
-            demand_of_service(
-                state, tenant, caller_id, deployment, f"service:{service_id}", "call", self._core.loop.now()
-            )
-            return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s)
+            tenant = self._tenant(tenant_id, incarnation)
+            if mandate is None:
+                carried = Mandate.of_service(tenant_id, caller_id, deployment)
+            else:
+                carried = mandate.through(caller_id, deployment)
+            carried.demand(self._core.loop.state, tenant, f"service:{service_id}", "call", self._core.loop.now())
+            return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s, carried)
 
         return call
+
+    def rights(self, tenant_id: str, incarnation: str) -> MayOut:
+        """What a service of this tenant asks about its callers."""
+
+        def may(mandate: Mandate, resource: str, permission: str) -> bool:
+            tenant = self._tenant(tenant_id, incarnation)
+            check_right(resource, [permission])
+            return mandate.allows(self._core.loop.state, tenant, resource, permission, self._core.loop.now())
+
+        return may
+
+    def _tenant(self, tenant_id: str, incarnation: str) -> TenantState:
+        return tenant_of(self._core.loop.state, tenant_id, incarnation)
 
 
 def _paused(service_id: str) -> Faulted:

@@ -313,6 +313,7 @@ class ServiceSupervisor:
                 self._redactor,
             ),
             redactor=self._redactor,
+            may=self._core.rights(self._tenant_id, self._incarnation),
         )
 
     def _reach(self) -> Reach:

@@ -13,7 +13,7 @@ from solo_trio.model.limits import Limits
 from solo_trio.model.service import ServiceState
 from solo_trio.policy.egress import EgressList
 from solo_trio.policy.redaction import Redactor
-from solo_trio.ports import CallOut, Entropy, Journal, Running, Runtime, SecretOut, ServiceLogs, Telemetry
+from solo_trio.ports import CallOut, Entropy, Journal, MayOut, Running, Runtime, SecretOut, ServiceLogs, Telemetry
 
 
 class Surroundings(Protocol):
@@ -41,6 +41,10 @@ class Surroundings(Protocol):
 
     def outgoing(self, tenant_id: str, incarnation: str, service_id: str, deployment: int) -> CallOut:
         """What a service of this tenant calls its siblings with."""
+        ...
+
+    def rights(self, tenant_id: str, incarnation: str) -> MayOut:
+        """What a service of this tenant asks about its callers."""
         ...
 
     def secrets_of(

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model.ids import check_function, check_id
+from solo_trio.model.mandate import Mandate
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.table import Answer, body, operation, path
 
@@ -43,5 +44,6 @@ async def call(caller: Caller, given: CallInput) -> Answer:
         given.args,
         given.kwargs,
         caller.system.settings.call_timeout_s,
+        Mandate.of(caller.authority),
     )
     return Answer({"result": result})

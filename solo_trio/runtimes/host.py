@@ -27,7 +27,8 @@ from attrs import define, field
 from solo_trio.runtimes import egress_child, wire, zip_modules
 from solo_trio.runtimes.fence import message_of, reason_of, traceback_tail
 from solo_trio.runtimes.life import Life, Reply, Verdict, crashed
-from solo_trio.service.context import LOG_MESSAGE_CHARS_MAX, CallError, Context
+from solo_trio.service.calling import CallError
+from solo_trio.service.context import LOG_MESSAGE_CHARS_MAX, Context
 from solo_trio.service.module import Module
 from solo_trio.service.values import printable
 
@@ -277,6 +278,7 @@ class _Session:
             sink=link.log,
             ask=self._ask,
             reveal=self._reveal,
+            may=self._may,
         )
         self._life = Life(module, context, hello.calls_in_flight, lambda: link.send(wire.Ready()))
 
@@ -302,7 +304,7 @@ class _Session:
         match message:
             case wire.Call():
                 done = functools.partial(self._reply, message.id)
-                self._life.call(message.id, message.function, message.args, message.kwargs, done)
+                self._life.call(message.id, message.function, message.args, message.kwargs, message.caller, done)
             case wire.Cancel():
                 self._life.cancel(message.id)
             case wire.Stop():
@@ -321,16 +323,19 @@ class _Session:
             self._link.send(wire.Result(number, "result_not_serialisable", None, "", message_of(error)))
 
     async def _ask(
-        self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float
+        self, call: int, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float
     ) -> Any:
         number = next(self._numbers)
-        return await self._answer_to(wire.Ask(number, service_id, function, args, kwargs, timeout_s))
+        return await self._answer_to(wire.Ask(number, call, service_id, function, args, kwargs, timeout_s))
+
+    async def _may(self, call: int, resource: str, permission: str) -> bool:
+        return bool(await self._answer_to(wire.AskRight(next(self._numbers), call, resource, permission)))
 
     async def _reveal(self, name: str) -> str | bytes:
         value = await self._answer_to(wire.AskSecret(next(self._numbers), name))
         return base64.b64decode(value["base64"]) if "base64" in value else str(value["text"])
 
-    async def _answer_to(self, asked: wire.Ask | wire.AskSecret) -> Any:
+    async def _answer_to(self, asked: wire.Ask | wire.AskSecret | wire.AskRight) -> Any:
         number = asked.id
         waiting = self._waiting[number] = _Waiting()
         try:

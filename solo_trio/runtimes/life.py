@@ -10,6 +10,7 @@ import trio
 from attrs import frozen
 
 from solo_trio.runtimes.fence import Outcome, fenced, innermost, message_of, reason_of, traceback_tail, type_of
+from solo_trio.service.calling import Caller, answering
 from solo_trio.service.context import Context
 from solo_trio.service.module import FunctionNotFound, Module
 from solo_trio.service.values import NotJson
@@ -57,6 +58,7 @@ class Life:
 
     async def run(self) -> Verdict:
         """Until `main` ends, `stop` is called, or a call raises what no call may raise. Never raises by itself."""
+        answering(None)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             early, self._early = self._early, None
@@ -74,18 +76,28 @@ class Life:
         self._scope.cancel()
 
     def call(
-        self, number: int, function: str, args: list[Any], kwargs: dict[str, Any], done: Callable[[Reply], None]
+        self,
+        number: int,
+        function: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        told: dict[str, Any],
+        done: Callable[[Reply], None],
     ) -> None:
-        """Start a call; `done` gets its reply exactly once, unless the whole life is cancelled from outside."""
+        """Start a call; `done` gets its reply exactly once, unless the whole life is cancelled from outside.
+
+        `told`: what the service may know of who calls (`model.mandate.Mandate.view`).
+        """
         if self._early is not None:
-            self._early[number] = functools.partial(self.call, number, function, args, kwargs, done), done
+            self._early[number] = functools.partial(self.call, number, function, args, kwargs, told, done), done
         elif self._nursery is None or self._scope.cancel_called:
             done(Reply("interrupted"))
         elif len(self._calls) >= self.calls_max:
             done(Reply("overloaded", message=f"{self.calls_max} calls are in flight"))
         else:
             self._calls[number] = trio.CancelScope()
-            self._nursery.start_soon(self._call, number, function, args, kwargs, done, name=f"call {function[:80]}")
+            who = self._ctx.answering(number, told)
+            self._nursery.start_soon(self._call, who, function, args, kwargs, done, name=f"call {function[:80]}")
 
     def cancel(self, number: int) -> None:
         """Cancel a call; unknown numbers are calls that are over already."""
@@ -96,8 +108,10 @@ class Life:
 
     @trio.lowlevel.enable_ki_protection
     async def _call(
-        self, number: int, function: str, args: list[Any], kwargs: dict[str, Any], done: Callable[[Reply], None]
+        self, who: Caller, function: str, args: list[Any], kwargs: dict[str, Any], done: Callable[[Reply], None]
     ) -> None:
+        answering(who)  # a task of its own has a context of its own
+        number = who.number
         outcome = await fenced(self._calls[number], functools.partial(self._module.call, function, args, kwargs))
         del self._calls[number]
         if outcome.error is not None and not isinstance(outcome.error, Exception):

@@ -49,5 +49,5 @@ def _prompt(kernel: socket.socket) -> None:
     """All that the kernel would say, in advance: it waits in the socket."""
     end = wire.Wire("kernel")
     hello = wire.Hello("tenant", "rehearsal", 1, 1, "process", {}, 1, SOURCE)
-    for message in (hello, wire.Call(1, "add", [1, 2], {}), wire.Stop()):
+    for message in (hello, wire.Call(1, "add", [1, 2], {}, {}), wire.Stop()):
         kernel.sendall(end.send(message))

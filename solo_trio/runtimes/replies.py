@@ -31,6 +31,14 @@ def value_of(service_id: str, function: str, kind: str, value: Any, error_type: 
             )
 
 
+def call_over() -> Rejected:
+    """A service asks for something on behalf of a call that is not in flight to it: answered, given up, or never made."""
+    return Rejected(
+        "permission_denied",
+        "the call that this was asked for is over, and its caller's rights with it; a service asks by itself with ctx.own",
+    )
+
+
 def call_interrupted(service_id: str) -> Faulted:
     """The service ended, or was ending, while it was called."""
     return Faulted("call_interrupted", f"{service_id} ended during the call", retry_after_s=1)

@@ -27,6 +27,7 @@ import trio
 from attrs import define, evolve, field, frozen
 
 from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.model.mandate import NOBODYS, Mandate
 from solo_trio.policy.bucket import Bucket
 from solo_trio.policy.redaction import RedactedStream
 from solo_trio.ports import Breach, Ending, Launch
@@ -37,7 +38,7 @@ from solo_trio.runtimes.fence import reason_of
 from solo_trio.runtimes.judge import Evidence, judge
 from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT
 from solo_trio.runtimes.output import drain
-from solo_trio.runtimes.replies import call_interrupted, value_of
+from solo_trio.runtimes.replies import call_interrupted, call_over, value_of
 from solo_trio.runtimes.sandboxes import Sandbox
 
 QUEUED_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -104,8 +105,9 @@ def _body_of(source: str | bytes) -> tuple[bytes, str]:
 
 @define
 class _Pending:
-    """A call and, later, its result."""
+    """A call and, later, its result. `mandate`: None once it was given up."""
 
+    mandate: Mandate | None
     done: trio.Event = field(factory=trio.Event)
     result: wire.Result | None = None
 
@@ -153,7 +155,7 @@ class ServiceProcess:
 
     # -- what the kernel asks for
 
-    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any], mandate: Mandate = NOBODYS) -> Any:
         """See `ports.Running.call`."""
         if self._exited or self.ended.is_set() or self._last_word is not None:
             raise call_interrupted(self._launch.service_id)
@@ -163,13 +165,14 @@ class ServiceProcess:
             raise Faulted("overloaded", "it does not read what it is sent", retry_after_s=1)
         number, self._next_call = self._next_call, self._next_call + 1
         try:
-            self._queue(wire.Call(number, function, list(args), kwargs))
+            self._queue(wire.Call(number, function, list(args), kwargs, mandate.view()))
         except wire.FrameTooLarge as error:
             raise Rejected("too_large", f"the arguments do not fit: {error}") from None
-        pending = self._calls[number] = _Pending()
+        pending = self._calls[number] = _Pending(mandate)
         try:
             await pending.done.wait()
         except trio.Cancelled:
+            pending.mandate = None
             if pending.result is None and not self._exited:
                 self._queue(wire.Cancel(number))
             raise
@@ -396,7 +399,7 @@ class ServiceProcess:
                     raise wire.WireError(f"a result for call {message.id}, which is not open")
                 pending.result = message
                 pending.done.set()
-            case wire.Ask() | wire.AskSecret():
+            case wire.Ask() | wire.AskSecret() | wire.AskRight():
                 self._ask(message)
             case wire.Drop():
                 for asked in (self._asks, self._connects):
@@ -444,9 +447,14 @@ class ServiceProcess:
         self._queue(wire.Connected(asked.id, 0, ""), theirs)
         await self._door.run(pump)
 
-    def _ask(self, ask: wire.Ask | wire.AskSecret) -> None:
+    def _ask(self, ask: wire.Ask | wire.AskSecret | wire.AskRight) -> None:
         if ask.id in self._asks:
             raise wire.WireError(f"ask {ask.id} is open already")
+        try:  # at once: what it is asked for may be answered in the next message
+            mandate = self._mandate_of(ask)
+        except Rejected as refusal:
+            self._queue(wire.Answer(ask.id, refusal.code, refusal.detail, None))
+            return
         if len(self._asks) >= ASKS_IN_FLIGHT_MAX:
             self._queue(wire.Answer(ask.id, "overloaded", f"{ASKS_IN_FLIGHT_MAX} calls of yours are in flight", None))
         elif self._asked_bytes + ask.size > ASKED_BYTES_MAX:
@@ -456,20 +464,35 @@ class ServiceProcess:
         elif self._nursery is not None:
             self._asks[ask.id] = trio.CancelScope()
             self._asked_bytes += ask.size
-            self._nursery.start_soon(self._answer, ask)
+            self._nursery.start_soon(self._answer, ask, mandate)
 
-    async def _asked(self, ask: wire.Ask | wire.AskSecret) -> Any:
+    def _mandate_of(self, ask: wire.Ask | wire.AskSecret | wire.AskRight) -> Mandate | None:
+        """What the call carries that it is asked for; None: the service asks by itself. Raises `Rejected`.
+
+        It can name only what is in flight to it: another number is worth nothing, whosever it is.
+        """
+        if isinstance(ask, wire.AskSecret) or (isinstance(ask, wire.Ask) and ask.call == 0):
+            return None
+        pending = self._calls.get(ask.call)
+        if pending is None or pending.mandate is None:
+            raise call_over()
+        return pending.mandate
+
+    async def _asked(self, ask: wire.Ask | wire.AskSecret | wire.AskRight, mandate: Mandate | None) -> Any:
         if isinstance(ask, wire.AskSecret):
             value = await self._launch.secret(ask.name)
             return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else {"text": value}
+        if isinstance(ask, wire.AskRight):
+            assert mandate is not None
+            return self._launch.may(mandate, ask.resource, ask.permission)
         timeout_s = min(ask.timeout_s, ASK_TIMEOUT_S_MAX) if ask.timeout_s > 0 else 0.0
-        return await self._launch.outgoing(ask.service_id, ask.function, ask.args, ask.kwargs, timeout_s)
+        return await self._launch.outgoing(ask.service_id, ask.function, ask.args, ask.kwargs, timeout_s, mandate)
 
-    async def _answer(self, ask: wire.Ask | wire.AskSecret) -> None:
+    async def _answer(self, ask: wire.Ask | wire.AskSecret | wire.AskRight, mandate: Mandate | None) -> None:
         code, detail, value = "kernel_bug", "the call failed inside the kernel", None
         with self._asks[ask.id]:
             try:
-                value = await self._asked(ask)
+                value = await self._asked(ask, mandate)
                 code, detail = "", ""
             except SoloError as error:
                 code, detail = error.code, error.detail

@@ -13,19 +13,22 @@ import trio
 from attrs import define, field
 
 from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.model.mandate import NOBODYS, Mandate
 from solo_trio.ports import Ending, Launch
 from solo_trio.runtimes.fence import fenced, reason_of, traceback_tail
 from solo_trio.runtimes.life import CALLS_IN_FLIGHT_DEFAULT, Life, Reply
-from solo_trio.runtimes.replies import call_interrupted, value_of
+from solo_trio.runtimes.replies import call_interrupted, call_over, value_of
 from solo_trio.runtimes.wire import FRAME_BYTES_MAX, RESULT_BYTES_MAX
-from solo_trio.service.context import CallError, Context
+from solo_trio.service.calling import CallError
+from solo_trio.service.context import Context
 from solo_trio.service.module import Module, NotAService
 
 
 @define
 class _Pending:
-    """A call and, later, its reply."""
+    """A call and, later, its reply. `mandate`: None once it was given up."""
 
+    mandate: Mandate | None
     done: trio.Event = field(factory=trio.Event)
     reply: Reply = field(factory=lambda: Reply("interrupted"))
 
@@ -56,21 +59,23 @@ class ServiceTask:
             sink=functools.partial(launch.log, "log"),
             ask=self._ask,
             reveal=self._reveal,
+            may=self._may,
         )
         self._context = context
         self._life = Life(module, context, calls_max, self.ready.set)
 
-    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any], mandate: Mandate = NOBODYS) -> Any:
         """See `ports.Running.call`. The function runs in the service's nursery, not in the caller's task."""
         if self._life is None or self.ended.is_set():
             raise call_interrupted(self.launch.service_id)
         copies = _copy(list(args), "the arguments", FRAME_BYTES_MAX), _copy(kwargs, "the arguments", FRAME_BYTES_MAX)
         number, self._next_call = self._next_call, self._next_call + 1
-        pending = self._calls[number] = _Pending()
-        self._life.call(number, function, *copies, functools.partial(self._reply, number))
+        pending = self._calls[number] = _Pending(mandate)
+        self._life.call(number, function, *copies, mandate.view(), functools.partial(self._reply, number))
         try:
             await pending.done.wait()
         except trio.Cancelled:
+            pending.mandate = None
             self._life.cancel(number)
             raise
         reply = pending.reply
@@ -133,12 +138,27 @@ class ServiceTask:
             pending.done.set()
 
     async def _ask(
-        self, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float
+        self, call: int, service_id: str, function: str, args: list[Any], kwargs: dict[str, Any], timeout_s: float
     ) -> Any:
         try:
-            return await self.launch.outgoing(service_id, function, args, kwargs, timeout_s)
+            mandate = self._mandate_of(call) if call else None
+            return await self.launch.outgoing(service_id, function, args, kwargs, timeout_s, mandate)
         except SoloError as error:
             raise CallError(error.code, error.detail) from None
+
+    async def _may(self, call: int, resource: str, permission: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        try:
+            return self.launch.may(self._mandate_of(call), resource, permission)
+        except SoloError as error:
+            raise CallError(error.code, error.detail) from None
+
+    def _mandate_of(self, call: int) -> Mandate:
+        """What a call in flight to this service carries. Raises `Rejected("permission_denied")`."""
+        pending = self._calls.get(call)
+        if pending is None or pending.mandate is None:
+            raise call_over()
+        return pending.mandate
 
     async def _reveal(self, name: str) -> str | bytes:
         try:

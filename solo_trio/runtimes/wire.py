@@ -7,7 +7,7 @@ of what it says, which has a bound for each kind, are checked from those nine by
 
     kernel:   Hello, then any of Call Cancel Stop Answer Connected
     service:  LOADING -Loaded-> LOADED -Ready-> READY, from each of them -Failed or Ended-> OVER
-              Log Connect Drop in all but OVER; Result Ask AskSecret once loaded
+              Log Connect Drop in all but OVER; Result Ask AskSecret AskRight once loaded
 
 With the first byte of a `Connected` that grants something comes one descriptor (SCM_RIGHTS); descriptors come in the order of
 those messages. The kernel takes none.
@@ -62,6 +62,8 @@ class Call:
     function: str
     args: list[Any]
     kwargs: dict[str, Any]
+    caller: dict[str, Any]
+    """Who calls, as far as the service may know."""
 
 
 @frozen
@@ -76,7 +78,7 @@ class Stop:
 
 @frozen
 class Answer:
-    """To an `Ask` or `AskSecret`: `code` is empty, or that of the error."""
+    """To an `Ask`, `AskSecret` or `AskRight`: `code` is empty, or that of the error."""
 
     id: int
     code: str
@@ -123,9 +125,10 @@ class Result:
 
 @frozen
 class Ask:
-    """The service calls another one."""
+    """The service calls another one. `call`: the `Call` that it does so for, which must be open; 0: by itself."""
 
     id: int
+    call: int
     service_id: str
     function: str
     args: list[Any]
@@ -146,6 +149,18 @@ class AskSecret:
 
 
 @frozen
+class AskRight:
+    """Whether who made the open `Call` of that number has `permission` of `resource`."""
+
+    id: int
+    call: int
+    resource: str
+    permission: str
+    size: int = attrs.field(default=0, eq=False)
+    """Bytes that it counts for; not sent."""
+
+
+@frozen
 class Connect:
     """The service wants a connection to `host`, a name or an address; waits so long for it at the most."""
 
@@ -157,7 +172,7 @@ class Connect:
 
 @frozen
 class Drop:
-    """The service no longer waits for the answer to an `Ask`, `AskSecret` or `Connect`: they are numbered together."""
+    """The service no longer waits for the answer to an `Ask`, `AskSecret`, `AskRight` or `Connect`, numbered together."""
 
     id: int
 
@@ -180,7 +195,7 @@ class Ended:
 
 
 FromKernel = Hello | Call | Cancel | Stop | Answer | Connected
-FromService = Loaded | Ready | Log | Result | Ask | AskSecret | Connect | Drop | Failed | Ended
+FromService = Loaded | Ready | Log | Result | Ask | AskSecret | AskRight | Connect | Drop | Failed | Ended
 Message = FromKernel | FromService
 
 Role = Literal["kernel", "service"]
@@ -193,11 +208,11 @@ _KERNEL: Final[dict[str, dict[type, str]]] = {
 _SERVICE: Final[dict[str, dict[type, str]]] = {
     "loading": {Log: "loading", Connect: "loading", Drop: "loading", Loaded: "loaded", Failed: "over", Ended: "over"},
     "loaded": {
-        **dict.fromkeys((Log, Result, Ask, AskSecret, Connect, Drop), "loaded"),
+        **dict.fromkeys((Log, Result, Ask, AskSecret, AskRight, Connect, Drop), "loaded"),
         Ready: "ready",
         Ended: "over",
     },
-    "ready": {**dict.fromkeys((Log, Result, Ask, AskSecret, Connect, Drop), "ready"), Ended: "over"},
+    "ready": {**dict.fromkeys((Log, Result, Ask, AskSecret, AskRight, Connect, Drop), "ready"), Ended: "over"},
     "over": {},
 }
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -231,6 +246,7 @@ _BY_TAG: Final[dict[int, type]] = {
     23: Ended,
     24: Connect,
     25: AskSecret,
+    26: AskRight,
 }
 TAGS: Final[dict[type, int]] = {kind: tag for tag, kind in _BY_TAG.items()}
 """The first byte of a frame."""
@@ -241,6 +257,7 @@ BYTES_MAX: Final[dict[type, int]] = {
     Drop: SIGN_BYTES_MAX,
     Connect: SIGN_BYTES_MAX,
     AskSecret: SIGN_BYTES_MAX,
+    AskRight: SIGN_BYTES_MAX,
     Log: LOG_BYTES_MAX,
     Result: RESULT_BYTES_MAX,
     Ask: ASK_BYTES_MAX,

@@ -12,7 +12,8 @@ async def main(ctx: service.Context) -> None:
 
 from __future__ import annotations
 
-from solo_trio.service.context import CallError, Context, Log
+from solo_trio.service.calling import Caller, CallError, caller
+from solo_trio.service.context import Context, Log
 from solo_trio.service.module import export
 
-__all__ = ["CallError", "Context", "Log", "export"]
+__all__ = ["CallError", "Caller", "Context", "Log", "caller", "export"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from solo_trio.service.calling import Caller, CallError, May, caller
 from solo_trio.service.values import plain, printable
 
 if TYPE_CHECKING:
@@ -19,21 +20,14 @@ CALL_TIMEOUT_S: Final = 30.0
 """The longest an outgoing call waits; a shorter `trio.fail_after` around it counts."""
 LOG_MESSAGE_CHARS_MAX: Final = 8_192
 
-Ask = Callable[[str, str, list[Any], dict[str, Any], float], Awaitable[Any]]
-"""(service_id, function, args, kwargs, timeout_s) -> result; raises `CallError`."""
+Ask = Callable[[int, str, str, list[Any], dict[str, Any], float], Awaitable[Any]]
+"""(number of the call that it is made for, 0: none; service_id, function, args, kwargs, timeout_s) -> result.
+
+Raises `CallError`."""
 Reveal = Callable[[str], Awaitable[str | bytes]]
 """(name) -> value; raises `CallError`."""
 Sink = Callable[[str, str, dict[str, Any]], None]
 """(level, message, fields); never blocks for long, never raises."""
-
-
-class CallError(Exception):
-    """A call to another service failed, or a secret is not given; `code` is a published error code, as `service_not_found`."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.code = code
-        self.detail = detail
 
 
 class Log:
@@ -65,6 +59,19 @@ class Log:
         self._sink(level, text.encode("utf-8", "backslashreplace").decode(), printable(fields))
 
 
+class Own:
+    """`ctx.own`: what the service does by itself, whoever called it."""
+
+    __slots__ = ("_ctx",)
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    async def call(self, service: str, function: str, /, *args: Any, **kwargs: Any) -> Any:
+        """As `Context.call`, with the rights that the service was deployed with, and without those of its caller."""
+        return await self._ctx._call(0, service, function, args, kwargs)
+
+
 class Context:
     """What a service knows about itself, and what it may ask for.
 
@@ -75,6 +82,7 @@ class Context:
     __slots__ = (
         "_ask",
         "_http",
+        "_may",
         "_reveal",
         "config",
         "generation",
@@ -97,6 +105,7 @@ class Context:
         sink: Sink,
         ask: Ask,
         reveal: Reveal,
+        may: May,
     ) -> None:
         self.tenant_id = tenant_id
         self.service_id = service_id
@@ -107,6 +116,7 @@ class Context:
         self.log = Log(sink)
         self._ask = ask
         self._reveal = reveal
+        self._may = may
         self._http: httpx.AsyncClient | None = None
 
     @property
@@ -127,11 +137,41 @@ class Context:
     async def call(self, service: str, function: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call an exported function of another service of the tenant.
 
+        Inside a call of this service it is made for whoever called, who must have the right to it too; see `own`.
         Arguments and result are JSON values. Raises `CallError`; `ValueError` for arguments that are not JSON.
         """
+        return await self._call(self._number(), service, function, args, kwargs)
+
+    @property
+    def own(self) -> Own:
+        """Ask here for what this service does by itself, for everybody who may call it."""
+        return Own(self)
+
+    @property
+    def caller(self) -> Caller | None:
+        """Who made the call that is being answered; None in `main`, and in whatever `main` began."""
+        found = caller()
+        return found if found is not None and found.owner is self else None
+
+    def answering(self, number: int, told: dict[str, Any]) -> Caller:
+        """Who makes call `number`, as the kernel told; for the runtime."""
+        return Caller(self, number, told, self._may)
+
+    def _number(self) -> int:
+        """Of the call that is being answered; 0: none is."""
+        found = caller()
+        if found is None:
+            return 0
+        if found.owner is not self:
+            raise CallError("permission_denied", "this is done in a call of another service: use that service's ctx")
+        return found.number
+
+    async def _call(
+        self, number: int, service: str, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         remaining = trio.current_effective_deadline() - trio.current_time()
         timeout_s = max(0.0, min(CALL_TIMEOUT_S, remaining))
-        return await self._ask(service, function, plain(args, "args"), plain(kwargs, "kwargs"), timeout_s)
+        return await self._ask(number, service, function, plain(args, "args"), plain(kwargs, "kwargs"), timeout_s)
 
     async def secret(self, name: str) -> str | bytes:
         """The newest value of a secret that the deployment lists: text, or bytes if it was set as such.

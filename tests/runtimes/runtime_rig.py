@@ -14,6 +14,8 @@ from typing import Any
 
 import trio
 
+from solo_trio.errors import Rejected
+from solo_trio.model.mandate import Mandate
 from solo_trio.policy.egress import NOWHERE, Reach
 from solo_trio.ports import Ending, Launch, Running, Runtime
 from solo_trio.runtimes import procfs
@@ -33,6 +35,10 @@ class Rig:
         self.nursery = nursery
         self.lines: list[tuple[str, str, str, dict[str, Any]]] = []
         self.asked: list[tuple[Any, ...]] = []
+        self.mandates: list[Mandate | None] = []
+        """What each of `asked` came with."""
+        self.rights: list[tuple[Mandate, str, str]] = []
+        """What was asked about callers; who has a capability may read, and nothing else."""
         self.outgoing: Callable[..., Any] = self._no_outgoing
         self._entry_of = entry_of
         self._line = trio.Event()
@@ -65,6 +71,7 @@ class Rig:
             outgoing=self._outgoing,
             egress=egress,
             environment=environment,
+            may=self._may,
         )
         return await self.runtime.start(launch, nursery or self.nursery)
 
@@ -105,8 +112,16 @@ class Rig:
         self._line = trio.Event()
 
     async def _outgoing(self, *asked: Any) -> Any:
-        self.asked.append(asked)
-        return await self.outgoing(*asked)
+        *asked_, mandate = asked
+        self.asked.append(tuple(asked_))
+        self.mandates.append(mandate)
+        return await self.outgoing(*asked_)
+
+    def _may(self, mandate: Mandate, resource: str, permission: str) -> bool:
+        self.rights.append((mandate, resource, permission))
+        if resource == "nonsense":
+            raise Rejected("invalid_field", "that is no resource")
+        return permission == "read" and mandate.authority is not None and mandate.authority.capability_id is not None
 
     async def _no_outgoing(self, *asked: Any) -> Any:
         raise AssertionError(f"unexpected call {asked}")

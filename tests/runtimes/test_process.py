@@ -305,7 +305,7 @@ async def test_the_time_of_an_ask_is_clamped(tmp_path: Path, said: str, meant: f
             return 1
 
         rig.outgoing = answer
-        body = f"frame('Ask', id=1, service_id='o', function='f', args=[], kwargs={{}}, timeout_s={said})"
+        body = f"frame('Ask', id=1, call=0, service_id='o', function='f', args=[], kwargs={{}}, timeout_s={said})"
         running = await rig.start(RAW + f"    {body}\n    await trio.sleep_forever()")
         while not rig.asked:  # noqa: ASYNC110 - bounded by the rig
             await trio.sleep(0.001)

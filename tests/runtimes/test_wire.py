@@ -25,7 +25,7 @@ NUMBERS = st.integers(0, 2**53)
 OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
 HELLO = st.builds(wire.Hello, st.text(), st.text(), NUMBERS, NUMBERS, st.text(), OBJECTS, NUMBERS, st.binary())
 FROM_KERNEL = st.lists(
-    st.builds(wire.Call, NUMBERS, st.text(), st.lists(JSON, max_size=3), OBJECTS)
+    st.builds(wire.Call, NUMBERS, st.text(), st.lists(JSON, max_size=3), OBJECTS, OBJECTS)
     | st.builds(wire.Cancel, NUMBERS)
     | st.builds(wire.Stop)
     | st.builds(wire.Answer, NUMBERS, st.text(), st.text(), JSON)
@@ -38,7 +38,8 @@ LOGS = st.lists(
 )
 WORK = st.lists(
     st.builds(wire.Result, NUMBERS, st.text(), JSON, st.text(), st.text())
-    | st.builds(wire.Ask, NUMBERS, st.text(), st.text(), st.lists(JSON, max_size=3), OBJECTS, st.floats(0, 30))
+    | st.builds(wire.Ask, NUMBERS, NUMBERS, st.text(), st.text(), st.lists(JSON, max_size=3), OBJECTS, st.floats(0, 30))
+    | st.builds(wire.AskRight, NUMBERS, NUMBERS, st.text(max_size=300), st.text(max_size=300))
     | st.builds(wire.Drop, NUMBERS)
     | st.builds(wire.Connect, NUMBERS, st.text(max_size=300), NUMBERS, st.floats(0, 30))
     | st.builds(wire.Log, st.text(), st.text(), OBJECTS),
@@ -183,7 +184,7 @@ def test_the_largest_of_its_kind_is_taken(kind: type) -> None:
     def message(text: str) -> Any:
         if kind is wire.Log:
             return wire.Log("info", text, {})
-        return wire.Result(1, "ok", text, "", "") if kind is wire.Result else wire.Ask(1, "s", "f", [text], {}, 1.0)
+        return wire.Result(1, "ok", text, "", "") if kind is wire.Result else wire.Ask(1, 0, "s", "f", [text], {}, 1.0)
 
     service, kernel = wire.Wire("service"), wire.Wire("kernel")
     kernel.receive(service.send(wire.Loaded()))

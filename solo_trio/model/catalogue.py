@@ -5,6 +5,7 @@ from solo_trio.model import (  # noqa: F401
     checkpoint,
     denial,
     resources,
+    repair,
     secret,
     service_events,
     system,

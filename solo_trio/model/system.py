@@ -9,6 +9,7 @@ from attrs import frozen
 from solo_trio.model.event import UPCASTERS, Decision, Event, Now, Proposed, event
 from solo_trio.model.evolving import evolve
 from solo_trio.model.record import StoredEvent
+from solo_trio.model.repair import Loss
 from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.service_events import held, released, restored
 
@@ -40,6 +41,14 @@ class SystemState:
     """The system's own, once there is one."""
     clock_held: bool = False
     """The wall clock leapt ahead and is not believed."""
+    log_id: str | None = None
+    """Of a log that came out of a backup: what tells it from the one that was backed up, and from others out of the same."""
+    restored_id: int = 0
+    """The event that says so, 0: none. What has an id from there on is something else than in the log that was backed up."""
+    losses: tuple[Loss, ...] = ()
+    """What repairs could not save, until somebody accepts it."""
+    lost_sources: tuple[str, ...] = ()
+    """Digests that services in the state have, and that a repair did not find."""
 
     @property
     def short_lives_now(self) -> int:
@@ -96,6 +105,10 @@ class SystemStarted(Event):
             hold=self.hold,
             capability_id=state.system.capability_id,
             clock_held=state.system.clock_held,
+            log_id=state.system.log_id,
+            restored_id=state.system.restored_id,
+            losses=state.system.losses,
+            lost_sources=state.system.lost_sources,
         )
         return evolve(started, system=system)
 

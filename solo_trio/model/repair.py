@@ -1,0 +1,205 @@
+"""Repairs in the log. Owns: the events that say what was mended or lost, and what they take out of the state. Never: mends.
+
+`log_repaired` stands behind the last event that could be kept. What the log had promised and the files no longer have (sealed
+versions, sources) it takes back, so that the state never promises what is not there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from attrs import frozen
+
+from solo_trio.model.event import Decision, Event, Now, Proposed, event
+from solo_trio.model.evolving import evolve
+from solo_trio.model.record import DropArtifact, DropIdempotency, DropKey, DropSecrets, StoredEvent
+
+if TYPE_CHECKING:
+    from solo_trio.model.state import KernelState
+
+LOSSES_MAX: Final = 20
+"""So many are told of until they are accepted; of more, the newest."""
+ITEMS_MAX: Final = 20
+"""Named in one event; `count` has all."""
+
+
+@frozen
+class LostSecret:
+    """A version of a secret whose sealed row is gone."""
+
+    tenant_id: str
+    name: str
+    version: int
+
+
+@frozen
+class Loss:
+    """What a repair could not save, until somebody accepts it. `event_id`: of the `log_repaired` that says all of it."""
+
+    event_id: int
+    kept_to: int
+    lost_to: int
+    oldest: int
+    secrets: int
+    sources: int
+    tokens: tuple[str, ...]
+
+    def said(self) -> str:
+        """In words."""
+        parts = []
+        if self.lost_to > self.kept_to:
+            parts.append(f"events {self.kept_to + 1} to {self.lost_to}")
+        if self.oldest > 1:
+            parts.append(f"the history before event {self.oldest}")
+        if self.secrets:
+            parts.append(f"{self.secrets} versions of secrets")
+        if self.sources:
+            parts.append(f"{self.sources} sources of services")
+        if self.tokens:
+            parts.append(f"the tokens of {', '.join(self.tokens[:ITEMS_MAX])}")
+        return f"{', '.join(parts)} (the repair that event {self.event_id} tells of)"
+
+
+@event("log_repaired")
+@frozen
+class LogRepaired(Event):
+    """The operator repaired the data directory. `kept_to`: the last event that could be kept; `lost_to`: the last one known to
+    have been acknowledged, the same if none is lost. Their ids are given anew.
+
+    `way`: what the state was taken from: log, checkpoint, or unproven. `oldest`: the first event that is still in the log. `damaged`:
+    where the files are as they were. `found`: what was wrong. `secrets`, `sources`: what was promised and is gone; `tokens`: whose
+    tokens are worthless, because the key that they were made with is gone.
+    """
+
+    way: str
+    kept_to: int
+    lost_to: int
+    oldest: int
+    damaged: str
+    found: tuple[str, ...]
+    secrets: tuple[LostSecret, ...]
+    sources: tuple[str, ...]
+    tokens: tuple[str, ...]
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        for lost in self.secrets:
+            state = _without(state, lost)
+        loss = Loss(
+            stamp.id, self.kept_to, self.lost_to, self.oldest, len(self.secrets), len(self.sources), self.tokens
+        )
+        lossless = self.lost_to <= self.kept_to and self.oldest <= 1
+        losses = state.system.losses
+        if not lossless or self.secrets or self.sources or self.tokens:
+            losses = (*losses, loss)[-LOSSES_MAX:]
+        gone = tuple(sorted({*state.system.lost_sources, *self.sources} & set(state.sources)))
+        return evolve(state, system=evolve(state.system, losses=losses, lost_sources=gone))
+
+
+def _without(state: KernelState, lost: LostSecret) -> KernelState:
+    tenant = state.tenants.get(lost.tenant_id)
+    secret = None if tenant is None else tenant.secrets.get(lost.name)
+    if tenant is None or secret is None:
+        raise LookupError(f"no secret {lost.tenant_id}/{lost.name}")
+    versions = tuple(each for each in secret.versions if each.version != lost.version)
+    secrets = tenant.secrets.remove(lost.name)
+    if versions:
+        secrets = tenant.secrets.insert(lost.name, evolve(secret, versions=versions))
+    return evolve(state, tenants=state.tenants.insert(tenant.tenant_id, evolve(tenant, secrets=secrets)))
+
+
+@event("loss_accepted")
+@frozen
+class LossAccepted(Event):
+    """Somebody accepted what repairs could not save, up to the one that event `event_id` tells of: no more warnings of it."""
+
+    event_id: int
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        losses = tuple(each for each in state.system.losses if each.event_id > self.event_id)
+        return evolve(state, system=evolve(state.system, losses=losses))
+
+
+@event("inconsistency_fixed")
+@frozen
+class InconsistencyFixed(Event):
+    """A verification that was asked to mended something. `check`: what had found it; `action`: what was done, `count` times:
+    removed (what nothing names any more), rewritten (a checkpoint), converged (somebody was made to look at a service again).
+
+    `items`: the first of them.
+    """
+
+    check: str
+    action: str
+    count: int
+    items: tuple[str, ...]
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        return state
+
+
+@frozen
+class AcceptLoss:
+    """No more warnings of what was lost so far. The reply is how many there were."""
+
+    RESERVED: ClassVar[bool] = False
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        losses = state.system.losses
+        if not losses:
+            return Decision(reply=0)
+        return Decision((Proposed(LossAccepted(losses[-1].event_id)),), reply=len(losses))
+
+
+@frozen
+class Removable:
+    """Something beside the log that nothing named when it was looked at; `name`: for people."""
+
+    name: str
+    drop: DropArtifact | DropSecrets | DropKey | DropIdempotency
+    incarnation: str = ""
+    """Whose it is."""
+
+
+@frozen
+class RemoveUnnamed:
+    """Remove what nothing names: looked at again here, against the draft. The reply is how many there were."""
+
+    RESERVED: ClassVar[bool] = False
+
+    check: str
+    found: tuple[Removable, ...]
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        unnamed = [each for each in self.found if not is_named(state, each)]
+        if not unnamed:
+            return Decision(reply=0)
+        fixed = InconsistencyFixed(self.check, "removed", len(unnamed), tuple(each.name for each in unnamed[:ITEMS_MAX]))
+        return Decision((Proposed(fixed),), tuple(each.drop for each in unnamed), reply=len(unnamed))
+
+
+def is_named(state: KernelState, found: Removable) -> bool:
+    """Whether the state needs it."""
+    match found.drop:
+        case DropArtifact(digest):
+            return digest in state.sources
+        case DropSecrets(incarnation, name, number):
+            tenant = next((each for each in state.tenants.values() if each.incarnation == incarnation), None)
+            secret = None if tenant is None else tenant.secrets.get(name or "")
+            return secret is not None and (number is None or secret.version(number) is not None)
+        case _:
+            return any(each.incarnation == found.incarnation for each in state.tenants.values())
+
+
+@frozen
+class RecordFix:
+    """Say what was mended."""
+
+    RESERVED: ClassVar[bool] = False
+
+    check: str
+    action: str
+    items: tuple[str, ...]
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        fixed = InconsistencyFixed(self.check, self.action, len(self.items), self.items[:ITEMS_MAX])
+        return Decision((Proposed(fixed),))

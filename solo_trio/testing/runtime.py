@@ -13,6 +13,7 @@ import trio
 from attrs import field, frozen
 
 from solo_trio.errors import Faulted
+from solo_trio.model.mandate import NOBODYS, Mandate
 from solo_trio.ports import Ending, Launch
 
 EXIT_1: Final = Ending("crashed", "exit status 1", exit_code=1)
@@ -91,7 +92,9 @@ class FakeRunning:
             self.killed = True
             self.end(Ending("killed", "killed", signal="SIGKILL"), self.plan.dies_s)
 
-    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    async def call(
+        self, function: str, args: Sequence[Any], kwargs: dict[str, Any], mandate: Mandate = NOBODYS
+    ) -> Any:
         await trio.lowlevel.checkpoint()
         if self.ended.is_set():
             raise Faulted("call_interrupted", "the service has ended")

@@ -12,6 +12,9 @@ import trio
 from runtime_rig import Rig
 
 from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.model.capability import Authority
+from solo_trio.model.caveat import read_caveats
+from solo_trio.model.mandate import NOBODYS, Mandate
 
 IDLE = """
     import trio
@@ -68,6 +71,78 @@ EXPORTS = """
     def hidden():
         return 1
 """
+ASKS = """
+    import trio
+    from solo_trio import service
+
+    async def main(ctx, task_status):
+        global context, nursery
+        context = ctx
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    @service.export
+    async def ask(function="f"):
+        return await context.call("other", function)
+
+    @service.export
+    async def ask_by_itself():
+        return await context.own.call("other", "f")
+
+    @service.export
+    def ask_in_thread():
+        return trio.from_thread.run(context.call, "other", "f"), repr(service.caller())
+
+    @service.export
+    async def ask_below():
+        async with trio.open_nursery() as below:
+            below.start_soon(context.call, "other", "f")
+
+    @service.export
+    async def leave_behind(begin):
+        nursery.start_soon(behind, begin)
+
+    async def behind(begin):
+        await context.own.call("gate", begin)
+        try:
+            await context.call("other", "f")
+        except service.CallError as error:
+            context.log.info("refused", code=error.code, of_caller=repr(service.caller()))
+
+    @service.export
+    async def hold():
+        with trio.CancelScope(shield=True):
+            try:
+                await context.own.call("gate", "hold")
+                await context.call("other", "f")
+            except service.CallError as error:
+                context.log.info("refused", code=error.code)
+
+    @service.export
+    async def who():
+        found = context.caller
+        assert found is service.caller()
+        return [found.kind, found.tenant_id, found.capability_id, found.attenuations, found.services, found.service_id]
+
+    @service.export
+    async def may(permission, resource):
+        try:
+            return await service.caller().may(permission, resource)
+        except service.CallError as error:
+            return error.code
+
+    @service.export
+    async def demand(permission, resource):
+        await service.caller().demand(permission, resource)
+"""
+
+
+def mandate_of(capability_id: str | None, *words: str) -> Mandate:
+    """Somebody's, as a call over a gateway has it."""
+    caveats = read_caveats(words, capability_id or "")
+    assert caveats is not None
+    return Mandate.of(Authority(capability_id, "tenant", "5010", caveats))
 
 
 class RuntimeContract:
@@ -604,6 +679,122 @@ class RuntimeContract:
             await left.wait()
             assert not running.ended.is_set()
 
+    # -- whose calls they are
+
+    async def test_what_is_asked_in_a_call_is_asked_for_its_caller(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as rig:
+            rig.outgoing = _nothing
+            running = await rig.ready(ASKS)
+            one, other = mandate_of("one"), mandate_of("other")
+            for mandate in (one, other):
+                for function in ("ask", "ask_in_thread", "ask_below"):
+                    await running.call(function, [], {}, mandate)
+                    assert rig.mandates.pop() is mandate and not rig.mandates
+            await running.call("ask_by_itself", [], {}, one)
+            assert rig.mandates.pop() is None, "what it does by itself is nobody else's"
+            await running.call("ask", [], {})
+            assert rig.mandates.pop() is NOBODYS, "who says nothing may nothing"
+
+    async def test_calls_at_the_same_time_are_not_mixed_up(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as rig:
+            waiting: dict[str, trio.Event] = {str(number): trio.Event() for number in range(8)}
+
+            async def outgoing(service_id: str, function: str, *_: Any) -> Any:
+                reached.add(function)
+                await waiting[function].wait()
+
+            reached: set[str] = set()
+            rig.outgoing = outgoing
+            running = await rig.ready(ASKS)
+            async with trio.open_nursery() as nursery:
+                for name in waiting:
+                    nursery.start_soon(running.call, "ask", [name], {}, mandate_of(name))
+                while len(reached) < len(waiting):  # noqa: ASYNC110 - bounded by the rig
+                    await trio.sleep(0.001)
+                for event in waiting.values():
+                    event.set()
+            asked = [function for _, function, *_ in rig.asked]
+            assert [each.authority.capability_id for each in rig.mandates if each and each.authority] == asked
+
+    async def test_main_asks_by_itself_also_when_a_call_began_what_it_does(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as rig:
+            rig.outgoing = _nothing
+            running = await rig.start(
+                """
+                from solo_trio import service
+                async def main(ctx):
+                    assert service.caller() is None and ctx.caller is None
+                    await ctx.call("other", "f")
+                """
+            )
+            await rig.ending(running)
+            assert running.ending is not None and running.ending.kind == "completed", running.ending
+            assert rig.mandates == [None]
+
+    async def test_what_outlives_a_call_may_no_longer_ask_for_it(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as rig:
+            begin = trio.Event()
+
+            async def outgoing(service_id: str, function: str, *_: Any) -> Any:
+                await begin.wait()
+
+            rig.outgoing = outgoing
+            running = await rig.ready(ASKS)
+            await running.call("leave_behind", ["begin"], {}, mandate_of("one"))
+            begin.set()
+            fields = (await rig.line("refused"))[3]
+            assert fields == {"code": "permission_denied", "of_caller": "<Caller one>"}
+            assert [asked[0] for asked in rig.asked] == ["gate"] and not running.ended.is_set()
+
+    async def test_a_call_that_was_given_up_is_worth_nothing(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as rig:
+            held, gate = trio.Event(), trio.Event()
+
+            async def outgoing(service_id: str, function: str, *_: Any) -> Any:
+                held.set()
+                await gate.wait()
+
+            rig.outgoing = outgoing
+            running = await rig.ready(ASKS)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(running.call, "hold", [], {}, mandate_of("one"))
+                await held.wait()
+                nursery.cancel_scope.cancel()
+            gate.set()
+            assert (await rig.line("refused"))[3] == {"code": "permission_denied"}
+            assert [asked[0] for asked in rig.asked] == ["gate"]
+
+    async def test_who_calls(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as rig:
+            running = await rig.ready(ASKS)
+            narrowed = mandate_of("one", "service = calc", "permissions = call")
+            assert narrowed.authority is not None
+            names = list(narrowed.authority.caveats.ids)
+            for mandate, told in (
+                (mandate_of("one"), ["credential", "tenant", "one", [], [], None]),
+                (narrowed, ["credential", "tenant", "one", names, [], None]),
+                (narrowed.through("a", 1).through("b", 2), ["credential", "tenant", "one", names, ["a", "b"], "b"]),
+                (Mandate.of(Authority()), ["application", None, None, [], [], None]),
+                (Mandate.of_service("tenant", "a", 1), ["service", "tenant", None, [], ["a"], "a"]),
+            ):
+                assert await running.call("who", [], {}, mandate) == told
+
+    async def test_what_a_caller_may_is_asked_of_the_kernel(self, tmp_path: Path) -> None:
+        async with self.rig(tmp_path) as rig:
+            running = await rig.ready(ASKS)
+            one = mandate_of("one")
+            assert await running.call("may", ["read", "secret:x"], {}, one) is True
+            assert await running.call("may", ["write", "secret:x"], {}, one) is False
+            assert await running.call("may", ["read", "secret:x"], {}, Mandate.of_service("tenant", "a", 1)) is False
+            assert await running.call("may", ["read", "nonsense"], {}, one) == "invalid_field"
+            assert rig.rights[0] == (one, "secret:x", "read")
+            await running.call("demand", ["read", "secret:x"], {}, one)
+            with pytest.raises(Faulted) as caught:
+                await running.call("demand", ["write", "secret:x"], {}, one)
+            assert caught.value.code == "call_failed" and "permission_denied" in caught.value.detail
+            with pytest.raises(Faulted, match="TypeError"):
+                await running.call("may", ["read", 5], {}, one)
+
     # -- the nursery
 
     async def test_cancelling_the_nursery_ends_it(self, tmp_path: Path) -> None:
@@ -620,3 +811,7 @@ class RuntimeContract:
             await rig.runtime.close(trio.current_time() + 10)
             assert [one.ended.is_set() for one in running] == [True] * 3
             assert {one.ending.kind for one in running if one.ending} == {"killed"}
+
+
+async def _nothing(*_: Any) -> None:
+    await trio.lowlevel.checkpoint()

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import trio
-from runtime_contract import IDLE, RuntimeContract
+from runtime_contract import IDLE, RuntimeContract, mandate_of
 from runtime_rig import BOUND_S, INCARNATION, Rig, cgroup_directories, process_rig
 
 import solo_trio
@@ -310,6 +310,71 @@ async def test_the_time_of_an_ask_is_clamped(tmp_path: Path, said: str, meant: f
         while not rig.asked:  # noqa: ASYNC110 - bounded by the rig
             await trio.sleep(0.001)
         assert rig.asked == [("o", "f", [], {}, meant)] and not running.ended.is_set()
+
+
+FORGER = (
+    RAW.replace("async def main(ctx):", "")
+    + """
+import itertools
+from solo_trio import service
+numbers = itertools.count(10_000)
+async def main(ctx, task_status):
+    global context
+    context = ctx
+    task_status.started()
+    await trio.sleep_forever()
+@service.export
+async def forge(calls):
+    for call in calls:
+        frame("Ask", id=next(numbers), call=call, service_id="vault", function=str(call), args=[], kwargs={}, timeout_s=5)
+        frame("AskRight", id=next(numbers), call=call, resource="secret:x", permission="read")
+@service.export
+async def number():
+    return service.caller().number
+@service.export
+async def stay():
+    context.log.info("staying", number=service.caller().number)
+    await trio.sleep_forever()
+"""
+)
+
+
+async def test_a_forged_call_is_worth_nothing(tmp_path: Path) -> None:
+    """It may name what is in flight to it, and by that do less than it may by itself; nothing else reaches the kernel."""
+    async with process_rig(tmp_path) as rig:
+
+        async def answer(*asked: Any) -> Any:
+            return 1
+
+        rig.outgoing = answer
+        victim = await rig.ready(FORGER, service_id="victim")
+        forger = await rig.ready(FORGER, service_id="forger")
+        strong, weak = mandate_of("strong"), mandate_of("weak")
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):  # numbers of calls that are in flight, to another service
+                nursery.start_soon(victim.call, "stay", [], {}, strong)
+            await rig.line("staying")
+            over = await forger.call("number", [], {}, weak)
+            mine = over + 1
+            others = [number for number in range(1, 200) if number != mine]
+            forged = [*others, over, -1, -mine, 2**31, 2**63 - 1]
+            await forger.call("forge", [[*forged, mine, 0]], {}, weak)
+            while len(rig.asked) < 2 or not rig.rights:  # noqa: ASYNC110 - bounded by the rig
+                await trio.sleep(0.001)
+            await forger.call("number", [], {}, weak)  # everything before it was dealt with
+            nursery.cancel_scope.cancel()
+        assert [asked[1] for asked in rig.asked] == [str(mine), "0"], "what it made up reached nobody"
+        assert rig.mandates == [weak, None]
+        assert rig.rights == [(weak, "secret:x", "read")]
+        assert not forger.ended.is_set()
+
+
+@pytest.mark.parametrize("call", ["1.5", "None", "'1'", "True", "[1]"])
+async def test_a_number_of_a_call_that_is_none_ends_it(tmp_path: Path, call: str) -> None:
+    async with process_rig(tmp_path) as rig:
+        act = f"frame('AskRight', id=1, call={call}, resource='tenant', permission='read')"
+        running = await rig.start(RAW + f"    {act}\n    await trio.sleep_forever()")
+        assert "AskRight.call" in (await rig.ending(running)).reason and not rig.rights
 
 
 async def test_a_service_that_says_too_much_goes_on(tmp_path: Path) -> None:

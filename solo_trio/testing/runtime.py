@@ -92,9 +92,7 @@ class FakeRunning:
             self.killed = True
             self.end(Ending("killed", "killed", signal="SIGKILL"), self.plan.dies_s)
 
-    async def call(
-        self, function: str, args: Sequence[Any], kwargs: dict[str, Any], mandate: Mandate = NOBODYS
-    ) -> Any:
+    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any], mandate: Mandate = NOBODYS) -> Any:
         await trio.lowlevel.checkpoint()
         if self.ended.is_set():
             raise Faulted("call_interrupted", "the service has ended")

@@ -14,7 +14,8 @@ import trio
 from attrs import frozen
 
 from solo_trio.errors import Rejected
-from solo_trio.kernel.checkpoints import Kept, newest_usable
+from solo_trio.kernel.checkpoints import INLINE_BYTES_MAX, Kept, maybe_in_thread, newest_usable
+from solo_trio.kernel.log_checks import INLINE_RECORDS_MAX
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import codec
 from solo_trio.model.record import EventQuery, StoredEvent
@@ -90,7 +91,9 @@ async def _begin(log: Kept, telemetry: Telemetry, reducer: str, event_id: int, o
 
 
 async def _folded(state: KernelState, page: Sequence[StoredEvent], event_id: int) -> KernelState:
-    return await trio.to_thread.run_sync(partial(_fold, state, page, event_id), abandon_on_cancel=True)
+    size_bytes = sum(len(stored.payload or b"") for stored in page)
+    large = len(page) > INLINE_RECORDS_MAX or size_bytes > INLINE_BYTES_MAX
+    return await maybe_in_thread(partial(_fold, state, page, event_id), large)
 
 
 def _fold(state: KernelState, page: Sequence[StoredEvent], event_id: int) -> KernelState:

@@ -9,7 +9,7 @@ from typing import Final
 from attrs import frozen
 
 from solo_trio.errors import Rejected
-from solo_trio.kernel.checkpoints import maybe_in_thread
+from solo_trio.kernel.checkpoints import is_small, maybe_in_thread
 from solo_trio.model.ids import check_id
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.paging import PAGE_DEFAULT, check_page
@@ -42,7 +42,7 @@ async def show_state(caller: Caller, given: StateInput) -> Answer:
     state = past.state
     if given.tenant_id is not None and given.tenant_id not in state.tenants:
         raise Rejected("tenant_not_found", f"there was no tenant '{given.tenant_id}' at event {event_id}")
-    page = await maybe_in_thread(partial(page_of, state, given.tenant_id, position, limit), large=True)
+    page = await maybe_in_thread(partial(page_of, state, given.tenant_id, position, limit), not is_small(state))
     return Answer(
         head_view(state)
         | {

@@ -58,7 +58,7 @@ class Life:
 
     async def run(self) -> Verdict:
         """Until `main` ends, `stop` is called, or a call raises what no call may raise. Never raises by itself."""
-        answering(None)
+        answering(None)  # whatever it was that began this task: `main` is nobody's call
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             early, self._early = self._early, None

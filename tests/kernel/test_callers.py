@@ -233,14 +233,27 @@ async def test_a_service_that_was_replaced_passes_nothing_on_any_more() -> None:
 async def test_another_services_ctx_is_not_a_way_round() -> None:
     """Tasks share a process: what a call of one does through the context of another is refused, not done as that one."""
     async with world() as here:
+        weak = await here.grant("call", resource="service:a")
+        held = trio.Event()
+
+        async def hold() -> None:
+            held.set()
+            await trio.sleep_forever()
 
         async def through() -> None:
-            assert here.links["b"].ctx is not None
-            assert here.links["b"].ctx.caller is None
-            await here.links["b"].ctx.call("c", "go")
+            theirs = here.links["b"].ctx
+            assert theirs is not None and theirs.caller is None
+            with pytest.raises(CallError, match="another service"):
+                await theirs.call("c", "go")
 
-        here.links["a"].before = through
-        assert await here.go(None, "a", "d") == "permission_denied at a"
+        here.links["a"].before, here.links["b"].before = through, hold
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                here.go, None, "b", "d"
+            )  # in flight there, with the number that the other has in its place
+            await held.wait()
+            assert await here.go(weak, "a", "d") == "permission_denied at a"
+            nursery.cancel_scope.cancel()
         assert here.links["c"].callers == []
 
 

@@ -23,6 +23,7 @@ from solo_trio.model.record import (
     Erasure,
     EventQuery,
     IdempotencyRow,
+    Inventory,
     KeyRow,
     Scan,
     SecretRow,
@@ -112,6 +113,10 @@ class Journal(Protocol):
         ...
 
     async def keys(self) -> list[KeyRow]: ...
+
+    async def inventory(self) -> Inventory:
+        """All that stands beside the log, by its names."""
+        ...
 
     async def secret(self, incarnation: str, name: str, version: int) -> SecretRow:
         """Raises `Faulted("data_damaged")` if it is missing."""
@@ -353,6 +358,10 @@ class TenantFiles(Protocol):
         """Delete that. Raises OSError, having deleted what can be."""
         ...
 
+    async def remove(self, names: Sequence[str], incarnations: frozenset[str]) -> list[str]:
+        """Delete those of `names`, as `leftovers` gives them, that are no file of these; which those were. Raises OSError."""
+        ...
+
     async def erase(self, incarnation: str) -> None:
         """Delete all of one. Raises OSError."""
         ...
@@ -415,6 +424,25 @@ class Audit(Protocol):
     async def check(self, newest: int | None = None) -> AuditFinding:
         """Read the chain of all entries, or of the `newest` so many."""
         ...
+
+
+@frozen
+class BackupMade:
+    """A backup that was written and checked: the file `path` (of this machine), which holds the log up to `event_id`."""
+
+    name: str
+    path: str
+    event_id: int
+    size_bytes: int
+    digest: str
+    """SHA-256 of the file, in hex."""
+    duration_s: float
+    warnings: tuple[str, ...] = ()
+    """What the checks say of the log beside that it can be believed."""
+
+
+BackupProgress = Callable[[int, int], None]
+"""Told, from any thread, how many bytes were dealt with so far, and of about how many."""
 
 
 class Telemetry(Protocol):

@@ -14,13 +14,15 @@ from typing import TypeVar
 import trio
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import checkpoints, reads, schema, witness
+from solo_trio.journal import checkpoints, pruning, reads, schema, witness
+from solo_trio.journal.archive import Archive
+from solo_trio.journal.inventory import inventory
 from solo_trio.journal.library import at_open, driver
 from solo_trio.journal.opening import check_files, check_kinds, check_witness
 from solo_trio.journal.sqlite import Replay
 from solo_trio.journal.turns import Lane
 from solo_trio.journal.witness import Head
-from solo_trio.model.record import Artifact, Checkpoint, KeyRow, StoredEvent
+from solo_trio.model.record import Artifact, Checkpoint, Inventory, KeyRow, StoredEvent
 
 T = TypeVar("T")
 
@@ -28,7 +30,9 @@ T = TypeVar("T")
 @asynccontextmanager
 async def open_inspection(directory: Path, key: bytes) -> AsyncIterator[Inspection]:
     """Open the journal in `directory`, which the caller has locked. Raises `Faulted` as `open_journal` does."""
-    made = [directory / name for name in (schema.WAL_FILE, schema.SHARED_MEMORY_FILE) if not (directory / name).exists()]
+    made = [
+        directory / name for name in (schema.WAL_FILE, schema.SHARED_MEMORY_FILE) if not (directory / name).exists()
+    ]
     try:
         inspection = await trio.to_thread.run_sync(_open, directory, key)
         try:
@@ -55,6 +59,11 @@ def _open(directory: Path, key: bytes) -> Inspection:
             oldest_id = reads.oldest_id(connection) if version else 1
             check_witness(connection, known, head)
             checkpoint_key = checkpoints.key_of(key)
+            archive = None
+            if version >= schema.ARCHIVE_SINCE:
+                archive = (Archive(directory), pruning.key_of(key))
+                pruning.check(connection, archive[1])
+                oldest_id = 1  # what was moved to the archive is read from there
             if version >= schema.CHECKPOINTS_SINCE:
                 checkpoints.check_not_ahead(connection, head, checkpoint_key)
         except BaseException:
@@ -63,7 +72,7 @@ def _open(directory: Path, key: bytes) -> Inspection:
     except (driver.Error, OSError) as error:
         raise at_open(error, directory) from error
     return Inspection(
-        connection, head, oldest_id, checkpoint_key, keeps_checkpoints=version >= schema.CHECKPOINTS_SINCE
+        connection, head, oldest_id, checkpoint_key, archive, keeps_checkpoints=version >= schema.CHECKPOINTS_SINCE
     )
 
 
@@ -76,6 +85,7 @@ class Inspection:
         head: Head,
         oldest_id: int,
         checkpoint_key: bytes,
+        archive: tuple[Archive, bytes] | None,
         *,
         keeps_checkpoints: bool,
     ) -> None:
@@ -84,6 +94,7 @@ class Inspection:
         self._lane = Lane([connection])
         self._head = head
         self._checkpoint_key = checkpoint_key
+        self._archive = archive
         self._keeps_checkpoints = keeps_checkpoints
 
     @property
@@ -91,7 +102,7 @@ class Inspection:
         return self._head[0]
 
     def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
-        return Replay(self, self._head, after)
+        return Replay(self, self._head, after, None if self._archive is None else reads.Whole(*self._archive))
 
     async def checkpoint_ids(self) -> list[int]:
         return await self._lane.run(checkpoints.ids) if self._keeps_checkpoints else []
@@ -108,6 +119,9 @@ class Inspection:
 
     async def keys(self) -> list[KeyRow]:
         return await self._lane.run(reads.keys)
+
+    async def inventory(self) -> Inventory:
+        return await self._lane.run(inventory)
 
     async def in_reader(self, query: Callable[[driver.Connection], T]) -> T:
         return await self._lane.run(query)

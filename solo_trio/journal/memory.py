@@ -12,11 +12,16 @@ from typing import Final
 import trio
 
 from solo_trio.errors import KernelBug
+from solo_trio.journal.archive import SEGMENT_EVENTS_MAX
 from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
+from solo_trio.journal.erasing import masked
 from solo_trio.journal.library import damaged
+from solo_trio.journal.pruning import PRUNE_EVENTS_MAX
 from solo_trio.journal.reads import SCAN_BYTES_MAX, SCAN_ROWS_MAX
 from solo_trio.journal.store import check_artifact
 from solo_trio.model.record import (
+    Archived,
+    ArchiveState,
     Artifact,
     Attachment,
     Checkpoint,
@@ -25,9 +30,14 @@ from solo_trio.model.record import (
     DropKey,
     DropKeys,
     DropSecrets,
+    EraseEvents,
+    Erasure,
     EventQuery,
     IdempotencyRow,
+    Inventory,
     KeyRow,
+    NamedRequest,
+    NamedSecret,
     Scan,
     SecretRow,
     StoredEvent,
@@ -48,6 +58,9 @@ class MemoryJournal:
         self._secrets: dict[tuple[str, str, int], SecretRow] = {}
         self._idempotency: dict[tuple[str, str], IdempotencyRow] = {}
         self._checkpoints: dict[int, tuple[StoredEvent | None, Checkpoint]] = {}
+        self._archived: list[Archived] = []
+        self._erased: dict[str, int] = {}
+        self._erasures: dict[str, Erasure] = {}
 
     async def append(
         self, events: Sequence[StoredEvent], attachments: Sequence[Attachment] = (), *, reserved: bool = False
@@ -82,6 +95,11 @@ class MemoryJournal:
                 case DropIdempotency():
                     kept = {name: row for name, row in self._idempotency.items() if row.scope != item.scope}
                     self._idempotency = kept
+                case EraseEvents():
+                    self._erased[item.incarnation] = item.event_id
+                    asked = Erasure(item.tenant_id, item.incarnation, item.event_id, item.removed_at_us)
+                    self._erasures[item.incarnation] = asked
+                    self._events = [masked(event, self._erased) for event in self._events]
 
     def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
         return _Replay(self._events, after)
@@ -110,7 +128,11 @@ class MemoryJournal:
 
     async def read(self, query: EventQuery) -> list[StoredEvent]:
         await trio.lowlevel.checkpoint()
-        found = [event for event in self._events[query.after :] if _matches(event, query)]
+        # What was pruned is looked at for the newest of one subject only, as in an archive.
+        after = query.after
+        if not (query.newest and query.subject is not None and query.incarnation is not None):
+            after = max(after, self.oldest_id - 1)
+        found = [event for event in self._events[after:] if _matches(event, query)]
         if query.newest:
             return found[max(0, len(found) - query.limit) :]
         return found[: query.limit]
@@ -119,9 +141,10 @@ class MemoryJournal:
         await trio.lowlevel.checkpoint()
         if query.newest:
             raise KernelBug("a scan goes forward: read the newest by `read`")
-        looked_at = max(query.after, min(query.after + SCAN_ROWS_MAX, len(self._events)))
+        after = max(query.after, self.oldest_id - 1)
+        looked_at = max(query.after, min(after + SCAN_ROWS_MAX, len(self._events)))
         found, size_bytes = [], 0
-        for event in self._events[query.after : looked_at]:
+        for event in self._events[after:looked_at]:
             if _matches(event, query):
                 found.append(event)
                 size_bytes += len(event.payload or b"")
@@ -135,6 +158,15 @@ class MemoryJournal:
         if digest not in self._artifacts:
             raise damaged(f"artifact {digest} is missing")
         return self._artifacts[digest]
+
+    async def inventory(self) -> Inventory:
+        await trio.lowlevel.checkpoint()
+        return Inventory(
+            frozenset(self._artifacts),
+            tuple(sorted(self._keys.values(), key=lambda row: row.key_id)),
+            tuple(NamedSecret(*name, row.version_id, row.key_id) for name, row in sorted(self._secrets.items())),
+            tuple(NamedRequest(row.scope, row.key, row.event_id) for row in self._idempotency.values()),
+        )
 
     async def keys(self) -> list[KeyRow]:
         await trio.lowlevel.checkpoint()
@@ -151,6 +183,38 @@ class MemoryJournal:
         await trio.lowlevel.checkpoint()
         self._idempotency = {name: row for name, row in self._idempotency.items() if row.at_us >= since_us}
         return sorted(self._idempotency.values(), key=lambda row: (row.at_us, row.scope, row.key))
+
+    async def archive(self, upto: int, *, fewest: int = 1) -> Archived | None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        first_id = (await self.archive_state()).last_id + 1
+        upto = min(upto, len(self._events), first_id + SEGMENT_EVENTS_MAX - 1)
+        if upto + 1 - first_id < max(1, fewest):
+            return None
+        self._archived.append(Archived(first_id, upto, 0))
+        return self._archived[-1]
+
+    async def prune(self, upto: int) -> int:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        archived = (await self.archive_state()).last_id
+        upto = min(upto, archived, self.oldest_id - 1 + PRUNE_EVENTS_MAX, len(self._events) - 1)
+        self.oldest_id = max(self.oldest_id, upto + 1)
+        return self.oldest_id
+
+    async def archive_state(self) -> ArchiveState:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        last = self._archived[-1].last_id if self._archived else 0
+        return ArchiveState(len(self._archived), last, 0)
+
+    async def erasures(self) -> list[Erasure]:
+        await trio.lowlevel.checkpoint()
+        return list(self._erasures.values())
+
+    async def erase(self, erasure: Erasure) -> bool:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        kept = {id_: each for id_, each in self._checkpoints.items() if id_ >= (erasure.event_id or 0)}
+        self._checkpoints = kept
+        self._erasures.pop(erasure.incarnation, None)
+        return True
 
     async def close(self) -> None:
         """Nothing to do; the events stay, so that a test can open a second kernel on them."""

@@ -16,7 +16,8 @@ from typing import Final
 from attrs import frozen
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import checkpoints, reads, schema, wal, witness
+from solo_trio.journal import checkpoints, erasing, pruning, reads, schema, wal, witness
+from solo_trio.journal.archive import Archive
 from solo_trio.journal.library import at_open, damaged, driver, means
 from solo_trio.journal.lock import prepare_directory, sync_directory
 from solo_trio.journal.reserve import (
@@ -120,6 +121,7 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
             checkpoints.check_not_ahead(connection, head, checkpoint_key)
         schema.use_wal(connection)
         schema.migrate(connection)
+        segments = pruning.check(connection, pruning.key_of(key))
         kept = Witness.open(directory, key)
         stack.callback(kept.close)
 
@@ -131,6 +133,8 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
         # SQLite overlooks an error when it makes the name of its WAL durable, so it is done here, before any append.
         sync_directory(directory)
         store.hold_reserve_if_possible()
+        store.erased = erasing.mask(connection)
+        Archive(directory).sweep(segments)
 
         readers = []
         for _ in range(SCAN_READERS + POINT_READERS):
@@ -165,7 +169,9 @@ def check_files(directory: Path, known: Head | None) -> None:
 
 
 def check_kinds(directory: Path) -> None:
-    """A directory or a device in the place of a file: to open one may fail oddly, or wait for ever."""
+    """A directory or a device in the place of a file: to open one may fail oddly, or wait for ever. A half-made repair."""
+    if repair_mark.exists(directory):
+        raise Faulted("data_damaged", "a repair of this directory was interrupted: go on with it with: solo repair")
     for name in (schema.DATABASE_FILE, schema.WAL_FILE, WITNESS_FILE, NEW_WITNESS_FILE, RESERVE_FILE):
         try:
             # What is opened through a symbolic link is judged by what it leads to; see the flags of each.

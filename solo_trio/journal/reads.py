@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+from attrs import field, frozen
+
 from solo_trio.errors import SoloError
-from solo_trio.journal import chain
+from solo_trio.journal import chain, erasing, pruning
+from solo_trio.journal.archive import Archive, Row
 from solo_trio.journal.chain import COLUMNS, GENESIS
+from solo_trio.journal.erasing import Mask, Proofs
 from solo_trio.journal.library import at_open, damaged, driver
 from solo_trio.journal.schema import tables
 from solo_trio.journal.witness import NO_EVENTS, Head
@@ -18,6 +22,8 @@ SCAN_ROWS_MAX: Final = 20_000
 SCAN_BYTES_MAX: Final = 1_048_576
 """Of payloads found by one scan; it finds at least one event."""
 """Looked at in one scan: some tens of milliseconds."""
+REWRITES_MAX: Final = 5
+"""So often a segment is looked for again that is being written anew."""
 INTEGRITY_ERRORS_MAX: Final = 1
 """One finding is enough to refuse."""
 
@@ -46,17 +52,89 @@ def hash_at(connection: driver.Connection, id_: int) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def page(connection: driver.Connection, after: Head, floor: Head) -> tuple[list[StoredEvent], Head]:
-    """The next events after a checked one, checked; and the head they end at. `floor` must be met if it is among them."""
+@frozen
+class Whole:
+    """What one replay needs beside the rows of the database."""
+
+    archive: Archive
+    key: bytes
+    proofs: Proofs = field(factory=Proofs)
+
+
+@frozen
+class Page:
+    """Events that were checked, and the head they end at. `last`: there are no more at the moment."""
+
+    events: list[StoredEvent]
+    at: Head
+    last: bool
+
+
+def page(connection: driver.Connection, after: Head, floor: Head, whole: Whole | None = None) -> Page:
+    """The next events after a checked one, from wherever they are. `floor` must be met if it is among them.
+
+    `whole` None: the database is from before there was an archive.
+    """
     id_, hash_ = after
-    try:
-        rows = connection.execute(_PAGE, (id_,)).fetchall()
-    except driver.Error as error:
-        raise _locate(connection, id_, error) from error
+    rows = _rows_after(connection, id_)
+    moved = False
+    if whole is not None and (not rows or rows[0][0] != id_ + 1):
+        # They are looked for in the archive after they were not found here: what is moved is in both for a while.
+        moved = id_ < pruning.anchor(connection, whole.key)[0]
+        rows = _archived_after(connection, id_, whole) if moved else rows
     events, hash_ = chain.verify(id_, hash_, rows)
     if id_ < floor[0] <= id_ + len(events) and rows[floor[0] - id_ - 1][-1] != floor[1]:
         raise damaged(f"event {floor[0]} is not the one that was acknowledged")
-    return events, (id_ + len(events), hash_)
+    if whole is not None:
+        events = whole.proofs.apply(rows, events, erasing.mask(connection))
+    return Page(events, (id_ + len(events), hash_), last=not moved and len(events) < REPLAY_PAGE_ROWS)
+
+
+def _rows_after(connection: driver.Connection, after: int) -> list[Row]:
+    try:
+        return connection.execute(_PAGE, (after,)).fetchall()
+    except driver.Error as error:
+        raise _locate(connection, after, error) from error
+
+
+def _archived_after(connection: driver.Connection, after: int, whole: Whole) -> list[Row]:
+    """The rest of the segment that event `after` + 1 is in."""
+    rows, first_id = archived(connection, after + 1, whole.archive, whole.key)
+    return rows[after + 1 - first_id :]
+
+
+def archived(connection: driver.Connection, event_id: int, archive: Archive, key: bytes) -> tuple[list[Row], int]:
+    """The rows of the segment that holds an event, and the id of the first. Raises `Faulted("data_damaged")`."""
+    looked_for = ""
+    for _ in range(REWRITES_MAX):
+        segment = pruning.segment_of(connection, event_id, key)
+        if segment is None:
+            raise damaged(f"event {event_id} is missing: it is neither in the database nor in the archive")
+        try:
+            return archive.rows(segment), segment.first_id
+        except FileNotFoundError:
+            if segment.file == looked_for:
+                break
+            looked_for = segment.file  # another one may have taken its place just now
+    raise damaged(f"archive/{looked_for} is missing, and with it event {event_id} and those beside it")
+
+
+def hash_behind(connection: driver.Connection, id_: int, whole: Whole) -> bytes | None:
+    """The hash of an event that is no longer in the database."""
+    anchored, hash_ = pruning.anchor(connection, whole.key)
+    if id_ == anchored:
+        return hash_
+    if id_ > anchored:
+        return None
+    rows, first_id = archived(connection, id_, whole.archive, whole.key)
+    return bytes(rows[id_ - first_id][-1])
+
+
+def raw(connection: driver.Connection, after: Head, upto: int, erased: Mask) -> tuple[list[Row], Head]:
+    """The next rows after a checked one, up to event `upto`, checked, as they are to be kept."""
+    rows = [row for row in _rows_after(connection, after[0]) if row[0] <= upto]
+    events, hash_ = chain.verify(*after, rows)
+    return [erasing.blank(row, erased) for row in rows], (after[0] + len(events), hash_)
 
 
 def _locate(connection: driver.Connection, after: int, error: driver.Error) -> SoloError:
@@ -79,7 +157,12 @@ def check_tables(connection: driver.Connection) -> None:
         raise damaged(f"the database is inconsistent ({finding})")
 
 
-def scan(connection: driver.Connection, query: EventQuery, before: int | None = None) -> Scan:
+NOTHING_ERASED: Final[Mask] = {}
+
+
+def scan(
+    connection: driver.Connection, query: EventQuery, before: int | None = None, erased: Mask = NOTHING_ERASED
+) -> Scan:
     """Look at `SCAN_ROWS_MAX` rows at the most, of the index that leads to them.
 
     With `newest` from the end, or from `before` (exclusive), downwards: `looked_at` then is the lowest id looked at.
@@ -110,7 +193,7 @@ def scan(connection: driver.Connection, query: EventQuery, before: int | None = 
     sql = f"{_ROWS} WHERE {' AND '.join(where)} ORDER BY id {order} LIMIT :limit"
     events, size_bytes = [], 0
     for row in connection.execute(sql, values):
-        events.append(chain.event_of(row))
+        events.append(erasing.masked(chain.event_of(row), erased))
         size_bytes += len(events[-1].payload or b"")
         if len(events) >= query.limit or size_bytes >= SCAN_BYTES_MAX:
             edge = events[-1].id

@@ -25,7 +25,7 @@ def change_over(directory: Path, old_key: bytes, new_key: bytes, rewrap: Callabl
     """
     store, readers = open_store(directory, old_key)
     try:
-        count = store.rewrap(rewrap)
+        count = store.rewrap(rewrap, old_key, new_key)
         head = store.head
     finally:
         close_store(store, readers)

@@ -146,12 +146,47 @@ def _secrets(db: Database) -> None:
     )
 
 
-MIGRATIONS: Final[tuple[Callable[[Database], None], ...]] = (_first, _checkpoints, _secrets)
+def _archive(db: Database) -> None:
+    db.table("segments").create(
+        {
+            "first_id": int,
+            "last_id": int,
+            "previous": bytes,
+            "chain": bytes,
+            "file": str,
+            "digest": bytes,
+            "size_bytes": int,
+            "mac": bytes,
+        },
+        pk="first_id",
+        not_null={"last_id", "previous", "chain", "file", "digest", "size_bytes", "mac"},
+    )
+    db.table("segments").create_index(["last_id"], "segments_last", unique=True)
+    # What is in which segment: which are to be written anew without a tenant, and where the last events of a service are.
+    db.table("segment_subjects").create(
+        {"incarnation": str, "subject": str, "first_id": int, "events": int}, pk=("incarnation", "subject", "first_id")
+    )
+    db.table("anchor").create({"only": int, "event_id": int, "chain": bytes, "mac": bytes}, pk="only")
+    db.table("erasures").create(
+        {"incarnation": str, "tenant_id": str, "event_id": int, "removed_at_us": int, "done": int},
+        pk="incarnation",
+        not_null={"tenant_id", "removed_at_us", "done"},
+    )
+    # Tenants that were removed before their events were erased too: the next kernel sees to it.
+    db.execute(
+        "INSERT OR IGNORE INTO erasures (incarnation, tenant_id, event_id, removed_at_us, done) "
+        "SELECT incarnation, tenant_id, NULL, at_us, 0 FROM events WHERE type = 'tenant_removed' AND incarnation IS NOT NULL"
+    )
+
+
+MIGRATIONS: Final[tuple[Callable[[Database], None], ...]] = (_first, _checkpoints, _secrets, _archive)
 """Migration n makes version n + 1 of the schema; one that was shipped is never changed."""
 
 
 CHECKPOINTS_SINCE: Final = 2
 """The schema version that has the table of checkpoints."""
+ARCHIVE_SINCE: Final = 4
+"""The schema version that has the tables of the archive and of erasures."""
 
 
 def version(connection: driver.Connection) -> int:

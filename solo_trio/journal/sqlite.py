@@ -11,20 +11,27 @@ import trio
 from attrs import evolve
 
 from solo_trio.errors import JournalFailed, KernelBug
-from solo_trio.journal import checkpoints, reads
+from solo_trio.journal import checkpoints, pruning, reads
+from solo_trio.journal.archive import Archive
 from solo_trio.journal.chain import GENESIS
+from solo_trio.journal.inventory import inventory
 from solo_trio.journal.library import damaged, driver, warning_for
 from solo_trio.journal.opening import Readers, close_store, open_store
+from solo_trio.journal.retaining import Retaining
 from solo_trio.journal.store import Store
 from solo_trio.journal.turns import Lane, Turns
 from solo_trio.journal.witness import Head
 from solo_trio.journal.writer import Writer
 from solo_trio.model.record import (
+    Archived,
+    ArchiveState,
     Artifact,
     Attachment,
     Checkpoint,
+    Erasure,
     EventQuery,
     IdempotencyRow,
+    Inventory,
     KeyRow,
     Scan,
     SecretRow,
@@ -45,15 +52,16 @@ async def open_journal(directory: Path, witness_key: bytes) -> SqliteJournal:
     """
     with trio.CancelScope(shield=True):
         store, readers = await trio.to_thread.run_sync(open_store, directory, witness_key)
-    return SqliteJournal(store, readers)
+        key = pruning.key_of(witness_key)
+        anchor = await trio.to_thread.run_sync(pruning.anchor, readers.points[0], key)
+    return SqliteJournal(store, readers, Archive(directory), key, anchor)
 
 
 class SqliteJournal:
     """`ports.Journal` on a directory; made by `open_journal`."""
 
-    def __init__(self, store: Store, readers: Readers) -> None:
+    def __init__(self, store: Store, readers: Readers, archive: Archive, archive_key: bytes, anchor: Head) -> None:
         self.warning = warning_for(driver.sqlite_version_info)
-        self.oldest_id = 1  # nothing is ever pruned so far
         """A sentence for the operator about this SQLite, or None."""
         self._store = store
         self._writer = Writer("solo-journal")
@@ -61,7 +69,15 @@ class SqliteJournal:
         self._scans = Lane(readers.scans)
         self._points = Lane(readers.points)
         self._turns = Turns()
+        self._beside = trio.Lock()
+        self.closing = False
+        """What goes on beside the appends is to end."""
+        self._retaining = Retaining(store, self._writer, self._points, self._scans, archive, archive_key, anchor)
         self._closed = False
+
+    @property
+    def oldest_id(self) -> int:
+        return self._retaining.oldest_id
 
     async def append(
         self, events: Sequence[StoredEvent], attachments: Sequence[Attachment] = (), *, reserved: bool = False
@@ -71,7 +87,22 @@ class SqliteJournal:
         await self._writer.run(work, after=self._store.tidy)
 
     def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]:
-        return Replay(self, self._store.head, after)
+        return Replay(self, self._store.head, after, self._retaining.whole())
+
+    async def archive(self, upto: int, *, fewest: int = 1) -> Archived | None:
+        return await self._retaining.archive(upto, fewest)
+
+    async def prune(self, upto: int) -> int:
+        return await self._retaining.prune(upto)
+
+    async def archive_state(self) -> ArchiveState:
+        return await self._retaining.state()
+
+    async def erasures(self) -> list[Erasure]:
+        return await self._retaining.waiting()
+
+    async def erase(self, erasure: Erasure) -> bool:
+        return await self._retaining.erase(erasure)
 
     async def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         await self._writer.run(partial(self._store.write_checkpoint, checkpoint), after=self._store.tidy)
@@ -94,6 +125,9 @@ class SqliteJournal:
             scan = await self._scan(query, before)
             found = scan.events + found if query.newest else found + scan.events
             query = evolve(query, limit=query.limit - len(scan.events))
+            if query.newest and scan.complete and query.limit > 0 and self.oldest_id > 1:
+                before = found[0].id if found else self._store.head[0] + 1
+                return await self._retaining.newest_before(query, before) + found
             if scan.complete or query.limit <= 0:
                 return found
             if query.newest:
@@ -112,6 +146,9 @@ class SqliteJournal:
     async def keys(self) -> list[KeyRow]:
         return await self._points.run(reads.keys)
 
+    async def inventory(self) -> Inventory:
+        return await self._scans.run(inventory)
+
     async def secret(self, incarnation: str, name: str, version: int) -> SecretRow:
         return await self._points.run(lambda connection: reads.secret(connection, incarnation, name, version))
 
@@ -126,8 +163,10 @@ class SqliteJournal:
         """
         if self._closed:
             return
-        self._closed = True
+        self._closed = self.closing = True
         with trio.CancelScope(shield=True):
+            async with self._beside:
+                pass
             await self._points.wait_closed()
             await self._scans.wait_closed()
             try:
@@ -137,12 +176,22 @@ class SqliteJournal:
             finally:
                 await self._writer.close()
 
+    async def beside_appends(self, work: Callable[[driver.Connection], T]) -> T:
+        """Run what does little at a time over the connection that writes, in a thread of its own: see `backups`.
+
+        It must end soon once `closing` is set.
+        """
+        async with self._beside:
+            if self.closing:
+                raise KernelBug("the journal was used after it was closed")
+            return await trio.to_thread.run_sync(self._store.beside_appends, work)
+
     async def in_reader(self, query: Callable[[driver.Connection], T]) -> T:
         """Run a query beside the scans of events."""
         return await self._scans.run(query)
 
     async def _scan(self, query: EventQuery, before: int | None = None) -> Scan:
-        work = partial(reads.scan, query=query, before=before)
+        work = partial(reads.scan, query=query, before=before, erased=self._store.erased)
         if _is_point(query):
             return await self._points.run(work)
         async with self._turns.of(query.tenant_id):
@@ -164,8 +213,9 @@ class _Read(Protocol):
 class Replay:
     """Pages of checked events. A class, not a generator: one that is left half-way has nothing to clean up."""
 
-    def __init__(self, journal: _Read, floor: Head, after: int) -> None:
+    def __init__(self, journal: _Read, floor: Head, after: int, whole: reads.Whole | None) -> None:
         self._journal = journal
+        self._whole = whole
         self._floor = floor
         """What was acknowledged when the replay began: it must be met on the way, with this hash."""
         self._after = after
@@ -180,23 +230,27 @@ class Replay:
             raise StopAsyncIteration
         if self._at is None:
             self._at = await self._journal.in_reader(self._begin)
-        query = partial(reads.page, after=self._at, floor=self._floor)
-        events, at = await self._journal.in_reader(query)
-        self._at = at
-        if len(events) < reads.REPLAY_PAGE_ROWS:
+        query = partial(reads.page, after=self._at, floor=self._floor, whole=self._whole)
+        page = await self._journal.in_reader(query)
+        self._at = at = page.at
+        if page.last:
             self._ended = True
             if at[0] < self._floor[0]:
                 raise damaged(f"events {at[0] + 1} to {self._floor[0]} are missing")
+            if self._whole is not None:
+                self._whole.proofs.check()
             if self._after == 0:
                 await self._journal.in_reader(reads.check_tables)
-        if not events:
+        if not page.events:
             raise StopAsyncIteration
-        return events
+        return page.events
 
     def _begin(self, connection: driver.Connection) -> Head:
         if self._after == 0:
             return 0, GENESIS
         hash_ = reads.hash_at(connection, self._after)
+        if hash_ is None and self._whole is not None:
+            hash_ = reads.hash_behind(connection, self._after, self._whole)
         if hash_ is None or (self._after == self._floor[0] and hash_ != self._floor[1]):
             raise damaged(f"event {self._after} is missing or was changed")
         return self._after, hash_

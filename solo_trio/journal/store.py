@@ -12,10 +12,11 @@ import hashlib
 import os
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from solo_trio.errors import JournalFailed, KernelBug, StorageFull
-from solo_trio.journal import checkpoints, reads
+from solo_trio.journal import checkpoints, erasing, pruning, reads
+from solo_trio.journal.archive import Segment
 from solo_trio.journal.chain import COLUMNS, SALT_BYTES, seal
 from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
 from solo_trio.journal.library import damaged, driver, means
@@ -30,6 +31,7 @@ from solo_trio.model.record import (
     DropKey,
     DropKeys,
     DropSecrets,
+    EraseEvents,
     IdempotencyRow,
     KeyRow,
     SecretRow,
@@ -70,6 +72,7 @@ _ROW_PAGES: Final = dict.fromkeys((_DROP_ARTIFACT, _DROP_KEYS, _DROP_SECRETS, _D
 _PAYLOAD: Final = COLUMNS.index("payload")
 
 Statement = tuple[str, list[tuple[Any, ...]]]
+T = TypeVar("T")
 
 
 class _Full(Exception):
@@ -97,6 +100,8 @@ class Store:
         """Something was deleted that the WAL still has: a reader, or a full disk, was in the way."""
         self.head = head
         self.checkpoint_key = checkpoint_key
+        self.erased: erasing.Mask = {}
+        """See `erasing`; set when it is known, replaced when it changes."""
         self.failure: str | None = None
         """Why nothing can be appended any more."""
 
@@ -117,6 +122,37 @@ class Store:
                 raise self._fail(f"the witness cannot be written ({error})") from error
         if any(statement in _SHREDDING for statement, _ in statements):
             self._to_be_shredded = not self._checkpoint("TRUNCATE")
+        asked = {item.incarnation: item.event_id for item in attachments if isinstance(item, EraseEvents)}
+        self.erased = {**self.erased, **asked} if asked else self.erased
+
+    def change(self, statements: list[Statement], *, pages: int = 0, shred: bool = False) -> bool:
+        """Write what is no event. Raises `StorageFull` (nothing written) or `JournalFailed`.
+
+        `pages`: about how many it dirties beside the bytes that are given. `shred`: what it deletes is to be in
+        no file any more; whether that is so.
+        """
+        self._check_alive()
+        self._hold_reserve()
+        self._write_with_room(statements, reserved=False)
+        self._wal_pages += TRANSACTION_PAGES + pages + _pages(statements)
+        if shred:
+            self._to_be_shredded = not self._checkpoint("TRUNCATE")
+        return not self._to_be_shredded
+
+    def prune(self, to: Head, key: bytes, count: int) -> None:
+        """Delete the events up to `to`, which are in the archive: `count` of them."""
+        self._check_alive()
+        try:
+            self._witness.sync()  # it must not be found behind what the log begins with, also after power loss
+        except OSError as error:
+            raise self._fail(f"the witness cannot be forced out ({error})") from error
+        self.change(pruning.prune(to, key), pages=count * pruning.PRUNED_PAGES)
+
+    def hash_at(self, id_: int) -> bytes | None:
+        return reads.hash_at(self._connection, id_)
+
+    def segment_of(self, event_id: int, key: bytes) -> Segment | None:
+        return pruning.segment_of(self._connection, event_id, key)
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Keep it, and the newest few."""
@@ -137,11 +173,15 @@ class Store:
         # What is pruned is overwritten with zeros, and is about as large.
         self._wal_pages += TRANSACTION_PAGES + 2 * _pages(statements)
 
-    def rewrap(self, rewrap: Callable[[KeyRow], KeyRow]) -> int:
-        """Put what `rewrap` makes of it in the place of each key, and drop the checkpoints; how many keys there are."""
+    def rewrap(self, rewrap: Callable[[KeyRow], KeyRow], old_key: bytes, new_key: bytes) -> int:
+        """Put what `rewrap` makes of it in the place of each key, and drop the checkpoints; how many keys there are.
+
+        What is said of the archive is proved with `new_key` from then on.
+        """
         self._check_alive()
         rows = [rewrap(row) for row in reads.keys(self._connection)]
-        statements: list[Statement] = [(_DROP_CHECKPOINTS, [()]), *_attach(rows)]
+        archive = pruning.under_another_key(self._connection, pruning.key_of(old_key), pruning.key_of(new_key))
+        statements: list[Statement] = [(_DROP_CHECKPOINTS, [()]), *statements_of(rows), *archive]
         try:
             self._write(statements)
         except _Full as error:
@@ -192,6 +232,10 @@ class Store:
         finally:
             self._witness.close()
 
+    def beside_appends(self, work: Callable[[driver.Connection], T]) -> T:
+        """The one thing that another thread may do meanwhile: SQLite lets the two have turns on the connection."""
+        return work(self._connection)
+
     def close_connection(self) -> None:
         self._connection.close()
 
@@ -223,7 +267,7 @@ class Store:
             rows.append(row)
             hash_ = row[-1]
         statements = [(_EVENT, rows)] if rows else []
-        statements += _attach(attachments)
+        statements += statements_of(attachments)
         return statements, (id_, hash_)
 
     def _hold_reserve(self) -> None:
@@ -302,7 +346,7 @@ class Store:
         return not busy
 
 
-def _attach(attachments: Sequence[Attachment]) -> list[Statement]:
+def statements_of(attachments: Sequence[Attachment]) -> list[Statement]:
     """In the order given, as an artifact may be dropped before or after it is written; runs of one kind together."""
     found: list[Statement] = []
     for item in attachments:
@@ -328,6 +372,8 @@ def _attach(attachments: Sequence[Attachment]) -> list[Statement]:
                 statement, row = _IDEMPOTENCY, (item.scope, item.key, item.fingerprint, item.event_id, item.at_us)
             case DropIdempotency():
                 statement, row = _DROP_IDEMPOTENCY, (item.scope,)
+            case EraseEvents():
+                statement, row = erasing.ASK, erasing.asked(item)
         if not found or found[-1][0] != statement:
             found.append((statement, []))
         found[-1][1].append(row)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import field, frozen
 
 
@@ -131,9 +133,93 @@ class Checkpoint:
     body: bytes = field(repr=False)
 
 
+ERASED_TYPE: Final = "tenant_erased"
+"""The event that makes it lawful that the payloads of an incarnation before it are gone: without one they were tampered with."""
+
+
+@frozen
+class EraseEvents:
+    """From this transaction on every event of the incarnation before `event_id` counts as erased; what it held is to go.
+
+    `event_id`: of an event of `ERASED_TYPE` in the same transaction. `Journal.erase` does the rest, also after a crash.
+    """
+
+    tenant_id: str
+    incarnation: str
+    event_id: int
+    removed_at_us: int
+
+
+@frozen
+class Erasure:
+    """Something that is still to be erased. `event_id` None: a removal from before there was such an event; none says so yet."""
+
+    tenant_id: str
+    incarnation: str
+    event_id: int | None
+    removed_at_us: int
+
+
+@frozen
+class Archived:
+    """What one step of archiving wrote: the events `first_id` to `last_id`."""
+
+    first_id: int
+    last_id: int
+    size_bytes: int
+
+
+@frozen
+class ArchiveState:
+    """What is in the archive. `last_id`: of the newest event there; 0: none is."""
+
+    segments: int = 0
+    last_id: int = 0
+    size_bytes: int = 0
+
+
 Attachment = (
-    Artifact | DropArtifact | KeyRow | DropKey | DropKeys | SecretRow | DropSecrets | IdempotencyRow | DropIdempotency
+    Artifact
+    | DropArtifact
+    | KeyRow
+    | DropKey
+    | DropKeys
+    | SecretRow
+    | DropSecrets
+    | IdempotencyRow
+    | DropIdempotency
+    | EraseEvents
 )
+
+
+@frozen
+class NamedSecret:
+    """A sealed version, without what is sealed."""
+
+    incarnation: str
+    name: str
+    version: int
+    version_id: str
+    key_id: str
+
+
+@frozen
+class NamedRequest:
+    """An `IdempotencyRow`, without what was asked."""
+
+    scope: str
+    key: str = field(repr=False)
+    event_id: int
+
+
+@frozen
+class Inventory:
+    """What stands beside the log at one moment."""
+
+    artifacts: frozenset[str]
+    keys: tuple[KeyRow, ...]
+    secrets: tuple[NamedSecret, ...]
+    requests: tuple[NamedRequest, ...]
 
 
 @frozen

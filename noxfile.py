@@ -71,6 +71,12 @@ def sslyze(session: nox.Session) -> None:
     session.run(sys.executable, "-m", "pytest", "tests/e2e/test_e2e_sslyze.py", external=True, env=scanner)
 
 
+@nox.session(name="crash-states")
+def crash_states(session: nox.Session) -> None:
+    """Every state that a crash can leave of a recorded run. Arguments: see `nox -s crash-states -- --help`; root, strace."""
+    session.run(sys.executable, "tests/faults/crash_states.py", *session.posargs, external=True)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Three figures, each beside the machine's floor in the same run. Arguments: see `nox -s bench -- --help`."""

@@ -40,7 +40,7 @@ CHECKPOINT_PAGES_MAX: Final = 1_000
 PAGE_BYTES: Final = 4_096
 MEBIBYTE: Final = 1_048_576
 DAY_US: Final = 86_400_000_000
-_FILES: Final = (AUDIT_FILE, f"{AUDIT_FILE}-wal", f"{AUDIT_FILE}-shm", AUDIT_HEAD_FILE)
+FILES: Final = (AUDIT_FILE, f"{AUDIT_FILE}-wal", f"{AUDIT_FILE}-shm", AUDIT_HEAD_FILE)
 _INSERT: Final = f"INSERT INTO audit ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
 _END: Final = "INSERT OR REPLACE INTO ends (name, id, chain, seal) VALUES (?, ?, ?, ?)"
 _TABLES: Final = (
@@ -91,7 +91,7 @@ class AuditFile:
                 why = str(error)
         if why is not None:
             reason = "damaged"
-        elif used or (directory / AUDIT_HEAD_FILE).exists():
+        elif used or audit_head.was_written(directory):
             reason, why = "missing", f"{AUDIT_FILE} was missing or empty"
         else:
             reason = "first"
@@ -123,6 +123,8 @@ class AuditFile:
             row = connection.execute("SELECT at_us FROM audit WHERE id = ?", (head[0],)).fetchone()
             made = cls(directory, key, connection, head, 0 if row is None else row[0])
             made._begin_writing()
+            if seen is None:
+                made._begin_witness()
             if lost:
                 made.append([], lost)
         except BaseException:
@@ -139,14 +141,15 @@ class AuditFile:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             made = cls(directory, key, connection, NOTHING, first.at_us)
             made._begin_writing()
+            connection.execute("PRAGMA synchronous = FULL")  # or a loss of power makes it look as if one was lost
             connection.execute("BEGIN IMMEDIATE")
             for statement in _TABLES:
                 connection.execute(statement)
             made._put_end(ANCHOR, NOTHING)
             made._insert([first])
             connection.execute("COMMIT")
-            sync_directory(directory)
-            made._tell_witness()
+            connection.execute("PRAGMA synchronous = NORMAL")
+            made._begin_witness()
         except BaseException:
             connection.close()
             _remove(directory)
@@ -202,6 +205,13 @@ class AuditFile:
     def _tell_witness(self, *, closed: bool = False) -> None:
         if self._witness is not None:
             self._witness.write(self.head, closed=closed)
+
+    def _begin_witness(self) -> None:
+        """On the disk before there is a second entry: from then on one that is missing, or no witness, is damage."""
+        self._tell_witness()
+        if self._witness is not None:
+            self._witness.sync()
+        sync_directory(self._directory)
 
     def retain(self, days: int, size_mb: int) -> str | None:
         """Forget the oldest: what is older than `days` (by the newest entry), and what is above the size.
@@ -286,13 +296,13 @@ def check_room(directory: Path, entries: int = 1) -> None:
 
 
 def _remove(directory: Path) -> None:
-    for name in _FILES:
+    for name in FILES:
         (directory / name).unlink(missing_ok=True)
 
 
 def _not_plain(directory: Path) -> str | None:
     """What is wrong with what lies there, as far as can be seen without opening it."""
-    for name in _FILES:
+    for name in FILES:
         try:
             status = (directory / name).lstat()
         except FileNotFoundError:
@@ -325,7 +335,7 @@ def check_witness(connection: driver.Connection, key: bytes, seen: audit_head.Se
 
 def _put_aside(directory: Path, at_us: int) -> str | None:
     """Give every file of an audit another name; what that of the database is, if there was one."""
-    there = [name for name in _FILES if os.path.lexists(directory / name)]
+    there = [name for name in FILES if os.path.lexists(directory / name)]
     stamp = rfc3339(at_us).replace(":", "").replace("-", "").replace(".", "")
     number = 0
     while (directory / f"{AUDIT_FILE}.damaged-{stamp}{number or ''}").exists():

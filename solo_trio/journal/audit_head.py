@@ -1,4 +1,4 @@
-"""The audit's witness. Owns: `audit.head`, what the last commit was, outside the database. Never: fsyncs.
+"""The audit's witness. Owns: `audit.head`, what the last commit was, outside the database. Never: fsyncs an entry.
 
 It is written after each commit. As long as the machine has not been started anew since, or the last kernel closed the file
 in order, the database cannot be behind it unless somebody put an older copy in its place. After a loss of power it can: the
@@ -51,8 +51,8 @@ def read(directory: Path, key: bytes) -> Seen | None:
         data = (directory / AUDIT_HEAD_FILE).read_bytes()
     except FileNotFoundError:
         return None
-    if not data:  # a kill may come before the first one is written
-        return None
+    if len(data) < _BODY.size + _MAC_BYTES or not any(data):
+        return None  # a crash may come before the first one is written; with a second entry it counts as missing
     body, mac = data[: _BODY.size], data[_BODY.size :]
     if not hmac.compare_digest(mac, hmac.digest(key, body, hashlib.sha256)) or len(body) != _BODY.size:
         raise ValueError(f"{AUDIT_HEAD_FILE} is not authentic: it was changed, or the master key is another one")
@@ -60,6 +60,14 @@ def read(directory: Path, key: bytes) -> Seen | None:
     if magic != _MAGIC:
         raise ValueError(f"{AUDIT_HEAD_FILE} has an unknown form")
     return Seen((id_, hash_), boot in (CLOSED, this_boot()))
+
+
+def was_written(directory: Path) -> bool:
+    """Whether there ever was a first entry; one that is empty is of a start that was interrupted before."""
+    try:
+        return (directory / AUDIT_HEAD_FILE).stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 class HeadFile:
@@ -79,6 +87,10 @@ class HeadFile:
         except OSError as error:
             if not no_space(error):
                 raise
+
+    def sync(self) -> None:
+        """Once, after the first write: later ones change one sector, which is as it was or as it is to be."""
+        os.fsync(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -1,0 +1,225 @@
+"""What a start finds in a data directory, with the kernel's own code. Owns: comparing it with what was acknowledged."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from attrs import define, field, frozen
+from fault_disk import Image
+from fault_trace import Step
+from fault_workload import ANYTHING, Facts
+
+from solo_trio.bootstrap.audit import audit_key_of, open_audit_of
+from solo_trio.bootstrap.master_key import master_key_of
+from solo_trio.errors import SoloError
+from solo_trio.journal import audit_head
+from solo_trio.journal.lock import DataLock
+from solo_trio.journal.sqlite import SqliteJournal, open_journal
+from solo_trio.kernel.checkpoints import reducer_version
+from solo_trio.kernel.recovery import replay
+from solo_trio.model import codec
+from solo_trio.model.record import SecretRow, StoredEvent
+from solo_trio.model.state import KernelState, apply
+from solo_trio.model.system import StartSystem
+from solo_trio.operations.settings import Settings
+from solo_trio.telemetry.diagnostics import Diagnostics
+from solo_trio.telemetry.sources import SystemClock, SystemEntropy
+from solo_trio.vault.keyring import Keyring
+from solo_trio.vault.vault import Vault
+
+TOKEN_FILE: Final = "admin.token"
+RECOVERY_S: Final = 60.0
+
+
+@frozen
+class Found:
+    """What a start would believe."""
+
+    events: int
+    facts: Facts
+
+
+@define
+class Book:
+    """What was told to clients up to some step: what must be found, and what may be."""
+
+    known: Facts = field(factory=dict)
+    open: Facts = field(factory=dict)
+    events: int = 0
+    """So many are believed, at least."""
+
+    def take(self, step: Step) -> None:
+        if step.kind != "mark":
+            return
+        self.open |= step.mark.get("begin", {})
+        for name, value in step.mark.get("ack", {}).items():
+            self.known[name] = value
+            self.open.pop(name, None)
+        self.events = max(self.events, step.mark.get("last", 0))
+
+    def lacks(self, found: Found) -> list[str]:
+        """What was acknowledged and is not there, or is not as it was acknowledged."""
+        missing = []
+        if found.events < self.events:
+            missing.append(f"events {found.events + 1} to {self.events} are lost")
+        for name, value in self.known.items():
+            if found.facts.get(name) == value:
+                continue
+            if name in self.open and self.open[name] in (ANYTHING, found.facts.get(name)):
+                continue
+            missing.append(f"{name} is {_short(found.facts.get(name))}, acknowledged was {_short(value)}")
+        return missing
+
+
+def _short(value: object) -> str:
+    return f"{value!r:.40}"
+
+
+class Truth:
+    """All that the recorded kernel ever appended, and the state after each event."""
+
+    def __init__(self, events: list[StoredEvent]) -> None:
+        self.events = events
+        self._states = [KernelState()]
+
+    def state(self, last_id: int) -> KernelState:
+        while len(self._states) <= last_id:
+            self._states.append(apply(self._states[-1], codec.to_record(self.events[len(self._states) - 1])))
+        return self._states[last_id]
+
+
+class Opener:
+    """Opens images, one after the other, in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        # Power comes back with another start of the machine.
+        (directory / "boot_id").write_text("00000000-0000-4000-8000-000000000001\n")
+        audit_head.BOOT_ID = str(directory / "boot_id")  # type: ignore[misc]
+        self._opened: dict[bytes, str] = {}
+
+    def put(self, image: Image) -> Path:
+        data = self._directory / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        data.mkdir(mode=0o700)
+        for name, content in image.items():
+            path = data / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o600)
+        return data
+
+    def open(self, image: Image, truth: Truth | None) -> Found | str:
+        """What is there; a sentence if the start is refused, or finds what never was."""
+        data = self.put(image)
+        try:
+            return trio.run(_found, data, truth)
+        except SoloError as error:
+            return f"the start is refused: {error.code}: {error.detail}"
+        except AssertionError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - it is a finding of these tests
+            return f"the start fails: {error!r}"
+
+    def truth(self, image: Image) -> Truth:
+        """From what is there when all is over."""
+        data = self.put(image)
+
+        async def read() -> list[StoredEvent]:
+            journal = await open_journal(data, master_key_of(data).derive("witness"))
+            try:
+                return await _all(journal)
+            finally:
+                await journal.close()
+
+        return Truth(trio.run(read))
+
+
+async def _all(journal: SqliteJournal) -> list[StoredEvent]:
+    found: list[StoredEvent] = []
+    async for page in journal.replay():
+        found += page
+    return found
+
+
+async def _found(data: Path, truth: Truth | None) -> Found:
+    """As `bootstrap.running` does it, up to where services would be started."""
+    told = (data / TOKEN_FILE).read_text() if (data / TOKEN_FILE).exists() else None
+    with DataLock(data):
+        master = master_key_of(data)
+        journal = await open_journal(data, master.derive("witness"))
+        audit = None
+        try:
+            telemetry, clock, entropy = Diagnostics(), SystemClock(), SystemEntropy()
+            keys = await journal.keys()
+            keyring = Keyring(master, entropy, keys)
+            keyring.check()
+            audit_key = await audit_key_of(master, journal, keys)
+            audit = await open_audit_of(data, audit_key, journal, telemetry, Settings())
+            assert audit.state.set_aside is None, f"the audit was set aside: {audit.state}"
+            events = await _all(journal)
+            start = StartSystem("test", platform.python_version())
+            recovery = await replay(
+                journal, clock, telemetry, reducer=reducer_version(), start=start, timeout_s=RECOVERY_S
+            )
+            if truth is not None:
+                assert events == truth.events[: len(events)], "the log is not what was appended"
+                assert recovery.state == truth.state(len(events)), "the state is not the fold of the events"
+            secrets = await journal.in_reader(_secrets)
+            artifacts = await journal.in_reader(_artifacts)
+            facts = _facts(recovery.state, secrets, artifacts, keyring, Vault(master, entropy, keys))
+            facts |= {f"idempotency/{row.key}": True for row in recovery.idempotency}
+            return Found(len(events), facts | {"token": told})
+        finally:
+            if audit is not None:
+                await audit.close()
+            await journal.close()
+
+
+def _secrets(connection: Any) -> list[SecretRow]:
+    columns = "incarnation, name, version, version_id, key_id, sealed"
+    return [SecretRow(*row) for row in connection.execute(f"SELECT {columns} FROM secrets")]
+
+
+def _artifacts(connection: Any) -> dict[str, bytes]:
+    return dict(connection.execute("SELECT digest, content FROM artifacts").fetchall())
+
+
+def _facts(
+    state: KernelState, secrets: Sequence[SecretRow], artifacts: dict[str, bytes], keyring: Keyring, vault: Vault
+) -> Facts:
+    facts: Facts = {}
+    rows = {(row.incarnation, row.name, row.version): row for row in secrets}
+    names = {}
+    for tenant_id in state.tenants:
+        tenant = state.tenants[tenant_id]
+        names[tenant.incarnation] = tenant_id
+        if tenant.removal is None:
+            facts[f"tenant/{tenant_id}"] = True
+        for name in tenant.secrets:
+            newest = tenant.secrets[name].newest
+            row = rows.get((tenant.incarnation, name, newest.version))
+            assert row is not None, f"the secret {name} is in the state, and not in its table"
+            assert row.version_id == newest.version_id
+            facts[f"secret/{tenant_id}/{name}"] = vault.unseal(row, None).data.reveal_text()
+        for service_id in tenant.services:
+            service = tenant.services[service_id]
+            digest = service.spec.digest
+            content = artifacts.get(digest)
+            assert content is not None, f"the source of {service_id} is missing"
+            assert hashlib.sha256(content).hexdigest() == digest
+            if service.stop is None and service.confirmed:
+                facts[f"service/{tenant_id}/{service_id}"] = [digest, service.status == "paused"]
+    for capability_id in state.capabilities:
+        capability = state.capabilities[capability_id]
+        if capability.tenant_id is not None:
+            token = keyring.mint(capability.key_id, capability_id).reveal_text()
+            facts[f"capability/{capability.tenant_id}/{capability_id}"] = token
+    return facts

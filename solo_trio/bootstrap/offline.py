@@ -1,29 +1,24 @@
-"""What is done to a data directory that no kernel uses. Owns: `solo verify` and `solo token rotate` without a server."""
+"""What is done to a data directory that no kernel uses. Owns: `solo token rotate` without a server."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import trio
 
 from solo_trio import __version__
-from solo_trio.bootstrap.audit import audit_check_offline
 from solo_trio.bootstrap.closing import close_journal
-from solo_trio.bootstrap.directory import DATABASE_FILE, TAKE_OVER_TIMEOUT_S, tenant_files
+from solo_trio.bootstrap.directory import TAKE_OVER_TIMEOUT_S
 from solo_trio.bootstrap.master_key import master_key_of
-from solo_trio.errors import Faulted, SoloError
-from solo_trio.journal.inspection import open_inspection
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import open_journal
 from solo_trio.kernel.checkpoints import reducer_version
 from solo_trio.kernel.kernel_time import KernelTime
-from solo_trio.kernel.log_checks import Check
 from solo_trio.kernel.recovery import replay
 from solo_trio.kernel.staging import Draft, Submission, stage
-from solo_trio.kernel.verification import VerificationReport, refused_report, verify_log
 from solo_trio.model.capability_requests import RotateToken
 from solo_trio.model.system import StartSystem
 from solo_trio.model.tenant import tenant_of
@@ -33,37 +28,6 @@ from solo_trio.telemetry.sources import SystemClock, SystemEntropy
 from solo_trio.vault.admin_token import prepare_admin_token, put_admin_token
 from solo_trio.vault.keyring import Keyring
 from solo_trio.vault.secret import Secret
-
-
-async def verify_data(
-    data: Path, progress: Callable[[int, int], None], key_command: Sequence[str] = ()
-) -> VerificationReport:
-    """Check a data directory that no kernel uses, and change nothing in it. `progress`: events done, and of how many.
-
-    Raises `Faulted`: data_in_use, data_unwritable; whatever is wrong with the data is in the report.
-    """
-    if not (data / DATABASE_FILE).exists():
-        raise Faulted("data_unwritable", f"{data} is no data directory: name the one that the kernel used")
-    with DataLock(data):
-        at_us = SystemClock().wall_us()
-        try:
-            master = await trio.to_thread.run_sync(
-                partial(master_key_of, data, key_command, create=False, settle=False)
-            )
-            async with open_inspection(data, master.derive("witness")) as log:
-                keys = await log.keys()
-                Keyring(master, SystemEntropy(), keys).check()
-                opened = [
-                    Check("files", "ok", "the database, its log file and the witness agree"),
-                    Check("keys", "ok", f"the master key opens all {len(keys)} keys"),
-                ]
-                opened.append(await trio.to_thread.run_sync(audit_check_offline, data, master, keys))
-                last_id = log.last_id
-                return await verify_log(
-                    log, at_us, tenant_files(data).leftovers, opened, lambda done: progress(done, last_id)
-                )
-        except SoloError as error:
-            return refused_report(error, at_us)
 
 
 async def rotate_token(data: Path, tenant_id: str | None, *, keep: bool, key_command: Sequence[str] = ()) -> Secret:

@@ -46,6 +46,7 @@ NEXT: Final = {
     "overloaded": "try again in a moment",
     "storage_full": "free disk space; it recovers by itself",
     "invalid_configuration": "see every key with: solo config show; all that is wrong with a file: solo config check FILE",
+    "data_damaged": "see all that is wrong with: solo verify; what can be saved, with: solo repair; both with --data DIRECTORY",
     "data_in_use": "find it with: solo health --data DIRECTORY; or name another directory",
     "data_unwritable": "see what this machine offers with: solo doctor --data DIRECTORY",
     "sandbox_unavailable": "see what is missing and how to allow it with: solo doctor",

@@ -435,9 +435,27 @@ VERIFY_PATIENCE_S: Final = 3_600.0
 """A long log takes minutes to be read."""
 
 
-def verify() -> Ask[Document]:
-    """Verify everything: what runs, the whole log, every source; the answer is the report. System credentials only."""
-    return Ask("POST", "/system/verify", _whole, tenant=False, patience_s=VERIFY_PATIENCE_S)
+def verify(*, fix: bool = False, accept_loss: bool = False) -> Ask[Document]:
+    """Verify everything: what runs, the whole log, every source; the answer is the report. System credentials only.
+
+    `fix`: mend what can be mended safely first. `accept_loss`: no more warnings of what a repair could not save.
+    """
+    body = {name: True for name, asked in (("fix", fix), ("accept_loss", accept_loss)) if asked}
+    return Ask("POST", "/system/verify", _whole, tenant=False, body=body or None, patience_s=VERIFY_PATIENCE_S)
+
+
+def backup() -> Ask[Document]:
+    """Have the server write and check a backup: `{name, path, event_id, bytes, digest, ...}`. System credentials only."""
+    return Ask("POST", "/system/backup", _whole, tenant=False, patience_s=VERIFY_PATIENCE_S)
+
+
+def compact(*, keep_events: int | None = None) -> Ask[Document]:
+    """Move old events into the archive, all but the newest `keep_events`. System credentials only.
+
+    `{oldest_id, events, segments, bytes, duration_ms, held_by, detail}`.
+    """
+    body = None if keep_events is None else {"keep_events": keep_events}
+    return Ask("POST", "/system/compact", _whole, tenant=False, body=body, patience_s=VERIFY_PATIENCE_S)
 
 
 def checkpoint() -> Ask[Document]:

@@ -87,6 +87,14 @@ def read(connection: driver.Connection, event_id: int, chain: bytes | None, key:
     return Checkpoint(id_, at_us, reducer, format_, body)
 
 
+def authentic(row: tuple[Any, ...], key: bytes) -> tuple[Checkpoint, bytes] | None:
+    """What a row, in the order of `COLUMNS`, proves by itself: a kept state, and the hash of its event in the log it is about."""
+    id_, at_us, reducer, format_, digest, known, _, body = row
+    if not _is_authentic(row, key) or not isinstance(body, bytes) or hashlib.sha256(body).digest() != digest:
+        return None
+    return Checkpoint(id_, at_us, reducer, format_, body), known
+
+
 def _useless(event_id: int, what: str) -> Faulted:
     return Faulted("data_damaged", f"the checkpoint after event {event_id} {what}: it is not used")
 

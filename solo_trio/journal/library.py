@@ -32,7 +32,9 @@ SQLITE_READONLY: Final = 8
 SQLITE_PERM: Final = 3
 PRIMARY_CODE_MASK: Final = 0xFF
 
-RESTORE: Final = "restore the whole directory from a backup; do not delete or edit single files of it"
+RESTORE: Final = (
+    "restore the whole directory from a backup, or see what can be saved with: solo repair; do not delete or edit single files of it"
+)
 
 Meaning = Literal["full", "damaged", "unwritable", "other"]
 

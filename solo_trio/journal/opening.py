@@ -16,7 +16,7 @@ from typing import Final
 from attrs import frozen
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import checkpoints, erasing, pruning, reads, schema, wal, witness
+from solo_trio.journal import checkpoints, erasing, pruning, reads, repair, schema, wal, witness
 from solo_trio.journal.archive import Archive
 from solo_trio.journal.library import at_open, damaged, driver, means
 from solo_trio.journal.lock import prepare_directory, sync_directory
@@ -170,7 +170,7 @@ def check_files(directory: Path, known: Head | None) -> None:
 
 def check_kinds(directory: Path) -> None:
     """A directory or a device in the place of a file: to open one may fail oddly, or wait for ever. A half-made repair."""
-    if repair_mark.exists(directory):
+    if repair.interrupted(directory):
         raise Faulted("data_damaged", "a repair of this directory was interrupted: go on with it with: solo repair")
     for name in (schema.DATABASE_FILE, schema.WAL_FILE, WITNESS_FILE, NEW_WITNESS_FILE, RESERVE_FILE):
         try:

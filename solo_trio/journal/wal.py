@@ -36,6 +36,7 @@ class WalDamage:
 
 @frozen
 class _Frame:
+    page_number: int
     commits: bool
     salts: bytes
     stored: Sums
@@ -95,6 +96,31 @@ def find_damage(data: bytes) -> WalDamage | None:
     return None
 
 
+def logged_pages(data: bytes) -> tuple[list[tuple[int, memoryview]], int]:
+    """Page numbers and pages, oldest first, bad ones among them; and how many of them are known to have been committed.
+
+    A frame behind a bad one is judged by the sum that its predecessor carries; so is whether it commits.
+    """
+    if len(data) < WAL_HEADER_BYTES + FRAME_HEADER_BYTES:
+        return [], 0
+    view = memoryview(data)
+    header = _header(view)
+    frames = _frames(view, header)
+    if not frames:
+        return [], 0
+    salts = header.salts if header.sound else frames[0].salts
+    found, committed = [], 0
+    for index, frame in enumerate(frames):
+        seed = header.sums if index == 0 else frames[index - 1].stored
+        found.append((frame.page_number, frame.page))
+        if frame.salts == salts and frame.commits and _sum(frame, header.words, seed) == frame.stored:
+            committed = len(found)
+        elif frame.salts != salts and not any(later.salts == salts for later in frames[index + 1 :]):
+            found.pop()
+            break  # what an earlier log of this file has left
+    return found, committed
+
+
 def _header(view: memoryview) -> _Header:
     magic, _version, page_bytes, _, salt0, salt1, sum0, sum1 = struct.unpack_from(">8I", view)
     native = "<I" if sys.byteorder == "little" else ">I"
@@ -115,9 +141,10 @@ def _frames(view: memoryview, header: _Header) -> list[_Frame]:
     size = FRAME_HEADER_BYTES + header.page_bytes
     frames = []
     for start in range(WAL_HEADER_BYTES, len(view) - size + 1, size):
-        _, pages_after, salt0, salt1, sum0, sum1 = struct.unpack_from(">6I", view, start)
+        number, pages_after, salt0, salt1, sum0, sum1 = struct.unpack_from(">6I", view, start)
         frames.append(
             _Frame(
+                page_number=number,
                 commits=pages_after != 0,
                 salts=struct.pack(">2I", salt0, salt1),
                 stored=(sum0, sum1),

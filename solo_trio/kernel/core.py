@@ -85,6 +85,10 @@ class NoFiles:
     async def erase(self, incarnation: str) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def remove(self, names: Sequence[str], incarnations: frozenset[str]) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return []
+
 
 @frozen
 class Parts:
@@ -127,7 +131,7 @@ class Core:
         self.loop = Loop(parts.journal, parts.clock, self.hub, parts.telemetry, recovery.state)
         self.loop.remember(recovery.idempotency)
         self.loop.touched = self._touched
-        self.verification = Verification(self, parts.files.leftovers, parts.checks)
+        self.verification = Verification(self, parts.files, parts.checks)
         self.removals = Removals(self, parts.files)
         self.checkpoints = Checkpoints(self, parts.checkpoints, reducer_version(), uncovered=recovery.replayed)
         self.past = PastStates(self, reducer_version())
@@ -235,6 +239,10 @@ class Core:
             self.tenants[tenant_id] = supervisor
             self._tenants_nursery.start_soon(self._run_tenant, supervisor)
         elif supervisor is not None:
+    def converge(self, tenant_id: str, service_ids: set[str] | None) -> None:
+        """Compare what is wanted of these services (None: all) with what runs, once more."""
+        self._converge(tenant_id, service_ids)
+
             supervisor.converge(service_ids)
 
     def _forget_tenant(self, tenant_id: str, incarnation: str | None) -> None:

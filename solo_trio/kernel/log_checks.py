@@ -5,7 +5,7 @@ The same checks serve a running kernel and `solo verify` on a directory that no 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, Literal, Protocol
 
@@ -15,7 +15,7 @@ from attrs import frozen
 from solo_trio.errors import SoloError
 from solo_trio.kernel.checkpoints import INLINE_BYTES_MAX, encoded, is_small, maybe_in_thread
 from solo_trio.model import codec, snapshot
-from solo_trio.model.record import Artifact, Checkpoint, StoredEvent
+from solo_trio.model.record import ERASED_TYPE, Artifact, Checkpoint, Inventory, StoredEvent
 from solo_trio.model.state import KernelState, apply
 
 Status = Literal["ok", "warning", "failed"]
@@ -41,6 +41,8 @@ class Log(Protocol):
 
     async def artifact(self, digest: str) -> Artifact: ...
 
+    async def inventory(self) -> Inventory: ...
+
 
 @frozen
 class Check:
@@ -55,20 +57,30 @@ def nothing_told(done: int) -> None:
     """For whoever waits without watching."""
 
 
+@frozen
+class LogChecks:
+    """What reading all of a log came to. `checkpoints`: what those that are no good should have held, by their events."""
+
+    checks: Sequence[Check]
+    state: KernelState
+    checkpoints: Mapping[int, KernelState]
+
+
 async def check_log(
     log: Log, reducer: str, believed: KernelState | None = None, progress: Progress = nothing_told
-) -> tuple[list[Check], KernelState]:
+) -> LogChecks:
     """Read all of the log once: `chain`, `fold`, `checkpoints`; and what it folds to.
 
     `believed`: what the kernel holds for the fold of the events up to `believed.last_id`.
     """
-    kept, checks = await _kept(log, reducer)
-    marks = frozenset(kept) | (frozenset() if believed is None else {believed.last_id})
+    kept, useless, checks = await _kept(log, reducer)
+    marks = frozenset(kept) | frozenset(useless) | (frozenset() if believed is None else {believed.last_id})
     found: dict[int, KernelState] = {0: KernelState()} if 0 in marks else {}
     state, fault = KernelState(), ""
-    events = 0
+    events = erased = 0
     try:
         async for page in log.replay():
+            erased = max([erased, *(stored.id for stored in page if stored.type == ERASED_TYPE)])
             if not fault:
                 try:
                     state = await _folded(state, page, marks, found)
@@ -83,8 +95,13 @@ async def check_log(
         chain = Check(
             "chain", "ok", f"all {events} events follow from each other, each with the payload it was written with"
         )
-    fold = await _fold_check(fault, state, believed, found)
-    return [chain, fold, *await _compared(kept, found, fault), *checks], state
+    # What was believed before a tenant was erased cannot be compared: its events no longer come to anything.
+    comparable = believed if believed is not None and believed.last_id >= erased else None
+    fold = await _fold_check(fault, state, comparable, found)
+    compared = {event_id: await _compared(event_id, each, found, fault, erased) for event_id, each in kept.items()}
+    wrong = [*useless, *(event_id for event_id, check in compared.items() if check.status == "failed")]
+    mendable = {} if fault else {event_id: found[event_id] for event_id in wrong if event_id in found}
+    return LogChecks([chain, fold, *compared.values(), *checks], state, mendable)
 
 
 async def _folded(
@@ -106,22 +123,23 @@ def _fold_page(
     return state
 
 
-async def _kept(log: Log, reducer: str) -> tuple[dict[int, Checkpoint], list[Check]]:
-    """The checkpoints that can be compared, and what is to be said of the others."""
+async def _kept(log: Log, reducer: str) -> tuple[dict[int, Checkpoint], list[int], list[Check]]:
+    """The checkpoints that can be compared, those that are damaged, and what is to be said of the others."""
     kept: dict[int, Checkpoint] = {}
-    checks = []
+    useless, checks = [], []
     for event_id in await log.checkpoint_ids():
         try:
             each = await log.checkpoint(event_id)
         except SoloError as error:
             checks.append(Check("checkpoints", "warning", error.detail))
+            useless.append(event_id)
             continue
         if (each.reducer, each.format) == (reducer, snapshot.FORMAT):
             kept[event_id] = each
         else:
             what = f"the checkpoint after event {event_id} is of another version of this program: it is not used"
             checks.append(Check("checkpoints", "ok", what))
-    return kept, checks
+    return kept, useless, checks
 
 
 async def _fold_check(
@@ -139,36 +157,43 @@ async def _are_equal(found: KernelState | None, believed: KernelState) -> bool:
     return await maybe_in_thread(lambda: found == believed, not is_small(believed))
 
 
-async def _compared(kept: dict[int, Checkpoint], found: dict[int, KernelState], fault: str) -> list[Check]:
-    checks = []
-    for event_id, each in kept.items():
-        if event_id not in found:
-            status: Status = "warning" if fault else "failed"
-            checks.append(Check("checkpoints", status, f"the checkpoint after event {event_id} could not be compared"))
-        elif await encoded(found[event_id]) != each.body:
-            what = f"the checkpoint after event {event_id} is not what the events up to it come to"
-            checks.append(Check("checkpoints", "failed", what))
-        else:
-            checks.append(
-                Check("checkpoints", "ok", f"the checkpoint after event {event_id} is what the events come to")
-            )
-    return checks
+async def _compared(event_id: int, kept: Checkpoint, found: dict[int, KernelState], fault: str, erased: int) -> Check:
+    if event_id not in found:
+        status: Status = "warning" if fault else "failed"
+        return Check("checkpoints", status, f"the checkpoint after event {event_id} could not be compared")
+    if await encoded(found[event_id]) != kept.body:
+        if event_id < erased:
+            what = f"the checkpoint after event {event_id} is from before a tenant was erased: it goes with what is erased"
+            return Check("checkpoints", "ok", what)
+        what = f"the checkpoint after event {event_id} is not what the events up to it come to"
+        return Check("checkpoints", "failed", what)
+    return Check("checkpoints", "ok", f"the checkpoint after event {event_id} is what the events come to")
 
 
 async def check_artifacts(
-    log: Log, digests: Iterable[str], needed: Callable[[str], bool] = lambda digest: True
+    log: Log,
+    digests: Iterable[str],
+    needed: Callable[[str], bool] = lambda digest: True,
+    lost: Collection[str] = (),
 ) -> Check:
-    """Read each source; `needed` is asked again of one that is not right, as it may have been dropped meanwhile."""
-    wrong, count = [], 0
+    """Read each source; `needed` is asked again of one that is not right, as it may have been dropped meanwhile.
+
+    `lost`: those that a repair did not find, and has told.
+    """
+    wrong, told, count = [], 0, 0
     for digest in digests:
         count += 1
         try:
             await log.artifact(digest)
         except SoloError as error:
-            if needed(digest):
+            if digest in lost:
+                told += 1
+            elif needed(digest):
                 wrong.append(error.detail)
     if wrong:
         return Check("artifacts", "failed", named(wrong))
+    if told:
+        return Check("artifacts", "warning", f"{told} sources were lost before a repair: deploy those services again")
     return Check("artifacts", "ok", f"{count} sources are there, each with its digest")
 
 

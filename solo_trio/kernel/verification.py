@@ -1,4 +1,4 @@
-"""Verification. Owns: the comparison of what is wanted with what runs, as a report, and the newest one. Never: mends.
+"""Verification. Owns: the comparison of what is wanted with what runs, as a report, and the newest one. Never: mends unasked.
 
 It is the comparison that converging acts on, reported instead. What runs lags behind what is wanted by the time that a step
 takes, so a difference counts only if it is still there after some looks.
@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import trio
-from attrs import asdict, frozen
+from attrs import asdict, evolve, field, frozen
 
 from solo_trio.errors import SoloError
+from solo_trio.kernel import mending
 from solo_trio.kernel.checkpoints import reducer_version
 from solo_trio.kernel.log_checks import (
     ARTIFACTS_QUICK_MAX,
@@ -28,18 +29,22 @@ from solo_trio.kernel.log_checks import (
 )
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.recovery import Recovery
+from solo_trio.kernel.row_checks import compare_rows, lasting_rows, loss_checks, row_checks
+from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import ServiceSupervisor
 from solo_trio.kernel.tenant import TenantSupervisor
 from solo_trio.model.codec import rfc3339
+from solo_trio.model.repair import Removable
 from solo_trio.model.service import Status as ServiceStatus
 from solo_trio.model.service import count_services
 from solo_trio.model.state import KernelState
-from solo_trio.ports import Journal, Telemetry
+from solo_trio.ports import Journal, Telemetry, TenantFiles
 
 LOOKS: Final = 5
 LOOK_EVERY_S: Final = 0.3
 ENDING_MARGIN_S: Final = 5.0
-"""What is being ended may take so much longer than its patience, to be killed and collected; then it counts as a difference."""
+"""What is being ended may take so much longer than its patience, to be killed and collected; then it counts as a
+difference."""
 INCONSISTENCIES_MAX: Final = 1_000
 """So many are reported one by one; beyond it they are counted only."""
 
@@ -56,6 +61,10 @@ class Verifiable(Protocol):
     recovery: Recovery
     tenants: dict[str, TenantSupervisor]
     closing: bool
+
+    def converge(self, tenant_id: str, service_ids: set[str] | None) -> None:
+        """Make the tenant's supervisors look again."""
+        ...
 
 
 @frozen
@@ -81,6 +90,8 @@ class VerificationReport:
     counts: Mapping[str, int]
     inconsistencies: Sequence[Inconsistency]
     recommendations: Sequence[str]
+    fixed: Sequence[str] = ()
+    """What was mended before this; what is left, the rest says."""
 
     def view(self) -> dict[str, Any]:
         """As gateways and commands show it."""
@@ -93,17 +104,29 @@ class VerificationReport:
             "counts": dict(self.counts),
             "inconsistencies": [asdict(each) for each in self.inconsistencies],
             "recommendations": list(self.recommendations),
+            "fixed": list(self.fixed),
         }
+
+
+@frozen
+class Looked:
+    """What a comparison found: the checks, and what of it can be mended."""
+
+    checks: Sequence[Check]
+    services: Sequence[Inconsistency]
+    unnamed: Sequence[Removable] = ()
+    checkpoints: Mapping[int, KernelState] = field(factory=dict)
+    files: Sequence[str] = ()
 
 
 class Verification:
     """That of one running kernel; `report` is the newest."""
 
     def __init__(
-        self, core: Verifiable, leftovers: Leftovers, others: Sequence[Callable[[], Awaitable[Check]]] = ()
+        self, core: Verifiable, files: TenantFiles, others: Sequence[Callable[[], Awaitable[Check]]] = ()
     ) -> None:
         self._core = core
-        self._leftovers = leftovers
+        self._files = files
         self._others = others
         self._turn = trio.Lock()
         self.report: VerificationReport | None = None
@@ -120,33 +143,81 @@ class Verification:
             if check.status == "failed" and not self._core.closing:
                 self._core.telemetry.note("verification failed", check=check.name, detail=check.detail)
 
-    async def verify(self, *, full: bool) -> VerificationReport:
-        """Compare now; one at a time."""
+    async def verify(self, *, full: bool, fix: bool = False) -> VerificationReport:
+        """Compare now; one at a time. `fix`: mend what can be mended safely, and compare again."""
         async with self._turn:
             began = trio.current_time()
-            found = await self._lasting()
-            checks = [*_service_checks(found), *self._state_checks()]
-            state = self._core.loop.state
-            if full:
-                log_checks, _ = await check_log(self._core.journal, reducer_version(), state)
-                checks += log_checks
-            else:
-                checks.append(self._chain_at_start())
-            digests = sorted(state.sources)
-            checks.append(
-                await check_artifacts(
-                    self._core.journal,
-                    digests if full else digests[:ARTIFACTS_QUICK_MAX],
-                    lambda digest: digest in self._core.loop.state.sources,
-                )
-            )
-            checks.append(self._leftover_check())
-            if full:
-                checks += [await other() for other in self._others]
-            self.report = report_of(
-                checks, self._core.loop.state, found, full, self._core.loop.now().at_us, trio.current_time() - began
-            )
+            looked = await self._look(full)
+            fixed = await self._mend(looked) if fix else []
+            if fixed:
+                looked = await self._look(full)
+            now_us, duration_s = self._core.loop.now().at_us, trio.current_time() - began
+            report = report_of(looked.checks, self._core.loop.state, looked.services, full, now_us, duration_s)
+            self.report = evolve(report, fixed=tuple(fixed))
             return self.report
+
+    async def _look(self, full: bool) -> Looked:
+        core = self._core
+        found = await self._lasting()
+        checks = [*_service_checks(found), *self._state_checks()]
+        state = core.loop.state
+        mendable: Mapping[int, KernelState] = {}
+        unnamed: Sequence[Removable] = ()
+        if full:
+            log = await check_log(core.journal, reducer_version(), state)
+            checks += log.checks
+            mendable = log.checkpoints
+            rows = await lasting_rows(lambda: core.loop.state, core.journal.inventory, _a_moment, LOOKS)
+            checks += row_checks(rows)
+            unnamed = rows.unnamed
+        else:
+            checks.append(self._chain_at_start())
+        digests = sorted(state.sources)
+        checks.append(
+            await check_artifacts(
+                core.journal,
+                digests if full else digests[:ARTIFACTS_QUICK_MAX],
+                lambda digest: digest in core.loop.state.sources,
+                state.system.lost_sources,
+            )
+        )
+        files = self._files.leftovers(self._incarnations())
+        checks += [leftover_check(files), *loss_checks(state)]
+        if full:
+            checks += [await other() for other in self._others]
+        return Looked(checks, found, unnamed, mendable, files)
+
+    async def _mend(self, looked: Looked) -> list[str]:
+        core = self._core
+
+        async def submit(command: Any) -> Any:
+            return await core.loop.submit(Submission(command))
+
+        async def remove(names: Sequence[str]) -> Sequence[str]:
+            return await self._files.remove(names, self._incarnations())
+
+        services = [(each.tenant_id, each.service_id) for each in looked.services]
+        done = await mending.converge(services, self._converge, submit)
+        if mending.log_is_sound(looked.checks):
+            done += await mending.rewrite_checkpoints(
+                looked.checkpoints, reducer_version(), core.journal.write_checkpoint, submit
+            )
+            done += await mending.remove_unnamed(looked.unnamed, submit)
+            done += await mending.remove_files(looked.files, remove, submit)
+        return done
+
+    def _converge(self, tenant_id: str, service_ids: set[str]) -> None:
+        """What is not wanted and nobody ends is ended here."""
+        supervisor = self._core.tenants.get(tenant_id)
+        for each in compare(self._core):
+            supervising = None if supervisor is None else supervisor.supervisors.get(each.service_id)
+            asked = each.tenant_id == tenant_id and each.service_id in service_ids
+            if each.kind == "not_wanted" and asked and supervising is not None and supervising.running is not None:
+                supervising.running.kill()
+        self._core.converge(tenant_id, service_ids)
+
+    def _incarnations(self) -> frozenset[str]:
+        return frozenset(tenant.incarnation for tenant in self._core.loop.state.tenants.values())
 
     async def _lasting(self) -> list[Inconsistency]:
         """The differences that are there at every look."""
@@ -184,9 +255,9 @@ class Verification:
         what = f"the events after {start} were checked when the kernel started from the checkpoint there; ask for all"
         return Check("chain", "ok", f"{what} with: solo verify")
 
-    def _leftover_check(self) -> Check:
-        known = frozenset(tenant.incarnation for tenant in self._core.loop.state.tenants.values())
-        return leftover_check(self._leftovers(known))
+
+async def _a_moment() -> None:
+    await trio.sleep(LOOK_EVERY_S)
 
 
 def _is_ending(supervising: ServiceSupervisor) -> bool:
@@ -262,14 +333,20 @@ ADVICE: Final = {
     "generations": "restart the kernel; if it happens again, report it with this page",
     "given_up": "see why with: solo status ID; correct it, then: solo restart ID",
     "recovery": "see which with: solo list --all",
-    "chain": "restore the whole data directory from a backup; do not edit it",
+    "chain": "restore the whole data directory from a backup, or see what can be saved with: solo repair; do not edit it",
     "fold": "restore the whole data directory from a backup, or use the version of this program that wrote it",
-    "checkpoints": "nothing is lost: a start that cannot use one reads more of the log; write a new one with:"
-    " POST /system/checkpoint",
-    "artifacts": "deploy the services whose source is missing again, or restore the data directory from a backup",
-    "keys": "restore the master key that this data directory was made with",
+    "checkpoints": "nothing is lost: a start that cannot use one reads more of the log; write it anew with: solo verify --fix",
+    "secrets": "see what can be saved with: solo repair, or restore the data directory from a backup;"
+    " or set those secrets again",
+    "key_rows": "see what can be saved with: solo repair, or restore the data directory from a backup",
+    "requests": "see what can be saved with: solo repair",
+    "orphans": "remove it with: solo verify --fix",
+    "losses": "read what, in the recovery guide what to do; then: solo verify --accept-loss",
+    "artifacts": "deploy the services whose source is missing again, or restore the data directory from a backup;"
+    " solo repair goes on without",
+    "keys": "restore the master key that this data directory was made with; if it is that one: solo repair",
     "audit": "keep the file apart as it is, and find out who could write to it; a start of the kernel begins a new one",
-    "leftovers": "start the kernel, which removes them; what has no tenant's name is not its own: remove it by hand",
+    "leftovers": "remove them with: solo verify --fix; what has no tenant's name is not its own: remove it by hand",
 }
 """What to do about a check that is not ok."""
 
@@ -301,13 +378,22 @@ async def verify_log(
 ) -> VerificationReport:
     """All that can be said of a log that no kernel runs on. `before`: what was found while it was opened."""
     began = trio.current_time()
-    log_checks, state = await check_log(log, reducer_version(), progress=progress)
-    checks = [*before, *log_checks]
-    if worst(checks) != "failed":
-        checks.append(await check_artifacts(log, sorted(state.sources)))
-        known = frozenset(tenant.incarnation for tenant in state.tenants.values())
-        checks.append(leftover_check(leftovers(known)))
-    return report_of(checks, state, (), True, at_us, trio.current_time() - began)
+    looked, state = await look_at(log, leftovers, progress)
+    return report_of([*before, *looked.checks], state, (), True, at_us, trio.current_time() - began)
+
+
+async def look_at(log: Log, leftovers: Leftovers, progress: Progress = nothing_told) -> tuple[Looked, KernelState]:
+    """What `verify_log` says, and what of it can be mended."""
+    found = await check_log(log, reducer_version(), progress=progress)
+    checks, state = [*found.checks], found.state
+    if worst(checks) == "failed" and not found.checkpoints:
+        return Looked(checks, ()), state
+    rows = compare_rows(state, await log.inventory())
+    checks += row_checks(rows)
+    checks.append(await check_artifacts(log, sorted(state.sources), lost=state.system.lost_sources))
+    files = leftovers(frozenset(tenant.incarnation for tenant in state.tenants.values()))
+    checks += [leftover_check(files), *loss_checks(state)]
+    return Looked(checks, (), rows.unnamed, found.checkpoints, files), state
 
 
 def refused_report(error: SoloError, at_us: int) -> VerificationReport:

@@ -1,12 +1,12 @@
 """Repairs in the log. Owns: the events that say what was mended or lost, and what they take out of the state. Never: mends.
 
-`log_repaired` stands behind the last event that could be kept. What the log had promised and the files no longer have (sealed
+`log_repaired` is the last event of a repair. What the log had promised and the files no longer have (sealed
 versions, sources) it takes back, so that the state never promises what is not there.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from attrs import frozen
 
@@ -37,9 +37,8 @@ class Loss:
     """What a repair could not save, until somebody accepts it. `event_id`: of the `log_repaired` that says all of it."""
 
     event_id: int
-    kept_to: int
-    lost_to: int
-    oldest: int
+    lost: tuple[int, int] | None
+    unread: tuple[int, int] | None
     secrets: int
     sources: int
     tokens: tuple[str, ...]
@@ -47,10 +46,10 @@ class Loss:
     def said(self) -> str:
         """In words."""
         parts = []
-        if self.lost_to > self.kept_to:
-            parts.append(f"events {self.kept_to + 1} to {self.lost_to}")
-        if self.oldest > 1:
-            parts.append(f"the history before event {self.oldest}")
+        if self.lost is not None:
+            parts.append("events {} to {}".format(*self.lost))
+        if self.unread is not None:
+            parts.append("what events {} to {} said (what they did is kept)".format(*self.unread))
         if self.secrets:
             parts.append(f"{self.secrets} versions of secrets")
         if self.sources:
@@ -60,21 +59,49 @@ class Loss:
         return f"{', '.join(parts)} (the repair that event {self.event_id} tells of)"
 
 
+@event("event_lost")
+@frozen
+class EventLost(Event):
+    """Here was an event that a repair could not save. Its id is not given again."""
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        return state
+
+
+@event("state_restored")
+@frozen
+class StateRestored(Event):
+    """Here the log could not be read, but a checkpoint could: `state` is what all events up to this one came to.
+
+    `form`: of `state`; see `snapshot`.
+    """
+
+    form: str
+    state: dict[str, Any]
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        from solo_trio.model import snapshot  # it imports the state, which imports this
+
+        if self.form != snapshot.FORMAT:
+            raise LookupError(f"a state of the form {self.form} is not known")
+        return snapshot.from_document(self.state)
+
+
 @event("log_repaired")
 @frozen
 class LogRepaired(Event):
-    """The operator repaired the data directory. `kept_to`: the last event that could be kept; `lost_to`: the last one known to
-    have been acknowledged, the same if none is lost. Their ids are given anew.
+    """The operator repaired the data directory. `lost`: the events (first, last) that could not be saved, null if none; in
+    their places are `event_lost`.
 
-    `way`: what the state was taken from: log, checkpoint, or unproven. `oldest`: the first event that is still in the log. `damaged`:
-    where the files are as they were. `found`: what was wrong. `secrets`, `sources`: what was promised and is gone; `tokens`: whose
-    tokens are worthless, because the key that they were made with is gone.
+    `way`: what the state was taken from: log, checkpoint, or unproven. `unread`: the events (first, last) whose effect the
+    state of a checkpoint has, and that are not in the log any more. `damaged`: where the files are as they were. `found`:
+    what was wrong. `secrets`, `sources`: what was promised and is gone; `tokens`: whose tokens are worthless, because the
+    key that they were made with is gone.
     """
 
     way: str
-    kept_to: int
-    lost_to: int
-    oldest: int
+    lost: tuple[int, int] | None
+    unread: tuple[int, int] | None
     damaged: str
     found: tuple[str, ...]
     secrets: tuple[LostSecret, ...]
@@ -84,12 +111,9 @@ class LogRepaired(Event):
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         for lost in self.secrets:
             state = _without(state, lost)
-        loss = Loss(
-            stamp.id, self.kept_to, self.lost_to, self.oldest, len(self.secrets), len(self.sources), self.tokens
-        )
-        lossless = self.lost_to <= self.kept_to and self.oldest <= 1
         losses = state.system.losses
-        if not lossless or self.secrets or self.sources or self.tokens:
+        if self.lost or self.unread or self.secrets or self.sources or self.tokens:
+            loss = Loss(stamp.id, self.lost, self.unread, len(self.secrets), len(self.sources), self.tokens)
             losses = (*losses, loss)[-LOSSES_MAX:]
         gone = tuple(sorted({*state.system.lost_sources, *self.sources} & set(state.sources)))
         return evolve(state, system=evolve(state.system, losses=losses, lost_sources=gone))
@@ -173,7 +197,9 @@ class RemoveUnnamed:
         unnamed = [each for each in self.found if not is_named(state, each)]
         if not unnamed:
             return Decision(reply=0)
-        fixed = InconsistencyFixed(self.check, "removed", len(unnamed), tuple(each.name for each in unnamed[:ITEMS_MAX]))
+        fixed = InconsistencyFixed(
+            self.check, "removed", len(unnamed), tuple(each.name for each in unnamed[:ITEMS_MAX])
+        )
         return Decision((Proposed(fixed),), tuple(each.drop for each in unnamed), reply=len(unnamed))
 
 

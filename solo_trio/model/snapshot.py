@@ -36,9 +36,20 @@ def encode(state: KernelState) -> bytes:
 def decode(body: bytes) -> KernelState:
     """The state of `body`. Raises `Faulted("data_damaged")` for what is not of its form."""
     try:
-        return _converter.structure(orjson.loads(body), KernelState)
+        return from_document(orjson.loads(body))
     except Exception as error:  # whatever the bytes are, they are not ours to crash on
         raise Faulted("data_damaged", f"the state of a checkpoint cannot be decoded: {error}") from error
+
+
+def document(body: bytes) -> dict[str, Any]:
+    """The JSON value in `body`."""
+    found: dict[str, Any] = orjson.loads(body)
+    return found
+
+
+def from_document(document: Any) -> KernelState:
+    """The state of the JSON value that `encode` writes; raises whatever is raised for another one."""
+    return _converter.structure(document, KernelState)
 
 
 def _resolve(cls: type[Any], seen: set[type[Any]]) -> None:

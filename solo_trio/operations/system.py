@@ -1,4 +1,4 @@
-"""Operations on the kernel itself. Owns: health, readiness, the system's view of itself. Never: mends anything."""
+"""Operations on the kernel itself. Owns: health, readiness, the system's view of itself, asking for a report. Never: a file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import platform
 from typing import Any
 
-from attrs import asdict
+from attrs import asdict, frozen
 
 from solo_trio import __version__
 from solo_trio.model.codec import rfc3339
 from solo_trio.model.service import count_services
+from solo_trio.model.repair import AcceptLoss
 from solo_trio.model.system import PauseSystem, RecordClockJump, ResumeSystem
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.table import Answer, Nothing, operation
@@ -113,10 +114,38 @@ async def accept_clock(caller: Caller, given: Nothing) -> Answer:
     return Answer({"accepted_s": round(ahead_s, 3), "at": rfc3339(caller.core.loop.now().at_us)})
 
 
-@operation("POST", "/system/verify", scope="system")
-async def verify(caller: Caller, given: Nothing) -> Answer:
+@frozen
+class VerifyInput:
+    fix: bool = body(False)
+    accept_loss: bool = body(False)
+
+
+@operation("POST", "/system/verify", scope="system", input=VerifyInput)
+async def verify(caller: Caller, given: VerifyInput) -> Answer:
     """Compare what is wanted with what runs, read the whole log and every source, and answer with the report."""
-    return Answer((await caller.core.verification.verify(full=True)).view())
+    if given.accept_loss:
+        await caller.submit(AcceptLoss())
+    return Answer((await caller.core.verification.verify(full=True, fix=given.fix)).view())
+
+
+@operation("POST", "/system/backup", scope="system")
+async def backup(caller: Caller, given: Nothing) -> Answer:
+    """Write a backup of the whole log into the directory of backups, check it, and answer what it is called."""
+    backups = caller.system.backups
+    if backups is None:
+        raise Rejected("not_found", "this kernel keeps its log in memory: there is nothing to back up")
+    made = await backups.write(caller.request_id)
+    return Answer(
+        {
+            "name": made.name,
+            "path": made.path,
+            "event_id": made.event_id,
+            "bytes": made.size_bytes,
+            "digest": made.digest,
+            "duration_ms": round(made.duration_s * 1_000, 3),
+            "warnings": list(made.warnings),
+        }
+    )
 
 
 @operation("POST", "/system/checkpoint", scope="system")

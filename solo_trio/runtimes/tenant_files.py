@@ -34,6 +34,16 @@ class TenantFiles:
         """See `ports.TenantFiles`."""
         await self._delete(lambda path: _NAME.fullmatch(path.stem) is not None and not _owners(path) & incarnations)
 
+    async def remove(self, names: Sequence[str], incarnations: frozenset[str]) -> list[str]:
+        """See `ports.TenantFiles`."""
+        wanted = {
+            name
+            for name in set(names) & set(self.leftovers(incarnations))
+            if _NAME.fullmatch(Path(name).stem) is not None
+        }
+        await self._delete(lambda path: str(path.relative_to(self._data)) in wanted)
+        return sorted(wanted)
+
     async def erase(self, incarnation: str) -> None:
         """See `ports.TenantFiles`."""
         await self._delete(lambda path: incarnation in _owners(path))

@@ -65,7 +65,7 @@ async def _kept_and_services(data: Path) -> tuple[int, set[str]]:
 
     async with open_inspection(data, MasterKey.load_or_create(data / "master.key").derive("witness")) as log:
         ids = await log.checkpoint_ids()
-        _, state = await check_log(log, "")
+        state = (await check_log(log, "")).state
     return max(ids, default=0), {
         f"{tenant.tenant_id}/{service.service_id}" for tenant, service in state.services() if service.stop is None
     }

@@ -213,9 +213,9 @@ async def test_a_checkpoint_that_is_not_what_the_log_says_is_found(autojump_cloc
 
 
 async def test_an_empty_log() -> None:
-    checks, state = await check_log(MemoryKernel().journal, "", KernelState())
-    assert {check.status for check in checks} == {"ok"}
-    assert state == KernelState()
+    found = await check_log(MemoryKernel().journal, "", KernelState())
+    assert {check.status for check in found.checks} == {"ok"}
+    assert found.state == KernelState()
 
 
 # -- a data directory without a kernel
@@ -257,6 +257,10 @@ async def test_a_sound_directory(tmp_path: Path) -> None:
         "chain",
         "fold",
         "checkpoints",
+        "secrets",
+        "key_rows",
+        "requests",
+        "orphans",
         "artifacts",
         "audit",
         "leftovers",
@@ -273,7 +277,7 @@ async def test_a_sound_directory(tmp_path: Path) -> None:
         ("UPDATE artifacts SET content = CAST('other' AS BLOB)", "artifacts", "was changed"),
         ("DELETE FROM artifacts", "artifacts", "is missing"),
         ("UPDATE checkpoints SET body = CAST('other' AS BLOB)", "checkpoints", "another body"),
-        ("UPDATE keys SET wrapped = zeroblob(80)", "chain", "stored key"),
+        ("UPDATE keys SET wrapped = zeroblob(80)", "keys", "does not open: key"),
     ],
 )
 async def test_a_damaged_directory(tmp_path: Path, statement: str, name: str, says: str) -> None:

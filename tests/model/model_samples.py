@@ -21,6 +21,7 @@ from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
 from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
 from solo_trio.model.repair import InconsistencyFixed, LogRepaired, LossAccepted, LostSecret
+from solo_trio.model.repair import EventLost, InconsistencyFixed, LogRepaired, LossAccepted, LostSecret, StateRestored
 from solo_trio.model.secret import SecretAccessDenied, SecretAccessed, SecretRevoked, SecretStored
 from solo_trio.model.service_events import (
     ServiceCrashed,
@@ -85,9 +86,8 @@ SAMPLES: Final[dict[str, Event]] = {
         InconsistencyFixed("rows", "removed", 2, ("secret acme/api-key 2", "key key_1")),
         LogRepaired(
             "checkpoint",
-            120,
-            126,
-            101,
+            (125, 126),
+            (101, 120),
             "damaged/20260101T000000Z",
             ("event 121 cannot be read",),
             (LostSecret("acme", "api-key", 2),),
@@ -95,6 +95,12 @@ SAMPLES: Final[dict[str, Event]] = {
             ("acme", "the system"),
         ),
         LossAccepted(121),
+        LogCompacted(oldest_id=90_001, events=90_000, segments=9),
+        EventLost(),
+        StateRestored("json/1", {"last_id": 120}),
+        LoadShed("ended", refused=120, reason="total"),
+        ResourceViolation(7, 3, "memory_mb", 300.5, 256.0, "kill"),
+        RuntimePressureHigh("disk", 70_000_000.0, 67_108_864.0, 95.9, "critical"),
         SecretAccessDenied("api-key", "service:calc", count=3),
         SecretAccessed("api-key", 2, "service:calc", generation=3),
         SecretRevoked("api-key"),

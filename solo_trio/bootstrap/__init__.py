@@ -17,9 +17,9 @@ from solo_trio.bootstrap.repairing import repair_data as repair_data
 from solo_trio.bootstrap.restoring import restore_backup as restore_backup
 from solo_trio.bootstrap.running import assemble as assemble
 from solo_trio.bootstrap.running import running_system as running_system
-from solo_trio.runtimes.environments import ENVIRONMENTS_MAX as ENVIRONMENTS_MAX
 from solo_trio.bootstrap.verifying import verify_data as verify_data
 from solo_trio.kernel.repairing import RepairPlan as RepairPlan
+from solo_trio.runtimes.environments import ENVIRONMENTS_MAX as ENVIRONMENTS_MAX
 from solo_trio.runtimes.environments import Environments as Environments
 from solo_trio.runtimes.environments import read_environment as read_environment
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED as LEVEL_FILTERED

@@ -82,12 +82,12 @@ class NoFiles:
     async def sweep(self, incarnations: frozenset[str]) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def erase(self, incarnation: str) -> None:
-        await trio.lowlevel.checkpoint()
-
     async def remove(self, names: Sequence[str], incarnations: frozenset[str]) -> list[str]:
         await trio.lowlevel.checkpoint()
         return []
+
+    async def erase(self, incarnation: str) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 @frozen
@@ -231,6 +231,10 @@ class Core:
         for tenant_id, service_ids in by_tenant.items():
             self._converge(tenant_id, service_ids)
 
+    def converge(self, tenant_id: str, service_ids: set[str] | None) -> None:
+        """Compare what is wanted of these services (None: all) with what runs, once more."""
+        self._converge(tenant_id, service_ids)
+
     def _converge(self, tenant_id: str, service_ids: set[str] | None) -> None:
         tenant = self.loop.state.tenants.get(tenant_id)
         supervisor = self.tenants.get(tenant_id)
@@ -239,10 +243,6 @@ class Core:
             self.tenants[tenant_id] = supervisor
             self._tenants_nursery.start_soon(self._run_tenant, supervisor)
         elif supervisor is not None:
-    def converge(self, tenant_id: str, service_ids: set[str] | None) -> None:
-        """Compare what is wanted of these services (None: all) with what runs, once more."""
-        self._converge(tenant_id, service_ids)
-
             supervisor.converge(service_ids)
 
     def _forget_tenant(self, tenant_id: str, incarnation: str | None) -> None:

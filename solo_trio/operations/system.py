@@ -10,11 +10,12 @@ from attrs import asdict, frozen
 
 from solo_trio import __version__
 from solo_trio.model.codec import rfc3339
-from solo_trio.model.service import count_services
 from solo_trio.model.repair import AcceptLoss
+from solo_trio.model.service import count_services
 from solo_trio.model.system import PauseSystem, RecordClockJump, ResumeSystem
 from solo_trio.operations.caller import Caller
-from solo_trio.operations.table import Answer, Nothing, operation
+from solo_trio.operations.compaction import archive_view
+from solo_trio.operations.table import Answer, Nothing, body, operation
 from solo_trio.operations.views import counts_view, pressure_view
 
 

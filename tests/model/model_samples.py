@@ -19,9 +19,9 @@ from solo_trio.model.checkpoint import CheckpointWritten
 from solo_trio.model.denial import AccessAlert, CapabilityDenied
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
+from solo_trio.model.repair import EventLost, InconsistencyFixed, LogRepaired, LossAccepted, LostSecret, StateRestored
 from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
 from solo_trio.model.repair import InconsistencyFixed, LogRepaired, LossAccepted, LostSecret
-from solo_trio.model.repair import EventLost, InconsistencyFixed, LogRepaired, LossAccepted, LostSecret, StateRestored
 from solo_trio.model.secret import SecretAccessDenied, SecretAccessed, SecretRevoked, SecretStored
 from solo_trio.model.service_events import (
     ServiceCrashed,

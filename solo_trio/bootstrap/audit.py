@@ -11,11 +11,13 @@ from attrs import evolve
 from solo_trio.errors import Faulted
 from solo_trio.journal.audit import AUDIT_FILE, AuditLog, check_file, looking, open_audit, read_page
 from solo_trio.journal.audit_head import AUDIT_HEAD_FILE
+from solo_trio.journal.audit_shares import Detail
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal
 from solo_trio.kernel.log_checks import Check
 from solo_trio.model.audit import AuditFinding, AuditQuery, KeptEntry
 from solo_trio.model.record import EventQuery, KeyRow
+from solo_trio.operations.auditing import DENIALS, detail_operations
 from solo_trio.operations.settings import Settings
 from solo_trio.telemetry.diagnostics import Diagnostics
 from solo_trio.telemetry.sources import SystemClock, SystemEntropy
@@ -50,6 +52,7 @@ async def open_audit_of(
         used=bool(newest),
         days=settings.audit_days,
         size_mb=settings.audit_mb,
+        detail=Detail(detail_operations(), DENIALS),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -20,8 +20,9 @@ from attrs import evolve
 from solo_trio.errors import Faulted
 from solo_trio.journal import audit_head, audit_reads
 from solo_trio.journal.audit_chain import BrokenChain
-from solo_trio.journal.audit_file import AuditFile, NoRoom, check_witness
+from solo_trio.journal.audit_file import AuditFile, NoRoom, Row, check_witness
 from solo_trio.journal.audit_reads import AUDIT_FILE as AUDIT_FILE
+from solo_trio.journal.audit_shares import FREE_SHARE, SYSTEM, Detail, Shares, Tally, whose
 from solo_trio.journal.library import damaged, driver
 from solo_trio.journal.turns import Turns
 from solo_trio.model.audit import AuditEntry, AuditFinding, AuditPage, AuditQuery, AuditState
@@ -41,6 +42,7 @@ READERS_MAX: Final = 2
 FLUSH_S: Final = 2.0
 """So long a reader waits for what was recorded before it asked."""
 CLOSE_S: Final = 5.0
+MEBIBYTE: Final = 1_048_576
 
 
 class _Mark:
@@ -59,7 +61,16 @@ class AuditLog:
     """Made by `open_audit`; `record` is for tasks of one Trio run, and costs an append to a queue."""
 
     def __init__(
-        self, directory: Path, key: bytes, telemetry: Telemetry, *, at_us: int, used: bool, days: int, size_mb: int
+        self,
+        directory: Path,
+        key: bytes,
+        telemetry: Telemetry,
+        *,
+        at_us: int,
+        used: bool,
+        days: int,
+        size_mb: int,
+        detail: Detail | None = None,
     ) -> None:
         self._directory = directory
         self._key = key
@@ -68,6 +79,7 @@ class AuditLog:
         self._used = used
         self._days = days
         self._size_mb = size_mb
+        self._shares = None if detail is None else Shares(detail)
         self._waiting: deque[AuditEntry | _Mark] = deque()
         self._overflowed = 0
         """Written by who records."""
@@ -157,8 +169,10 @@ class AuditLog:
                 break
         if self._file is not None:
             try:
+                if self._shares is not None and (left_out := self._shares.told(0, everything=True)):
+                    self._file.append(left_out)
                 self._file.close()
-            except (driver.Error, OSError) as error:
+            except (driver.Error, OSError, NoRoom) as error:
                 self._telemetry.note("the audit could not be closed in order", error=error)
 
     def _write_batch(self) -> None:
@@ -187,23 +201,45 @@ class AuditLog:
             self._skip -= 1
             if self._file is None:
                 raise NoRoom
+            entries = self._within_shares(self._file, entries)
             self._file.append(entries, self._unsaid)
             self._unsaid = 0
             self._since_retained += len(entries)
             if self._since_retained >= RETAIN_ENTRIES:
                 self._since_retained = 0
-                fault = self._file.retain(self._days, self._size_mb)
+                fault, gone = self._file.retain(self._days, self._size_mb, tally=self._shares is not None)
+                if self._shares is not None:
+                    self._shares.forget(tally_of(self._shares.detail, gone))
                 if fault is not None:
                     self._telemetry.note("entries of the audit were damaged, and too old to be kept", what=fault)
             self._measure("begun_anew" if self._file.why else "ok")
         except (driver.Error, OSError, NoRoom) as error:
             self._unsaid += len(entries)
             self._failed += len(entries)
+            self._recount()
             self._say_dropping(error)
         except Exception as error:  # noqa: BLE001 - contained: without its thread nothing more would be kept
             self._unsaid += len(entries)
             self._failed += len(entries)
+            self._recount()
             self._telemetry.bug("writing the audit", error)
+
+    def _within_shares(self, file: AuditFile, entries: list[AuditEntry]) -> list[AuditEntry]:
+        """Those that are to be written, once the file is so full that one tenant's push out others'."""
+        shares, limit, used = self._shares, self._size_mb * MEBIBYTE, self._state.bytes
+        if shares is None:
+            return entries
+        if used < limit * FREE_SHARE:
+            shares.counts = None
+            return [*shares.told(0, everything=True), *entries]
+        if shares.counts is None:
+            shares.counts = tally_of(shares.detail, file.tally())
+        shares.plan(self._state.entries * limit / used)
+        return shares.admit(entries)
+
+    def _recount(self) -> None:
+        if self._shares is not None:
+            self._shares.counts = None
 
     def _reopen(self) -> None:
         self._skip = REOPEN_BATCHES
@@ -226,7 +262,10 @@ class AuditLog:
         newest = self._file.head[0]
         if self._state.status == "dropping":
             self._telemetry.note("the audit is written again", dropped=self._failed)
-        self._state = AuditState(status, newest - oldest + 1, oldest, newest, used_bytes, 0, self._file.set_aside)
+        skipped = 0 if self._shares is None else self._shares.skipped
+        self._state = AuditState(
+            status, newest - oldest + 1, oldest, newest, used_bytes, 0, skipped, self._file.set_aside
+        )
 
     def _say_dropping(self, error: Exception) -> None:
         if self._state.status != "dropping":
@@ -235,15 +274,33 @@ class AuditLog:
 
 
 async def open_audit(
-    directory: Path, key: bytes, telemetry: Telemetry, *, at_us: int, used: bool, days: int, size_mb: int
+    directory: Path,
+    key: bytes,
+    telemetry: Telemetry,
+    *,
+    at_us: int,
+    used: bool,
+    days: int,
+    size_mb: int,
+    detail: Detail | None = None,
 ) -> AuditLog:
     """The audit in `directory`, which the caller has locked and closes. Whatever is wrong with it, there is one afterwards.
 
-    `used`: there were events before, so there should have been an audit. `days`, `size_mb`: what is kept.
+    `used`: there were events before, so there should have been an audit. `days`, `size_mb`: what is kept. `detail`: what goes
+    first when tenants have more than their share; None: nobody has a share.
     """
-    audit = AuditLog(directory, key, telemetry, at_us=at_us, used=used, days=days, size_mb=size_mb)
+    audit = AuditLog(directory, key, telemetry, at_us=at_us, used=used, days=days, size_mb=size_mb, detail=detail)
     await audit.start()
     return audit
+
+
+def tally_of(detail: Detail, rows: Sequence[Row]) -> Tally:
+    """Rows of `AuditFile.tally`, by whose they are."""
+    found: Tally = {}
+    for incarnation, nobody, operation, outcome, count in rows:
+        key = whose(incarnation, None if nobody else SYSTEM), detail.has(operation, outcome)
+        found[key] = found.get(key, 0) + count
+    return found
 
 
 def check_file(

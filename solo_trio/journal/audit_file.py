@@ -53,6 +53,13 @@ _TABLES: Final = (
 )
 
 
+Row = tuple[str | None, int, str, str, int]
+"""Of a tally: incarnation, whether it is nobody's, operation, outcome, and how many entries."""
+_TALLY: Final = (
+    "SELECT incarnation, credential IS NULL, operation, outcome, count(*) FROM audit WHERE id <= ? GROUP BY 1, 2, 3, 4"
+)
+
+
 class NoRoom(Exception):
     """There is no space that the audit may take."""
 
@@ -213,11 +220,17 @@ class AuditFile:
             self._witness.sync()
         sync_directory(self._directory)
 
-    def retain(self, days: int, size_mb: int) -> str | None:
+    def tally(self, until: int | None = None) -> list[Row]:
+        """How many entries of each kind there are, up to that id."""
+        found = self._connection.execute(_TALLY, (self.head[0] if until is None else until,)).fetchall()
+        return [(row[0], row[1], str(row[2]), str(row[3]), row[4]) for row in found]
+
+    def retain(self, days: int, size_mb: int, *, tally: bool = False) -> tuple[str | None, list[Row]]:
         """Forget the oldest: what is older than `days` (by the newest entry), and what is above the size.
 
-        Returns what was wrong with what went, which is also an entry.
+        Returns what was wrong with what went, which is also an entry, and, if asked for, how many of each kind that was.
         """
+        gone: list[Row] = []
         anchor = audit_reads.end(self._connection, self._key, ANCHOR)
         until = audit_reads.first_since(self._connection, self._at_us - days * DAY_US) - 1
         used, limit = self._used_bytes(), size_mb * MEBIBYTE
@@ -230,12 +243,13 @@ class AuditFile:
             last, broken = self._sound_until(anchor, min(until, anchor[0] + DELETE_ROWS_MAX))
             fault = fault or broken
             forgotten += last[0] - anchor[0]
+            gone += self.tally(last[0]) if tally else ()
             anchor = self._delete_until(last)
         if forgotten:
             self._connection.execute("PRAGMA incremental_vacuum").fetchall()
         if fault is not None:
             self.append([AuditEntry(self._at_us, DAMAGED, "forgotten", subject=fault[:FAULT_CHARACTERS_MAX])])
-        return fault
+        return fault, gone
 
     def _sound_until(self, anchor: End, last: int) -> tuple[End, str | None]:
         """Where to delete up to, and what is wrong with what goes: after that nobody could see it any more."""

@@ -105,6 +105,8 @@ class AuditState:
     bytes: int = 0
     dropped: int = 0
     """Since the kernel started."""
+    skipped: int = 0
+    """Since then, of tenants that had more than their share of the file."""
     set_aside: str | None = None
 
 

@@ -15,12 +15,12 @@ from typing import Any, Final
 import trio
 from attrs import define, field
 
-from solo_trio.errors import SoloError
+from solo_trio.errors import CODES, SoloError
 from solo_trio.kernel.core import Core
 from solo_trio.kernel.denials import STATUSES, Denied
 from solo_trio.model.audit import SYSTEM_CREDENTIAL, AuditEntry, AuditFinding, AuditPage, AuditQuery, AuditState
 from solo_trio.model.capability import Authority
-from solo_trio.operations.table import Operation
+from solo_trio.operations.table import OPERATIONS, Operation
 from solo_trio.policy.bucket import Bucket
 from solo_trio.ports import Audit
 
@@ -31,8 +31,17 @@ has no rights could push everything else out of the audit."""
 FLOOD_ENTRIES_BURST: Final = 1_000
 _SUBJECTS: Final = ("service_id", "name", "capability_id", "handle", "resource", "tenant_id")
 """Inputs that say on what an operation is. No value, no argument."""
+DENIALS: Final = frozenset(code for code, row in CODES.items() if row.status in (401, 403))
+"""Never detail, whatever was asked for."""
+_ASKED: Final = frozenset({"call", "verify_capability", "attenuate_capability"})
+"""Change nothing of the kernel's, although they are no GET."""
 _SUBJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:*-]{0,127}", re.ASCII)
 """Any id; a token is longer."""
+
+
+def detail_operations() -> frozenset[str]:
+    """What is least missed in the audit: looking, and calling."""
+    return frozenset(name for name, each in OPERATIONS.items() if each.method == "GET") | _ASKED
 
 
 class NoAudit:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from solo_trio.journal.audit import AuditLog, open_audit
+from solo_trio.journal.audit_shares import Detail
 from solo_trio.journal.library import driver
 from solo_trio.journal.lock import prepare_directory
 from solo_trio.model.audit import AuditEntry, AuditQuery, KeptEntry
@@ -53,10 +54,18 @@ def entries(first: int, last: int) -> list[AuditEntry]:
 
 @asynccontextmanager
 async def opened(
-    directory: Path, notes: Notes | None = None, *, used: bool = False, days: int = 36_500, size_mb: int = 1_000
+    directory: Path,
+    notes: Notes | None = None,
+    *,
+    used: bool = False,
+    days: int = 36_500,
+    size_mb: int = 1_000,
+    detail: Detail | None = None,
 ) -> AsyncIterator[AuditLog]:
     prepare_directory(directory)
-    audit = await open_audit(directory, KEY, notes or Notes(), at_us=START_US, used=used, days=days, size_mb=size_mb)
+    audit = await open_audit(
+        directory, KEY, notes or Notes(), at_us=START_US, used=used, days=days, size_mb=size_mb, detail=detail
+    )
     try:
         yield audit
     finally:

@@ -1,6 +1,7 @@
 """Putting it together: the one room that names concrete classes. Owns: what others may ask of it."""
 
 from solo_trio.bootstrap.audit import read_audit as read_audit
+from solo_trio.bootstrap.backup import backup_data as backup_data
 from solo_trio.bootstrap.directory import DATABASE_FILE as DATABASE_FILE
 from solo_trio.bootstrap.directory import LOCKS_DIRECTORY as LOCKS_DIRECTORY
 from solo_trio.bootstrap.directory import check_unused as check_unused

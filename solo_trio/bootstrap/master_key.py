@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from solo_trio.bootstrap.directory import DATABASE_FILE
+from solo_trio.bootstrap.directory import DATABASE_FILE, RESTORING_FILE
 from solo_trio.errors import Faulted, Rejected
 from solo_trio.journal.lock import DataLock, sync_directory
 from solo_trio.journal.rotation import change_over
@@ -26,6 +26,10 @@ NEW_MASTER_KEY_FILE: Final = "master.key.new"
 def master_key_of(data: Path, command: Sequence[str] = (), *, create: bool = True, settle: bool = True) -> MasterKey:
     """The master key that holds. A rotation that was interrupted is brought to an end, or refused without `settle`."""
     path = data / MASTER_KEY_FILE
+    if (data / RESTORING_FILE).exists():
+        raise Faulted(
+            "data_damaged", f"a restore into {data} did not come to its end: do the same solo restore once more"
+        )
     if _is_elsewhere(command):
         return MasterKey.load_or_create(path, command=command)
     if not create and not path.exists():

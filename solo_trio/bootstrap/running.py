@@ -17,6 +17,8 @@ from attrs import evolve
 
 from solo_trio import __version__
 from solo_trio.bootstrap.audit import audit_check, audit_key_of, open_audit_of
+from solo_trio.bootstrap.backup import make_backup, running_source
+from solo_trio.bootstrap.backup_parts import sweep
 from solo_trio.bootstrap.closing import close_journal
 from solo_trio.bootstrap.directory import (
     LOCKS_DIRECTORY,
@@ -31,6 +33,7 @@ from solo_trio.errors import Faulted, JournalFailed, SoloError
 from solo_trio.journal.audit import AuditLog
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import open_journal
+from solo_trio.kernel.backups import Backups
 from solo_trio.kernel.checkpoints import CheckpointRules, reducer_version
 from solo_trio.kernel.core import Core, Parts
 from solo_trio.kernel.recovery import replay
@@ -84,7 +87,10 @@ async def running_system(
             tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
             sandboxing = _sandboxing(data, settings)
             logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
-            audit = await open_audit_of(data, await audit_key_of(master, journal, keys), journal, telemetry, settings)
+            audit_key = await audit_key_of(master, journal, keys)
+            audit = await open_audit_of(data, audit_key, journal, telemetry, settings)
+            backup_directory = data / settings.backup_dir
+            await trio.to_thread.run_sync(sweep, backup_directory, data)
             parts = Parts(
                 journal=journal,
                 clock=clock,
@@ -109,7 +115,12 @@ async def running_system(
                     nursery.start_soon(logs.run)
                     async with assemble(parts, keyring, settings, audit) as system:
                         _write_admin_token(data, system)
-                        system = evolve(system, token_file=_TokenFile(data))
+                        make = partial(
+                            make_backup, running_source(data, master, audit_key, journal), backup_directory
+                        )
+                        system = evolve(
+                            system, token_file=_TokenFile(data), backups=Backups(system.core, make)
+                        )
                         yield system
                     nursery.cancel_scope.cancel()
         finally:

@@ -10,6 +10,7 @@ import click
 from solo_trio import __version__
 from solo_trio.cli import (
     audit_commands,
+    backup_commands,
     capability_commands,
     certificate_commands,
     environment_commands,
@@ -129,6 +130,7 @@ for command in (
     *system_commands.COMMANDS,
     *local_commands.COMMANDS,
     *offline_commands.COMMANDS,
+    *backup_commands.COMMANDS,
     *repair_commands.COMMANDS,
     *backup_commands.COMMANDS,
     *state_commands.COMMANDS,

@@ -103,6 +103,7 @@ class AsyncSoloClient:
     accept_clock = _Method(asks.accept_clock)
     verify = _Method(asks.verify)
     checkpoint = _Method(asks.checkpoint)
+    backup = _Method(asks.backup)
     state = _Method(asks.state)
     audit = _Method(asks.audit)
     openapi = _Method(asks.openapi)

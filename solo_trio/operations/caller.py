@@ -16,6 +16,7 @@ import trio
 from attrs import field, frozen
 
 from solo_trio.errors import Rejected, SoloError
+from solo_trio.kernel.backups import Backups
 from solo_trio.kernel.core import Core
 from solo_trio.kernel.staging import Command, Idempotency, Submission
 from solo_trio.model.capability import Authority
@@ -64,6 +65,8 @@ class System:
     environments: Environments | None = None
     audit: Auditing = field(factory=Auditing)
     token_file: TokenFile = field(factory=TokenFile)
+    backups: Backups | None = None
+    """None: the log is not in a place that could be backed up."""
 
 
 @frozen

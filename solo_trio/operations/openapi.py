@@ -96,6 +96,7 @@ _OWN_CODES: Final[dict[str, frozenset[str]]] = {
     "list_secrets": frozenset(["invalid_id"]),
     "show_state": frozenset(["event_not_found", "tenant_not_found"]),
     "create_tenant": frozenset(("tenant_exists", "quota_exceeded")),
+    "backup": frozenset(("storage_full", "backup_failed", "data_damaged")),
     "call": frozenset(
         (
             "call_failed",

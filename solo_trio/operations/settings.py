@@ -29,6 +29,7 @@ from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TENANTS_MAX
 from solo_trio.policy.egress import parse
 
 Section = Literal["solo", "limits", "service_limits", "recovery", "shutdown", "telemetry", "security"]
+BACKUP_DIRECTORY: Final = "backups"
 SPARE_SANDBOXES: Final = 32
 """One has about 3 MiB of its own."""
 COUNT_MAX: Final = 1_000_000
@@ -208,6 +209,11 @@ class Settings:
         "The state is kept so long after an event at the latest.",
         low=1,
         high=31_536_000,
+    )
+    backup_dir: str = key(
+        BACKUP_DIRECTORY,
+        "recovery",
+        "The directory that backups are written to; relative to the data directory.",
     )
     shutdown_timeout_ms: int = key(
         5_000, "shutdown", "How long a graceful end may take before the rest is cut off.", low=100, high=600_000

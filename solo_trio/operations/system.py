@@ -9,6 +9,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from solo_trio import __version__
+from solo_trio.errors import Rejected
 from solo_trio.model.codec import rfc3339
 from solo_trio.model.repair import AcceptLoss
 from solo_trio.model.service import count_services
@@ -68,6 +69,8 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "sandbox": _sandbox(caller),
         "use": caller.system.admission.view(),
         "audit": asdict(caller.system.audit.log.state),
+        "backup": None if caller.system.backups is None else caller.system.backups.state.view(),
+        "log": {"id": state.system.log_id, "restored_id": state.system.restored_id},
         "recovery": None if report is None else asdict(report) | {"complete": report.complete},
         "verification": None if verified is None else verified.view(),
     }

@@ -47,6 +47,7 @@ BODILESS = {
     "resume_service",
     "pause_system",
     "resume_system",
+    "backup",
     "checkpoint",
     "verify",
     "accept_clock",

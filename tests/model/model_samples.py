@@ -7,6 +7,7 @@ from typing import Final
 
 from attrs import evolve
 
+from solo_trio.model.backup import BackupWritten, LogRestored
 from solo_trio.model.capability import Grantor
 from solo_trio.model.capability_events import (
     CapabilityExpired,
@@ -62,7 +63,9 @@ SAMPLES: Final[dict[str, Event]] = {
     sample.TYPE: sample
     for sample in (
         AccessAlert("cap_1", 100, 60.0),
+        BackupWritten("solo-20260101T000000.000000Z-120.backup", 120, 4_096, DIGEST),
         CapabilityDenied("permission_denied", 3, "deploy"),
+        LogRestored("00112233445566778899aabbccddeeff", 100, 120),
         CapabilityExpired(("cap_1", "cap_2"), (("cap_3", ATTENUATION),)),
         CapabilityGranted(
             "cap_1",

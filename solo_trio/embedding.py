@@ -22,7 +22,7 @@ from solo_trio.model.capability import EMBEDDER
 from solo_trio.model.ids import check_id
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.tenant import TenantLimits
-from solo_trio.operations import calls, changing, deploying, services
+from solo_trio.operations import calls, changing, deploying, explanations, services
 from solo_trio.operations import secrets as secret_operations
 from solo_trio.operations.caller import Caller, System
 from solo_trio.operations.events import EventsInput, Records, WatchInput, list_events, watch_events
@@ -294,6 +294,11 @@ class Tenant:
         """The newest versions of a service, with their source."""
         given = checked(services.ServiceInput, service_id=service_id)
         return list((await services.service_versions(self._caller, given)).body["versions"])
+
+    async def explain(self, service_id: str) -> dict[str, Any]:
+        """How a service came to be as it is, in words, also one that is gone; what comes next, and what can be done."""
+        given = checked(services.ServiceInput, service_id=service_id)
+        return (await explanations.explain_service(self._caller, given)).body
 
     async def set_secret(self, name: str, value: str | bytes, *, key: str | None = None) -> int:
         """Set a secret, or a new version of one; the answer is the version.

@@ -177,6 +177,14 @@ def versions(service_id: str) -> Ask[Document]:
     return Ask("GET", _service(service_id, "versions"), _whole)
 
 
+def explain(service_id: str) -> Ask[Document]:
+    """How it came to be as it is, in words, also of one that is gone: `{service_id, status, summary, steps, next, complete}`.
+
+    A step is `{number, id, first_id, at, type, text, causation_id, correlation_id}`; `next` says what comes and what helps.
+    """
+    return Ask("GET", _service(service_id, "explain"), _whole)
+
+
 def call(service_id: str, function: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Ask[Any]:
     """The result of an exported function; arguments and result are JSON."""
     body = {"args": list(args), "kwargs": dict(kwargs or {})}

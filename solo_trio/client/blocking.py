@@ -76,6 +76,7 @@ class SoloClient:
     resume = _Method(asks.resume)
     update = _Method(asks.update)
     versions = _Method(asks.versions)
+    explain = _Method(asks.explain)
     call = _Method(asks.call)
     logs = _Method(asks.logs)
     events = _Method(asks.events)

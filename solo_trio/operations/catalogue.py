@@ -7,6 +7,7 @@ from solo_trio.operations import (  # noqa: F401
     changing,
     deploying,
     events,
+    explanations,
     logs,
     openapi,
     secrets,

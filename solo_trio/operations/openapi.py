@@ -94,6 +94,7 @@ _OWN_CODES: Final[dict[str, frozenset[str]]] = {
     "show_secret": frozenset(["secret_not_found"]),
     "delete_secret": frozenset(["secret_not_found"]),
     "list_secrets": frozenset(["invalid_id"]),
+    "explain_service": frozenset(["service_not_found"]),
     "show_state": frozenset(["event_not_found", "tenant_not_found"]),
     "create_tenant": frozenset(("tenant_exists", "quota_exceeded")),
     "backup": frozenset(("storage_full", "backup_failed", "data_damaged")),

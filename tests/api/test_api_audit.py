@@ -15,7 +15,7 @@ from api_samples import path_of, required_bodies
 from attrs import evolve
 
 from solo_trio.errors import CODES
-from solo_trio.operations.perform import OPERATIONS
+from solo_trio.operations.perform import OPERATIONS, Request, perform
 from solo_trio.operations.settings import Settings
 
 NAMES = ["id", "at", "tenant_id", "credential", "operation", "subject", "outcome", "duration_ms", "request_id", "peer"]
@@ -316,3 +316,23 @@ async def test_verification_and_health_tell_of_it(api: Api) -> None:
 
 def test_every_denial_status_has_codes() -> None:
     assert {CODES[name].status for name in ("unauthenticated", "permission_denied", "rate_limited")} == {401, 403, 429}
+
+
+async def test_a_flood_of_one_tenant_costs_others_nothing(tmp_path: Path) -> None:
+    """Of a small file. Its own reads are left out, and counted; what it changes, and what others do, is there."""
+    settings = Settings(audit_mb=1, requests_per_second=0)
+    async with running(tmp_path / "data", settings) as api:
+        quiet, loud = await api.tenant("quiet"), await api.tenant("loud")
+        await quiet.ok("PUT", "/secrets/mine", {"value": "x"})
+        mine = await entries(quiet)
+        for _ in range(8_000):
+            await perform(api.system, OPERATIONS["list_services"], Request(token=loud.token))
+        await loud.ok("PUT", "/secrets/theirs", {"value": "x"})
+        assert await entries(quiet) == mine
+        found = await entries(loud)
+        assert 500 < sum(each["operation"] == "list_services" for each in found) < 6_000
+        assert [each["subject"] for each in found if each["operation"] == "set_secret"] == ["theirs"]
+        told = [each for each in found if each["operation"] == "audit_gap"]
+        assert told and {each["tenant_id"] for each in told} == {"loud"}
+        audit = (await api.admin.ok("GET", "/system"))["audit"]
+        assert audit["skipped"] >= sum(int(each["outcome"]) for each in told) > 1_000 and audit["dropped"] == 0

@@ -109,6 +109,7 @@ async def running_system(
                 environments=environments_of(data),
                 files=tenant_files(data),
                 checkpoints=CheckpointRules(settings.checkpoint_interval_events, settings.checkpoint_interval_s),
+                retention=settings.retention,
             )
             with watchdog(tasks.owners, telemetry), _bare_errors():
                 async with trio.open_nursery() as nursery:

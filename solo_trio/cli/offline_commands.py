@@ -111,7 +111,8 @@ def checkpoint(place: Place) -> None:
 def compact(place: Place, keep_events: int | None) -> None:
     """Move old events out of the database into the archive.
 
-    They stay part of the log: solo verify checks them, and a start reads them if it must. Only GET /events no longer shows them.
+    They stay part of the log: solo verify checks them, and a start reads them if it must. Only
+    solo events no longer shows them.
     """
     with place.system() as client, place.waiting("moving old events into the archive"):
         answer = client.compact(keep_events=keep_events)

@@ -466,11 +466,6 @@ def compact(*, keep_events: int | None = None) -> Ask[Document]:
     return Ask("POST", "/system/compact", _whole, tenant=False, body=body, patience_s=VERIFY_PATIENCE_S)
 
 
-def backup() -> Ask[Document]:
-    """Have the server write and check a backup: `{name, path, event_id, bytes, digest, ...}`. System credentials only."""
-    return Ask("POST", "/system/backup", _whole, tenant=False, patience_s=VERIFY_PATIENCE_S)
-
-
 def checkpoint() -> Ask[Document]:
     """Keep the state now: `{event_id, bytes, duration_ms}`. System credentials only."""
     return Ask("POST", "/system/checkpoint", _whole, tenant=False)

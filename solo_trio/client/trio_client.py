@@ -104,6 +104,7 @@ class AsyncSoloClient:
     accept_clock = _Method(asks.accept_clock)
     verify = _Method(asks.verify)
     checkpoint = _Method(asks.checkpoint)
+    compact = _Method(asks.compact)
     backup = _Method(asks.backup)
     state = _Method(asks.state)
     audit = _Method(asks.audit)

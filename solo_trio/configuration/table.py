@@ -20,6 +20,7 @@ SECTIONS: Final[dict[str, str]] = {
     "limits": "How much there may be of what.",
     "service_limits": "The most that a service may get, whatever its deployment asks for; without a value there is no ceiling.",
     "recovery": "What a start does.",
+    "retention": "How much of the log is at hand; the rest is in the archive.",
     "shutdown": "What an end does.",
     "telemetry": "What is measured and kept about it.",
     "security": "Who may talk to it, and what may run.",

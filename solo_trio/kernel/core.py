@@ -16,6 +16,7 @@ from solo_trio.kernel import expiry
 from solo_trio.kernel.calls import Calls
 from solo_trio.kernel.checkpoints import CheckpointRules, Checkpoints, reducer_version
 from solo_trio.kernel.denials import AlertRules, Denials
+from solo_trio.kernel.erasing import Erasures
 from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.log_checks import Check
 from solo_trio.kernel.loop import Loop
@@ -24,6 +25,7 @@ from solo_trio.kernel.past import PastStates
 from solo_trio.kernel.pressure import NoMachine, PressureLimits, PressureMonitor
 from solo_trio.kernel.recovery import Recovery, RecoveryReport
 from solo_trio.kernel.removal import Removals
+from solo_trio.kernel.retention import Compaction
 from solo_trio.kernel.secrets import Secrets
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import START_LIMIT_ALL
@@ -47,6 +49,7 @@ from solo_trio.model.tenant import TenantUpdated
 from solo_trio.model.tenant_removal import TenantRemovalStarted, TenantRemoved
 from solo_trio.policy.egress import operator_list
 from solo_trio.policy.redaction import Redactor
+from solo_trio.policy.retention import Retention
 from solo_trio.ports import (
     CallOut,
     Clock,
@@ -103,6 +106,7 @@ class Parts:
     ceiling: Limits = CEILING
     version: str = ""
     checkpoints: CheckpointRules = field(factory=CheckpointRules)
+    retention: Retention = field(factory=Retention)
     files: TenantFiles = field(factory=NoFiles)
     environments: Environments | None = None
     machine: Machine = field(factory=NoMachine)
@@ -134,6 +138,8 @@ class Core:
         self.verification = Verification(self, parts.files, parts.checks)
         self.removals = Removals(self, parts.files)
         self.checkpoints = Checkpoints(self, parts.checkpoints, reducer_version(), uncovered=recovery.replayed)
+        self.erasures = Erasures(self)
+        self.compaction = Compaction(self, parts.retention, reducer_version())
         self.past = PastStates(self, reducer_version())
         self.monitor = Monitor(self)
         self.denials = Denials(self, parts.alerts)
@@ -173,6 +179,8 @@ class Core:
                     nursery.start_soon(self._settle)
                     nursery.start_soon(self.checkpoints.run, self.recovery.done)
                     nursery.start_soon(self.verification.run, self.recovery.done)
+                    nursery.start_soon(self.erasures.run, self.recovery.done)
+                    nursery.start_soon(self.compaction.run, self.recovery.done)
                     nursery.start_soon(self.monitor.run)
                     nursery.start_soon(self.denials.run)
                     nursery.start_soon(self.secrets.run)

@@ -194,12 +194,11 @@ class Watch:
         Raises `Compacted`, once for each gap; what follows the gap is the next page.
         """
         last = self._hub.is_over(self._query)
-        if self.cursor + 1 < self._hub.oldest_id:
-            self.cursor = self._hub.oldest_id - 1
-            raise Compacted(self._hub.oldest_id)
+        self._check_gap()
         found = self._hub.newest(self._query, self.cursor, self._limit_max, self._bytes_max)
         if found is None:
             found = await self._hub.older(self._query, self.cursor, self._limit, self._bytes_max)
+            self._check_gap()  # it may have arisen while that was read
             # Big records: not to read again and again what does not fit into a page.
             cut = found[0] and found[0][-1].id == found[1] and len(found[0]) < self._limit
             self._limit = len(found[0]) if cut else min(self._limit_max, 2 * self._limit)
@@ -207,6 +206,11 @@ class Watch:
         self.cursor = max(seen, self.cursor)
         self.over = last and not page and self.cursor >= self._hub.last_id
         return page
+
+    def _check_gap(self) -> None:
+        if self.cursor + 1 < self._hub.oldest_id:
+            self.cursor = self._hub.oldest_id - 1
+            raise Compacted(self._hub.oldest_id)
 
 
 def matches_query(stored: StoredEvent, query: EventQuery) -> bool:

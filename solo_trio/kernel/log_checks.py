@@ -163,7 +163,9 @@ async def _compared(event_id: int, kept: Checkpoint, found: dict[int, KernelStat
         return Check("checkpoints", status, f"the checkpoint after event {event_id} could not be compared")
     if await encoded(found[event_id]) != kept.body:
         if event_id < erased:
-            what = f"the checkpoint after event {event_id} is from before a tenant was erased: it goes with what is erased"
+            what = (
+                f"the checkpoint after event {event_id} is from before a tenant was erased: it goes with what is erased"
+            )
             return Check("checkpoints", "ok", what)
         what = f"the checkpoint after event {event_id} is not what the events up to it come to"
         return Check("checkpoints", "failed", what)

@@ -73,6 +73,8 @@ class Loop:
         self._hub = hub
         self._telemetry = telemetry
         self._seen: Seen = HashTrieMap()
+        self._forgotten: set[tuple[str, str]] = set()
+        """Keys that the next decision is not to know any more."""
         self._send, self._receive = trio.open_memory_channel[_Waiting](QUEUE_SUBMISSIONS_MAX)
         self._time = KernelTime(clock, state.last_at_us, state.kernel_time, suspect=state.system.clock_held)
         self._stopped: SoloError | None = None
@@ -85,6 +87,15 @@ class Loop:
     def remember(self, rows: Sequence[IdempotencyRow]) -> None:
         for row in rows[-IDEMPOTENCY_ROWS_MAX:]:
             self._seen = self._seen.insert((row.scope, row.key), row)
+
+    def oldest_repeatable(self, since_us: int) -> int | None:
+        """Forget the keys from before `since_us`; the first event that a request with one of the others caused.
+
+        Nobody is in the middle of a decision: that is made between two waits.
+        """
+        old = [each for each, row in self._seen.items() if row.at_us < since_us]
+        self._forgotten.update(old)
+        return min((row.event_id for each, row in self._seen.items() if row.at_us >= since_us), default=None)
 
     def now(self) -> Now:
         """What time it is for everything that is decided; see `policy.time_jumps`."""
@@ -229,6 +240,9 @@ class Loop:
     def _decide(self, batch: list[_Waiting], *, more: bool) -> tuple[Draft, list[Answered]]:
         """Decide what is in `batch`, and with `more` what else is waiting, up to the batch's bounds."""
         now = self.now()
+        for each in self._forgotten:
+            self._seen = self._seen.discard(each)
+        self._forgotten.clear()
         draft = Draft(self.state, self._seen)
         answered: list[Answered] = []
         batch_bytes, position, began = 0, 0, time.monotonic()

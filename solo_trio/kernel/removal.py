@@ -2,7 +2,7 @@
 
 1. `tenant_removal_started` is durable: each supervising task ends its service, and nothing of the tenant is served any more.
 2. When none is left, every runtime ends what it kept for the tenant. 3. `tenant_removed` is durable, and with it all keys are
-gone. 4. Files of it are deleted.
+gone, and its events count as erased. 4. Files of it are deleted, and what its events held.
 
 Level-triggered: whatever was done of this, the next kernel goes on from what the state says. What step 4 did not come to is
 known by belonging to no tenant, and is deleted before the next kernel serves anything.
@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import trio
 
 from solo_trio.errors import KernelBug, StorageFull
+from solo_trio.kernel.erasing import Erasures
 from solo_trio.kernel.loop import Loop, shutting_down, submission_error
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.tenant import TenantSupervisor
@@ -35,6 +36,7 @@ class Removable(Protocol):
     logs: ServiceLogs
     telemetry: Telemetry
     tenants: dict[str, TenantSupervisor]
+    erasures: Erasures
     closing: bool
     closed: trio.Event
 
@@ -116,6 +118,7 @@ class Removals:
             told(tenant.incarnation)
         await self._core.logs.forget(tenant.incarnation)
         await self._noted(self._files.erase(tenant.incarnation))
+        await self._core.erasures.finish(tenant.incarnation)
 
     async def _finish(self, tenant: TenantState) -> bool:
         while True:

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
+from solo_trio.errors import KernelBug
 from solo_trio.model.capability import of_tenant, without
 from solo_trio.model.event import Decision, Event, Now, Proposed, event
 from solo_trio.model.evolving import evolve
-from solo_trio.model.record import DropIdempotency, DropKeys, DropSecrets, StoredEvent
+from solo_trio.model.record import (
+    ERASED_TYPE,
+    DropIdempotency,
+    DropKeys,
+    DropSecrets,
+    EraseEvents,
+    StoredEvent,
+)
 from solo_trio.model.service import ServiceState, Status, StopRequest
 from solo_trio.model.tenant import Removal, TenantState, listed_tenant
 
@@ -70,6 +78,30 @@ class TenantRemoved(Event):
         return evolve(state, tenants=state.tenants.remove(tenant.tenant_id), removed=removed)
 
 
+@event(ERASED_TYPE)
+@frozen
+class TenantErased(Event):
+    """What the events of that incarnation before this one held is erased, or is being erased: from here on they mean nothing.
+
+    So it says once more what stays of the tenant: when it was removed.
+    """
+
+    removed_at_us: int
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        tenant = state.tenants.get(stamp.tenant_id or "")
+        if tenant is not None and tenant.incarnation == stamp.incarnation:
+            # From a state that was kept before, by way of events that were erased since.
+            for service_id in sorted(tenant.services):
+                state = state.drop(tenant.tenant_id, service_id)
+            state = evolve(state, tenants=state.tenants.remove(tenant.tenant_id))
+        state = _without_rights(state, stamp.incarnation or "")
+        tenant_id = stamp.tenant_id or ""
+        if state.removed.since_us(tenant_id) < self.removed_at_us:
+            state = evolve(state, removed=state.removed.add(tenant_id, self.removed_at_us))
+        return state
+
+
 @frozen
 class RemoveTenant:
     """Stop everything of a tenant and destroy it. Asking again joins the removal that runs, or shortens its grace."""
@@ -102,10 +134,38 @@ class FinishRemoval:
         tenant = state.tenants.get(self.tenant_id)
         if tenant is None or tenant.incarnation != self.incarnation or tenant.removal is None or len(tenant.services):
             return Decision(reply=False)
+        about = (tenant.tenant_id, tenant.incarnation)
         return Decision(
-            (Proposed(TenantRemoved(), tenant.tenant_id, tenant.incarnation),),
-            (DropKeys(tenant.incarnation), DropSecrets(tenant.incarnation), DropIdempotency(tenant.incarnation)),
+            (Proposed(TenantRemoved(), *about), Proposed(TenantErased(now.at_us), *about)),
+            (
+                DropKeys(tenant.incarnation),
+                DropSecrets(tenant.incarnation),
+                DropIdempotency(tenant.incarnation),
+                EraseEvents(*about, state.last_id + 2, now.at_us),
+            ),
             True,
+        )
+
+
+@frozen
+class EraseTenant:
+    """A tenant was removed by a program that did not erase its events: they are erased now. The reply is the id of the event."""
+
+    RESERVED: ClassVar[bool] = True
+
+    tenant_id: str
+    incarnation: str
+    removed_at_us: int
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        tenant = state.tenants.get(self.tenant_id)
+        if tenant is not None and tenant.incarnation == self.incarnation:
+            raise KernelBug(f"the tenant {self.tenant_id} was to be erased and is there")
+        event_id = state.last_id + 1
+        return Decision(
+            (Proposed(TenantErased(self.removed_at_us), self.tenant_id, self.incarnation),),
+            (EraseEvents(self.tenant_id, self.incarnation, event_id, self.removed_at_us),),
+            event_id,
         )
 
 

@@ -5,6 +5,7 @@ from solo_trio.operations import (  # noqa: F401
     calls,
     capabilities,
     changing,
+    compaction,
     deploying,
     events,
     explanations,

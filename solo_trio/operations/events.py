@@ -67,7 +67,10 @@ def _query(caller: Caller, given: WatchInput, *, after: int, limit: int) -> Even
 
 @operation("GET", "/events", scope="either", input=EventsInput, right=("events", "read"))
 async def list_events(caller: Caller, given: EventsInput) -> Answer:
-    """Read a page of events, oldest first; `next` is the `since_id` of the following page, null when there is none."""
+    """Read a page of events, oldest first; `next` is the `since_id` of the following page, null when there is none.
+
+    `compacted: {oldest_id}` is there if events after `since_id` are no longer at hand: the page goes on with `oldest_id`.
+    """
     limit = check_page(given.limit)
     scan = await caller.core.journal.scan(_query(caller, given, after=given.since_id or 0, limit=limit + 1))
     events: list[dict[str, Any]] = [codec.public(stored) for stored in scan.events[:limit]]
@@ -75,7 +78,11 @@ async def list_events(caller: Caller, given: EventsInput) -> Answer:
         following: int | None = scan.events[limit - 1].id
     else:  # what was looked at is bounded too: a page may be short, even empty, and another follow it
         following = None if scan.complete else scan.looked_at
-    return Answer({"events": events, "next": following})
+    answer: dict[str, Any] = {"events": events, "next": following}
+    oldest_id = caller.core.hub.oldest_id
+    if given.since_id is not None and given.since_id + 1 < oldest_id:
+        answer["compacted"] = {"oldest_id": oldest_id}
+    return Answer(answer)
 
 
 @operation("GET", "/events", scope="either", input=WatchInput, stream=True, right=("events", "read"))
@@ -99,10 +106,14 @@ async def watch_events_socket(caller: Caller, given: WatchInput) -> EventStream:
 
 
 class Records:
-    """An async iterator of public events, for who is in the same process. It holds one page, whatever it is not asked for."""
+    """An async iterator of public events, for who is in the same process. It holds one page, whatever it is not asked for.
+
+    `compacted`: None, or the event that it went on with because those before it are no longer at hand: read the state anew then.
+    """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
+        self.compacted: int | None = None
         self._page: deque[StoredEvent] = deque()
 
     def __aiter__(self) -> Records:
@@ -113,7 +124,8 @@ class Records:
         while not self._page:
             try:
                 page = await self._watch.next_page()
-            except Compacted:  # what is gone cannot be shown; the ids tell
+            except Compacted as gap:  # what is gone cannot be shown
+                self.compacted = gap.oldest_id
                 continue
             if not page:
                 raise StopAsyncIteration

@@ -27,13 +27,16 @@ from solo_trio.model.service_requests import SERVICES_MAX
 from solo_trio.model.system import BOOT_LOOP_S, BOOT_LOOP_STARTS
 from solo_trio.model.tenant import SERVICES_PER_TENANT_MAX, TENANTS_MAX
 from solo_trio.policy.egress import parse
+from solo_trio.policy.retention import Retention
 
-Section = Literal["solo", "limits", "service_limits", "recovery", "shutdown", "telemetry", "security"]
+Section = Literal["solo", "limits", "service_limits", "recovery", "retention", "shutdown", "telemetry", "security"]
 BACKUP_DIRECTORY: Final = "backups"
+RETENTION: Final = Retention()
 SPARE_SANDBOXES: Final = 32
 """One has about 3 MiB of its own."""
 COUNT_MAX: Final = 1_000_000
 """The highest number of anything that a key can ask for."""
+KEEP_EVENTS_MAX: Final = 1_000_000_000
 TEXT_CHARACTERS_MAX: Final = 4_096
 ITEMS_MAX: Final = 1_000
 
@@ -215,6 +218,25 @@ class Settings:
         "recovery",
         "The directory that backups are written to; relative to the data directory.",
     )
+    compact: bool = key(
+        True,
+        "retention",
+        "Move events that need not be kept at hand out of the database into DATA/archive; `solo compact` does it by hand.",
+    )
+    keep_events: int = key(
+        RETENTION.keep_events,
+        "retention",
+        "So many of the newest events stay in the database, however old they are.",
+        low=0,
+        high=KEEP_EVENTS_MAX,
+    )
+    keep_days: float = key(
+        RETENTION.keep_days,
+        "retention",
+        "An event stays in the database for so long, however many there are.",
+        low=0,
+        high=36_500,
+    )
     shutdown_timeout_ms: int = key(
         5_000, "shutdown", "How long a graceful end may take before the rest is cut off.", low=100, high=600_000
     )
@@ -278,6 +300,10 @@ class Settings:
     allowed_imports: tuple[str, ...] = key(
         (), "security", "Import paths, and all below them, that an embedding application may deploy as tasks."
     )
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.compact, self.keep_events, self.keep_days)
 
     @property
     def alerts(self) -> AlertRules:

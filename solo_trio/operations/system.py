@@ -71,6 +71,7 @@ async def show_system(caller: Caller, given: Nothing) -> Answer:
         "audit": asdict(caller.system.audit.log.state),
         "backup": None if caller.system.backups is None else caller.system.backups.state.view(),
         "log": {"id": state.system.log_id, "restored_id": state.system.restored_id},
+        "archive": await archive_view(core.compaction),
         "recovery": None if report is None else asdict(report) | {"complete": report.complete},
         "verification": None if verified is None else verified.view(),
     }

@@ -76,6 +76,7 @@ class MemoryKernel:
             egress_allowed=self.settings.egress_allowed,
             vault=Vault(self._master, self.entropy, keys),
             checkpoints=CheckpointRules(self.settings.checkpoint_interval_events, self.settings.checkpoint_interval_s),
+            retention=self.settings.retention,
         )
         async with assemble(parts, keyring, self.settings) as system:
             yield system

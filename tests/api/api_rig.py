@@ -33,6 +33,7 @@ from solo_trio.runtimes import procfs
 OF_ITSELF = {
     "system_settled",
     "checkpoint_written",
+    "log_compacted",
     "runtime_pressure_high",
     "resource_violation",
     "load_shed",

@@ -57,6 +57,7 @@ REQUIRED = required_bodies()
 BY_ITSELF = {
     "system_settled",
     "checkpoint_written",
+    "log_compacted",
     "clock_jump",
     "runtime_pressure_high",
     "resource_violation",

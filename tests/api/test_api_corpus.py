@@ -31,6 +31,7 @@ ROUTING = {"not_found", "method_not_allowed"}
 BY_ITSELF = {
     "system_settled",
     "checkpoint_written",
+    "log_compacted",
     "clock_jump",
     "runtime_pressure_high",
     "resource_violation",

@@ -49,6 +49,7 @@ BODILESS = {
     "resume_system",
     "backup",
     "checkpoint",
+    "compact",
     "verify",
     "accept_clock",
     "rotate_token",

@@ -17,12 +17,12 @@ from solo_trio.model.capability_events import (
 )
 from solo_trio.model.caveat import Rate
 from solo_trio.model.checkpoint import CheckpointWritten
+from solo_trio.model.compaction import LogCompacted
 from solo_trio.model.denial import AccessAlert, CapabilityDenied
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
 from solo_trio.model.repair import EventLost, InconsistencyFixed, LogRepaired, LossAccepted, LostSecret, StateRestored
 from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
-from solo_trio.model.repair import InconsistencyFixed, LogRepaired, LossAccepted, LostSecret
 from solo_trio.model.secret import SecretAccessDenied, SecretAccessed, SecretRevoked, SecretStored
 from solo_trio.model.service_events import (
     ServiceCrashed,
@@ -52,7 +52,7 @@ from solo_trio.model.system import (
     SystemStarted,
 )
 from solo_trio.model.tenant import TenantCreated, TenantHardeningChanged, TenantLimits, TenantUpdated
-from solo_trio.model.tenant_removal import TenantRemovalStarted, TenantRemoved
+from solo_trio.model.tenant_removal import TenantErased, TenantRemovalStarted, TenantRemoved
 from solo_trio.model.use import CircuitClosed, CircuitOpened, LoadShed
 
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -83,9 +83,6 @@ SAMPLES: Final[dict[str, Event]] = {
         CircuitOpened(7, 3, failures=5, reason="call_interrupted", open_s=30.0),
         CheckpointWritten(event_id=10_000, size_bytes=4_096),
         ClockJump(86_400.5, accepted=True),
-        LoadShed("ended", refused=120, reason="total"),
-        ResourceViolation(7, 3, "memory_mb", 300.5, 256.0, "kill"),
-        RuntimePressureHigh("disk", 70_000_000.0, 67_108_864.0, 95.9, "critical"),
         InconsistencyFixed("rows", "removed", 2, ("secret acme/api-key 2", "key key_1")),
         LogRepaired(
             "checkpoint",
@@ -166,6 +163,7 @@ SAMPLES: Final[dict[str, Event]] = {
         TenantHardeningChanged("refuse"),
         TenantRemovalStarted(grace_ms=5_000),
         TenantRemoved(),
+        TenantErased(1_700_000_000_000_000),
         TenantUpdated(TenantLimits(20, 1_000.0, 2_000, 100), Limits(memory_mb=64.0, fds=128)),
     )
 }

@@ -1,0 +1,82 @@
+"""Erasing what removed tenants recorded. Owns: seeing it through, also what the last kernel left. Never: decides whose.
+
+What is to be erased is known durably since `tenant_erased`, and counts as erased since then. First the state is kept anew, so
+that a start need not read the whole log when the older checkpoints go; then the journal erases, step by step. Whatever fails is
+tried again: nobody waits for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import trio
+
+from solo_trio.errors import SoloError
+from solo_trio.kernel.checkpoints import Checkpoints
+from solo_trio.kernel.loop import Loop, submission_error
+from solo_trio.kernel.staging import Submission
+from solo_trio.model.record import Erasure
+from solo_trio.model.tenant_removal import EraseTenant
+from solo_trio.ports import Journal, Telemetry
+
+FRESH_CHECKPOINTS: Final = 2
+"""The newest, and one to fall back on."""
+STEP_RETRY_S: Final = 0.1
+"""Between steps that came to nothing, because somebody reads."""
+ERASE_RETRY_S: Final = 30.0
+
+
+class Erasable(Protocol):
+    """What is erased from."""
+
+    loop: Loop
+    journal: Journal
+    telemetry: Telemetry
+    checkpoints: Checkpoints
+
+
+class Erasures:
+    """Those of one running kernel."""
+
+    def __init__(self, core: Erasable) -> None:
+        self._core = core
+        self._turn = trio.Lock()
+
+    async def run(self, after: trio.Event) -> None:
+        """What a former kernel left, or could not be done at once; then again and again, until cancelled."""
+        await after.wait()
+        while True:
+            await self.finish(None)
+            await trio.sleep(ERASE_RETRY_S)
+
+    async def finish(self, incarnation: str | None) -> bool:
+        """Erase what waits for it, of one incarnation or of all; whether that could be done. Raises nothing."""
+        try:
+            async with self._turn:
+                for erasure in await self._core.journal.erasures():
+                    if incarnation in (None, erasure.incarnation):
+                        await self._erase(await self._recorded(erasure))
+        except SoloError as error:
+            if not submission_error(error):
+                self._core.telemetry.note("events of a removed tenant are erased later", error=str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - contained: it is tried again
+            self._core.telemetry.bug("erasing", error)
+            return False
+        return True
+
+    async def _recorded(self, erasure: Erasure) -> Erasure:
+        """With an event that says so."""
+        if erasure.event_id is not None:
+            return erasure
+        command = EraseTenant(erasure.tenant_id, erasure.incarnation, erasure.removed_at_us)
+        event_id = await self._core.loop.report(Submission(command))
+        return Erasure(erasure.tenant_id, erasure.incarnation, event_id, erasure.removed_at_us)
+
+    async def _erase(self, erasure: Erasure) -> None:
+        assert erasure.event_id is not None
+        before = [each for each in await self._core.journal.checkpoint_ids() if each < erasure.event_id]
+        for _ in range(FRESH_CHECKPOINTS if before else 0):
+            await self._core.checkpoints.write()
+        while not await self._core.journal.erase(erasure):
+            await trio.sleep(0)

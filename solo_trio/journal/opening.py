@@ -110,16 +110,24 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
     known = witness.read(directory, key)
     check_files(directory, known)
     schema.create_file(directory)
+    readers: list[driver.Connection] = []
     with ExitStack() as stack:
+        # Closed after the writer: the last connection that can write would move the WAL into the database, also where this
+        # is refused, and on the word of another fsync where one has failed.
+        stack.callback(_close_all, readers)
         connection = schema.connect_writer(directory)
         stack.callback(connection.close)
         version = schema.version(connection)
+        if version:
+            readers.append(_reader(directory))
         head = reads.head(connection) if version else NO_EVENTS
         check_witness(connection, known, head)
         checkpoint_key = checkpoints.key_of(key)
         if version >= schema.CHECKPOINTS_SINCE:
             checkpoints.check_not_ahead(connection, head, checkpoint_key)
         schema.use_wal(connection)
+        if not version:
+            readers.append(_reader(directory))
         schema.migrate(connection)
         segments = pruning.check(connection, pruning.key_of(key))
         kept = Witness.open(directory, key)
@@ -136,14 +144,21 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
         store.erased = erasing.mask(connection)
         Archive(directory).sweep(segments)
 
-        readers = []
-        for _ in range(SCAN_READERS + POINT_READERS):
-            readers.append(schema.connect_reader(directory))
-            stack.callback(readers[-1].close)
-            # A reader that has read holds its lock, which `close_store` relies on.
-            reads.head(readers[-1])
+        while len(readers) < SCAN_READERS + POINT_READERS:
+            readers.append(_reader(directory))
         stack.pop_all()
     return store, Readers(scans=readers[:SCAN_READERS], points=readers[SCAN_READERS:])
+
+
+def _reader(directory: Path) -> driver.Connection:
+    """One that has read: it holds its lock, which what is above and `close_store` rely on."""
+    connection = schema.connect_reader(directory)
+    try:
+        schema.version(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def check_files(directory: Path, known: Head | None) -> None:

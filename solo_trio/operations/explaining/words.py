@@ -13,6 +13,7 @@ from solo_trio.model import service_events as services
 from solo_trio.model.backup import BackupWritten, LogRestored
 from solo_trio.model.capability_events import CapabilityExpired, CapabilityGranted, CapabilityRevoked, TokenRotated
 from solo_trio.model.checkpoint import CheckpointWritten
+from solo_trio.model.compaction import LogCompacted
 from solo_trio.model.denial import AccessAlert, CapabilityDenied
 from solo_trio.model.event import Event, Record
 from solo_trio.model.instant import rfc3339
@@ -30,7 +31,7 @@ from solo_trio.model.system import (
     SystemStarted,
 )
 from solo_trio.model.tenant import TenantCreated, TenantHardeningChanged, TenantUpdated
-from solo_trio.model.tenant_removal import TenantRemovalStarted, TenantRemoved
+from solo_trio.model.tenant_removal import TenantErased, TenantRemovalStarted, TenantRemoved
 from solo_trio.model.use import CircuitClosed, CircuitOpened, LoadShed
 from solo_trio.operations.explaining.phrases import counted, listed, plain, reason, seconds, sha, times
 
@@ -314,6 +315,11 @@ def _state_restored(event: StateRestored, stamp: StoredEvent) -> str:
     return "what the log could not tell any more was taken from a checkpoint by a repair"
 
 
+@_words(LogCompacted)
+def _compacted(event: LogCompacted, stamp: StoredEvent) -> str:
+    return f"{counted(event.events, 'event')} before event {event.oldest_id} were moved into the archive"
+
+
 @_words(InconsistencyFixed)
 def _fixed(event: InconsistencyFixed, stamp: StoredEvent) -> str:
     return f"a verification mended what its check {plain(event.check)} had found: {event.action} {times(event.count)}"
@@ -345,6 +351,11 @@ def _removal_started(event: TenantRemovalStarted, stamp: StoredEvent) -> str:
 @_words(TenantRemoved)
 def _tenant_removed(event: TenantRemoved, stamp: StoredEvent) -> str:
     return f"nothing of {stamp.tenant_id} was left"
+
+
+@_words(TenantErased)
+def _tenant_erased(event: TenantErased, stamp: StoredEvent) -> str:
+    return f"what the events of {stamp.tenant_id} said was erased"
 
 
 @_words(CapabilityGranted)

@@ -10,7 +10,6 @@ loop (and with it the kernel: starting is recovering).
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -76,6 +75,7 @@ class Loop:
         self._forgotten: set[tuple[str, str]] = set()
         """Keys that the next decision is not to know any more."""
         self._send, self._receive = trio.open_memory_channel[_Waiting](QUEUE_SUBMISSIONS_MAX)
+        self._clock = clock
         self._time = KernelTime(clock, state.last_at_us, state.kernel_time, suspect=state.system.clock_held)
         self._stopped: SoloError | None = None
         self.refusing = False
@@ -245,13 +245,13 @@ class Loop:
         self._forgotten.clear()
         draft = Draft(self.state, self._seen)
         answered: list[Answered] = []
-        batch_bytes, position, began = 0, 0, time.monotonic()
+        batch_bytes, position, began = 0, 0, self._clock.monotonic()
         while True:
             if position == len(batch):
                 full = (
                     len(batch) >= BATCH_SUBMISSIONS_MAX
                     or batch_bytes >= BATCH_BYTES_MAX
-                    or time.monotonic() - began >= BATCH_DECIDE_SECONDS_MAX
+                    or self._clock.monotonic() - began >= BATCH_DECIDE_SECONDS_MAX
                 )
                 if not more or full:
                     break

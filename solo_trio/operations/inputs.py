@@ -5,6 +5,7 @@ Nothing is coerced: "5" is not 5, 1 is not true. Whatever is wrong is named by i
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -114,7 +115,7 @@ _converter.register_structure_hook_func(
 def structure(kind: type, *, route: dict[str, str], query: dict[str, str], body: Any) -> Any:
     """The input of type `kind`. Raises `Rejected`: invalid_field, unknown_field."""
     places: dict[str, set[str]] = {"path": set(), "query": set(), "body": set()}
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for attribute in attrs.fields(kind):
         places[attribute.metadata["place"]].add(attribute.name)
     if body is None:
@@ -139,6 +140,12 @@ def structure(kind: type, *, route: dict[str, str], query: dict[str, str], body:
         if attribute.name not in values and attribute.default is attrs.NOTHING:
             raise Rejected("invalid_field", f"the field '{attribute.name}' is missing")
     return _structure(kind, values)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Its annotations as types: to read them takes longer than all the rest."""
+    return get_type_hints(kind)
 
 
 def checked(kind: type[T], **values: Any) -> T:

@@ -77,6 +77,12 @@ def crash_states(session: nox.Session) -> None:
     session.run(sys.executable, "tests/faults/crash_states.py", *session.posargs, external=True)
 
 
+@nox.session(name="failing-calls")
+def failing_calls(session: nox.Session) -> None:
+    """Every write and fsync of a run fails in turn. Arguments: see `nox -s failing-calls -- --help`; root, strace."""
+    session.run(sys.executable, "tests/faults/fault_injecting.py", *session.posargs, external=True)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Three figures, each beside the machine's floor in the same run. Arguments: see `nox -s bench -- --help`."""

@@ -125,7 +125,7 @@ class Explorer:
         self.explored = Explored()
 
     def run(self, chosen: Sequence[int], modes: Collection[Mode], until: float, enough: int) -> Explored:
-        """States after each of the `chosen` numbers of steps, ascending, `until` it is too late or there are `enough` violations."""
+        """States after each of the `chosen` numbers of steps, ascending; until it is time, or there are enough violations."""
         disk, book = Disk(), Book()
         for position in chosen:
             for step in self._recording.steps[disk.number : position]:

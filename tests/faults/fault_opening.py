@@ -61,6 +61,8 @@ class Book:
         for name, value in step.mark.get("ack", {}).items():
             self.known[name] = value
             self.open.pop(name, None)
+        for name in step.mark.get("refused", {}):
+            self.open.pop(name, None)
         self.events = max(self.events, step.mark.get("last", 0))
 
     def lacks(self, found: Found) -> list[str]:
@@ -118,7 +120,10 @@ class Opener:
 
     def open(self, image: Image, truth: Truth | None) -> Found | str:
         """What is there; a sentence if the start is refused, or finds what never was."""
-        data = self.put(image)
+        return self.open_there(self.put(image), truth)
+
+    def open_there(self, data: Path, truth: Truth | None = None) -> Found | str:
+        """The same for a directory as it is."""
         try:
             return trio.run(_found, data, truth)
         except SoloError as error:

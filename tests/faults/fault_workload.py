@@ -6,7 +6,7 @@ Kernel, HTTP server and clients are one process, so the marks that the clients w
 with the kernel's own writes. Each life but the last ends by SIGKILL in the middle of its work; the last one shuts down.
 
 A mark is `{"begin": facts}` before a request and `{"ack": facts, "last": id}` after its answer; facts are names and values,
-null for what is gone. `last` is the newest event that the kernel believes then.
+null for what is gone. `last` is the newest event that the kernel believes then. `{"refused": facts}`: there was no space.
 """
 
 from __future__ import annotations
@@ -66,10 +66,16 @@ class Marks:
         for name, value in mark.get("ack", {}).items():
             self.known[name] = value
             self.open.pop(name, None)
+        for name in mark.get("refused", {}):
+            self.open.pop(name, None)
 
     def write(self, mark: dict[str, Any]) -> None:
         self._note(mark)
         os.write(self._fd, json.dumps(mark).encode() + b"\n")
+
+
+class Refused(Exception):
+    """There is no space."""
 
 
 class Clients:
@@ -99,7 +105,10 @@ class Clients:
         mine = [name for index, name in enumerate(mine) if index % WORKERS == worker]
         while self.left > 0:
             self.left -= 1
-            await self._step(worker, mine)
+            try:
+                await self._step(worker, mine)
+            except Refused:
+                continue
 
     async def _step(self, worker: int, mine: list[str]) -> None:
         """One operation, chosen by lot; `mine` are the facts that this worker may change."""
@@ -194,6 +203,10 @@ class Clients:
         if facts:
             self.marks.write({"begin": facts})
         answer = await self._http.request(method, path, headers=headers, json=body)
+        if answer.status_code == 503 and answer.json()["code"] == "storage_full":
+            # A service's request is several events, of which some may be there.
+            self.marks.write({"refused": {name: None for name in facts if not name.startswith("service/")}})
+            raise Refused
         assert answer.is_success, (method, path, answer.text)
         if key:
             facts = facts | {f"idempotency/{name}": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,7 @@ def end(connection: driver.Connection, key: bytes, name: str) -> End:
         raise BrokenChain(f"the {name} is missing")
     try:
         at = int(found[0]), bytes(found[1])
-        sealed = audit_chain.seal(key, name, at) == found[2]
+        sealed = hmac.compare_digest(audit_chain.seal(key, name, at), bytes(found[2]))
     except (TypeError, ValueError, struct.error):
         sealed = False
     if not sealed:

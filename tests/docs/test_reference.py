@@ -86,10 +86,13 @@ def test_generated_parts_are_asked_for_where_they_belong() -> None:
         assert f"`{operation.method} {operation.path}`" in filled
 
 
-def test_every_guarantee_names_tests_that_exist() -> None:
-    lines = (DOCS / "explanation/guarantees.md").read_text().splitlines()
-    rows = [line for line in lines if line.startswith("| ") and not line.startswith("| guarantee ")]
-    assert len(rows) >= GUARANTEES_MIN
+@pytest.mark.parametrize(
+    ("page", "title", "least"), [("guarantees", "guarantee", GUARANTEES_MIN), ("threats", "attack", 25)]
+)
+def test_every_guarantee_and_every_attack_names_tests_that_exist(page: str, title: str, least: int) -> None:
+    lines = (DOCS / f"explanation/{page}.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith(f"| {title} ")]
+    assert len(rows) >= least
     for row in rows:
         proofs = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
         assert proofs, f"no test proves: {row}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -150,6 +153,47 @@ async def test_a_canary_is_found_nowhere(tmp_path: Path) -> None:
     assert found_in(data, VALUE, PASSPHRASE, RAW) == []
     cores = [path for path in Path.cwd().glob("core*") if path.is_file()]
     assert cores == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGABRT, signal.SIGSEGV])
+async def test_a_crash_in_mid_decryption_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    """Dying of what writes core files, where the machine allows them, with values and keys in memory: a service too."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)  # where a core file would be
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        async with served(tmp_path / "data") as server:
+            client = await server.make_tenant("a")
+            await put(client, "api", VALUE)
+            await put(client, "mine", VALUE, key=PASSPHRASE)
+            deployment = {"service_id": "talker", "code": TALKER, "secrets": ["api"], "restart": "temporary"}
+            assert (await client.post("/services", json=deployment)).status_code == 201
+            await client.post("/services/talker/call/talk", json={})
+            await client.post("/services/talker/call/die", json={})
+            async with trio.open_nursery() as nursery:
+                for name, body in [("api", {}), ("mine", {"key": PASSPHRASE})] * 8:
+                    nursery.start_soon(reveal_until_it_dies, client, name, body)
+                for _ in range(3):  # some of them are answered: others are under way
+                    await client.get("/health")
+                server.process.send_signal(how)
+                await server.process.wait()
+            assert server.process.returncode == -how
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    assert list(here.iterdir()) == [], "a core file"
+    assert found_in(tmp_path, VALUE, PASSPHRASE) == []
+
+
+async def reveal_until_it_dies(client: httpx.AsyncClient, name: str, body: dict[str, Any]) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        while True:
+            answer = await client.post(f"/secrets/{name}/reveal", json=body)
+            assert answer.status_code in (200, 503)
 
 
 async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 from typing import Any
 
 import pytest
 import trio
-from api_rig import RFC3339, Api, Client, refused
+from api_rig import BOUND_S, RFC3339, Api, Client, refused
+
+from solo_trio.client import AsyncSoloClient
 
 CANARY = "canary-9f1c-must-not-be-seen"
 KEY = "0f" * 32
@@ -188,6 +191,25 @@ async def test_every_name_of_the_contract_works(tenant: Client, name: str) -> No
     await put(tenant, path, "hush")
     assert await reveal(tenant, path) == "hush"
     assert [each["name"] for each in (await tenant.ok("GET", "/secrets"))["secrets"]] == [name]
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_names_that_paths_leave_out_work_with_curl_and_the_sdk(api: Api, tenant: Client, name: str) -> None:
+    """Real clients, which normalise paths each in its own way."""
+    with trio.fail_after(BOUND_S):
+        async with AsyncSoloClient(api.url, tenant.token) as solo:
+            await solo.set_secret(name, "hush")
+            assert await solo.reveal_secret(name) == "hush"
+    if shutil.which("curl") is None:
+        pytest.skip("missing: curl")
+    path = name.replace(".", "%2E")
+    command = ["curl", "-s", "-H", f"Authorization: Bearer {tenant.token}", f"{api.url}/secrets/{path}"]
+    with trio.fail_after(BOUND_S):
+        said = await trio.run_process(command, capture_stdout=True)
+    assert json.loads(said.stdout)["name"] == name
+    with trio.fail_after(BOUND_S):
+        said = await trio.run_process([*command, "-X", "DELETE"], capture_stdout=True)
+    assert (await tenant.ok("GET", "/secrets"))["secrets"] == []
 
 
 async def test_no_refusal_repeats_a_value_or_a_key(tenant: Client) -> None:

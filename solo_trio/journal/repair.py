@@ -139,10 +139,7 @@ def finish(directory: Path) -> Mark:
     for name in mark.old:
         if not os.path.lexists(place / name):
             (directory / name).rename(place / name)
-        if (place / name).is_file() and not (place / name).is_symlink():
-            with suppress(OSError):  # a disk that fails on what is damaged anyway keeps nobody from what was saved
-                (place / name).chmod(0o600)
-                _sync(place / name)
+        _keep_private(place / name)
     sync_directory(place)
     sync_directory(directory)
     for name in mark.new:
@@ -155,6 +152,14 @@ def finish(directory: Path) -> Mark:
     sync_directory(directory)
     discard(directory)
     return mark
+
+
+def _keep_private(path: Path) -> None:
+    if path.is_symlink():
+        return
+    with suppress(OSError):  # a disk that fails on what is damaged anyway keeps nobody from what was saved
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        _sync(path)
 
 
 def _read(path: Path) -> Mark:

@@ -141,6 +141,18 @@ def key_check(keys: Iterable[KeyRow], opens: Callable[[KeyRow], bool]) -> Check:
     return Check("keys", "ok", f"the master key opens all {len(rows)} keys")
 
 
+def lost_sources(state: KernelState) -> frozenset[str]:
+    """What a repair did not find, and no later deployment has brought back."""
+    gone = {digest for digest, _ in state.system.lost_sources}
+    back = {
+        digest
+        for _, service in state.services()
+        for digest in service.digests & gone
+        if not state.system.is_lost(digest, service.deployment)
+    }
+    return frozenset(gone - back)
+
+
 def loss_checks(state: KernelState) -> list[Check]:
     """What repairs could not save, until it is accepted."""
     losses = state.system.losses

@@ -29,7 +29,7 @@ from solo_trio.kernel.log_checks import (
 )
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.recovery import Recovery
-from solo_trio.kernel.row_checks import compare_rows, lasting_rows, loss_checks, row_checks
+from solo_trio.kernel.row_checks import compare_rows, lasting_rows, loss_checks, lost_sources, row_checks
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import ServiceSupervisor
 from solo_trio.kernel.tenant import TenantSupervisor
@@ -178,7 +178,7 @@ class Verification:
                 core.journal,
                 digests if full else digests[:ARTIFACTS_QUICK_MAX],
                 lambda digest: digest in core.loop.state.sources,
-                state.system.lost_sources,
+                lost_sources(state),
             )
         )
         files = self._files.leftovers(self._incarnations())
@@ -390,7 +390,7 @@ async def look_at(log: Log, leftovers: Leftovers, progress: Progress = nothing_t
         return Looked(checks, ()), state
     rows = compare_rows(state, await log.inventory())
     checks += row_checks(rows)
-    checks.append(await check_artifacts(log, sorted(state.sources), lost=state.system.lost_sources))
+    checks.append(await check_artifacts(log, sorted(state.sources), lost=lost_sources(state)))
     files = leftovers(frozenset(tenant.incarnation for tenant in state.tenants.values()))
     checks += [leftover_check(files), *loss_checks(state)]
     return Looked(checks, (), rows.unnamed, found.checkpoints, files), state

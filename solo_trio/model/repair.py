@@ -110,16 +110,20 @@ class LogRepaired(Event):
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
         for lost in self.secrets:
-            state = _without(state, lost)
+            state = without_version(state, lost)
         losses = state.system.losses
         if self.lost or self.unread or self.secrets or self.sources or self.tokens:
             loss = Loss(stamp.id, self.lost, self.unread, len(self.secrets), len(self.sources), self.tokens)
             losses = (*losses, loss)[-LOSSES_MAX:]
-        gone = tuple(sorted({*state.system.lost_sources, *self.sources} & set(state.sources)))
+        before = [
+            each for each in state.system.lost_sources if each[0] in state.sources and each[0] not in self.sources
+        ]
+        gone = (*before, *((digest, stamp.id) for digest in self.sources))
         return evolve(state, system=evolve(state.system, losses=losses, lost_sources=gone))
 
 
-def _without(state: KernelState, lost: LostSecret) -> KernelState:
+def without_version(state: KernelState, lost: LostSecret) -> KernelState:
+    """Raises LookupError if there is no such secret."""
     tenant = state.tenants.get(lost.tenant_id)
     secret = None if tenant is None else tenant.secrets.get(lost.name)
     if tenant is None or secret is None:

@@ -76,9 +76,11 @@ class Deploy:
         if existing is not None:
             if existing.status is Status.STOPPING:
                 raise Rejected("service_stopping", "wait until it has stopped, then deploy again")
-            if self.idempotent and existing.spec == self.spec:
+            equal = self.idempotent and existing.spec == self.spec
+            lost = equal and state.system.is_lost(self.spec.digest, existing.deployment)  # then it brings it back
+            if equal and not lost:
                 return Decision(reply=Accepted(existing.deployment, existing.deployment, changed=False))
-            if not self.replace:
+            if not self.replace and not lost:
                 raise Rejected(
                     "service_exists",
                     f"replace '{self.service_id}' with replace=true, delete it first, or take another service_id",

@@ -47,8 +47,12 @@ class SystemState:
     """The event that says so, 0: none. What has an id from there on is something else than in the log that was backed up."""
     losses: tuple[Loss, ...] = ()
     """What repairs could not save, until somebody accepts it."""
-    lost_sources: tuple[str, ...] = ()
-    """Digests that services in the state have, and that a repair did not find."""
+    lost_sources: tuple[tuple[str, int], ...] = ()
+    """Digests that a repair did not find, and the event that says so: a later deployment has brought its own."""
+
+    def is_lost(self, digest: str, deployment: int) -> bool:
+        """Whether the source that a service was deployed with was not found by a repair."""
+        return any(digest == lost and deployment < event_id for lost, event_id in self.lost_sources)
 
     @property
     def short_lives_now(self) -> int:

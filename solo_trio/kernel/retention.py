@@ -84,7 +84,7 @@ class Compaction:
             return
         try:
             async with self._turn:
-                await self._compact(self.rules, AUTOMATIC_EVENTS_MIN)
+                await self._compact(await self._wanted(self.rules), AUTOMATIC_EVENTS_MIN)
         except SoloError as error:
             if not submission_error(error):
                 self._core.telemetry.note("old events stay in the database for now", error=str(error))
@@ -100,12 +100,12 @@ class Compaction:
             for _ in range(CHECKPOINTS_BEHIND):
                 if wanted >= self._core.journal.oldest_id and await self._covered() <= wanted:
                     await self._core.checkpoints.write()
-            return await self._compact(rules, 1)
+            return await self._compact(wanted, 1)
 
-    async def _compact(self, rules: Retention, fewest: int) -> Done:
+    async def _compact(self, wanted: int, fewest: int) -> Done:
         journal, began = self._core.journal, trio.current_time()
         first_id = journal.oldest_id
-        upto = await self._bound(rules)
+        upto = await self._bound(wanted)
         segments = size_bytes = 0
         if upto.event_id + 1 - first_id >= fewest:
             while (archived := await journal.archive(upto.event_id)) is not None:
@@ -121,13 +121,12 @@ class Compaction:
             await self._core.loop.report(Submission(RecordCompaction(journal.oldest_id, events, segments)))
         return Done(journal.oldest_id, events, segments, size_bytes, trio.current_time() - began, upto)
 
-    async def _bound(self, rules: Retention) -> Bound:
+    async def _bound(self, wanted: int) -> Bound:
         holds: list[tuple[int, Reason]] = [(await self._covered(), "checkpoints")]
         repeatable = self._core.loop.oldest_repeatable(self._core.loop.now().at_us - IDEMPOTENCY_SECONDS * 1_000_000)
         if repeatable is not None:
             holds.append((repeatable, "repeatable_requests"))
         holds += [(event_id, "unfinished_work") for event_id in self._unfinished()]
-        wanted = await self._wanted(rules)
         return bound(self._core.loop.state.last_id, 0, wanted, holds)
 
     async def _wanted(self, rules: Retention) -> int:

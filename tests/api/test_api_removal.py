@@ -61,8 +61,11 @@ async def test_everything_of_it_is_gone_and_nothing_of_another(api: Api) -> None
     refused(await api.admin.get("/tenants/t1"), "tenant_not_found")
     refused(await api.admin.get("/services", headers={"X-Tenant-ID": "t1"}), "tenant_not_found")
     assert [each["tenant_id"] for each in (await api.admin.ok("GET", "/tenants"))["tenants"]] == ["other"]
-    types = [event["type"] for event in await api.admin.events() if event["tenant_id"] == "t1"]
-    assert types[-4:] == ["tenant_removal_started", "service_stopped", "service_stopped", "tenant_removed"]
+    theirs_too = [event for event in await api.admin.events() if event["tenant_id"] == "t1"]
+    types = [event["type"] for event in theirs_too]
+    assert types[-5:-2] == ["tenant_removal_started", "service_stopped", "service_stopped"]
+    assert types[-2:] == ["tenant_removed", "tenant_erased"]
+    assert [event["payload"] is None for event in theirs_too] == [True] * (len(types) - 1) + [False]
     report = await api.admin.ok("POST", "/system/verify")
     assert report["status"] == "ok", report
 

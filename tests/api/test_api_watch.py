@@ -163,19 +163,28 @@ async def test_bookmarks_are_where_to_resume(tmp_path: Path) -> None:
 
 
 async def test_what_was_pruned_is_said(api: Api, tenant: Client) -> None:
-    """The log of today is never pruned: the journal is told to say so."""
+    """To every reader, with the event that it can go on from."""
     await tenant.deploy("old", QUIET)
-    history = await tenant.events()
-    api.system.core.journal.oldest_id = oldest = history[-1]["id"]  # type: ignore[misc]
+    last = (await tenant.events())[-1]["id"]
+    await tenant.deploy("new", QUIET)
+    await api.admin.ok("POST", "/system/compact", {"keep_events": await api.last_event_id() - last})
+    oldest = api.system.core.journal.oldest_id
+    assert oldest == last + 1
+    history = [event for event in await tenant.events() if event["id"] >= oldest]
+    for since_id in (0, 1, oldest - 2):
+        page = await tenant.ok("GET", f"/events?since_id={since_id}")
+        assert page["compacted"] == {"oldest_id": oldest} and page["events"] == history
+    for since_id in (f"?since_id={oldest - 1}", ""):
+        assert "compacted" not in await tenant.ok("GET", f"/events{since_id}")
     async with watch(api, tenant, since_id=1) as watcher:
         assert await watcher.next() == {"compacted": {"oldest_id": oldest}}
-        assert await watcher.events(1) == history[-1:]
+        assert await watcher.events(1) == history[:1]
     async with watch(api, tenant, since_id=oldest - 1) as watcher:
-        assert await watcher.events(1) == history[-1:]
+        assert await watcher.events(1) == history[:1]
     async with tenant.stream(since_id=1) as frames:
         gap, event = await frames.take(2)
         assert (gap.event, gap.json, gap.id) == ("compacted", {"oldest_id": oldest}, None)
-        assert event.json == history[-1]
+        assert event.json == history[0]
 
 
 # -- who may

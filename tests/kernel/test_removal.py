@@ -18,7 +18,7 @@ from solo_trio.operations.caller import Caller
 from solo_trio.operations.tenants import REMOVAL_MARGIN_S, remove
 from solo_trio.testing import MemoryKernel
 
-REMOVAL = ["tenant_removal_started", "service_stopped", "tenant_removed"]
+REMOVAL = ["tenant_removal_started", "service_stopped", "tenant_removed", "tenant_erased"]
 
 
 def planned(plans: dict[str, Sequence[Plan]], **more: Any) -> tuple[MemoryKernel, PlannedRuntime]:
@@ -225,7 +225,7 @@ async def test_the_next_kernel_goes_on_wherever_it_was(autojump_clock: MockClock
         assert list(kernel.system.core.loop.state.tenants) == ["blau"]
         assert {row.incarnation for row in await journal.keys()} & {incarnation} == set()
     types = await events_of(memory)
-    assert [types.count(each) for each in REMOVAL] == [1, 1, 1]
+    assert [types.count(each) for each in REMOVAL] == [1, 1, 1, 1]
 
 
 async def test_a_shutdown_in_the_middle_waits_for_no_grace_and_the_next_goes_on(autojump_clock: MockClock) -> None:

@@ -16,7 +16,7 @@ from solo_trio.kernel.staging import Idempotency, Submission
 from solo_trio.model import snapshot
 from solo_trio.model.capability import Authority
 from solo_trio.model.limits import Limits
-from solo_trio.model.record import DropArtifact, DropIdempotency, DropKeys, DropSecrets
+from solo_trio.model.record import DropArtifact, DropIdempotency, DropKeys, DropSecrets, EraseEvents
 from solo_trio.model.service import Status
 from solo_trio.model.service_requests import Deploy, Kill, Restart
 from solo_trio.model.spec import ServiceSpec
@@ -62,8 +62,14 @@ def test_the_services_end_as_ever_then_it_is_removed_with_all_that_opens_anythin
     driver.ended("stopped")
     assert finish(driver, "inc_2") == [] and driver.reply is False, "another incarnation"
     known = len(driver.draft.attachments)
-    assert finish(driver) == ["tenant_removed"] and driver.reply is True
-    assert driver.draft.attachments[known:] == (DropKeys("inc_1"), DropSecrets("inc_1"), DropIdempotency("inc_1"))
+    assert finish(driver) == ["tenant_removed", "tenant_erased"] and driver.reply is True
+    erasing = driver.records[-1].stored
+    assert driver.draft.attachments[known:] == (
+        DropKeys("inc_1"),
+        DropSecrets("inc_1"),
+        DropIdempotency("inc_1"),
+        EraseEvents("acme", "inc_1", erasing.id, erasing.at_us),
+    )
     assert not len(driver.state.tenants) and finish(driver) == []
     assert replay(each.stored for each in driver.records) == driver.state
     assert b"inc_1" not in snapshot.encode(driver.state) and b"cap_1" not in snapshot.encode(driver.state)
@@ -98,7 +104,7 @@ def test_in_whatever_state_a_service_is(how: str) -> None:
         driver.ended("killed")
     else:
         driver.stopped()
-    assert finish(driver) == ["tenant_removed"]
+    assert finish(driver) == ["tenant_removed", "tenant_erased"]
 
 
 def test_nothing_of_it_is_served_any_more() -> None:

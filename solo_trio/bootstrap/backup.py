@@ -27,6 +27,7 @@ from solo_trio.bootstrap.directory import DATABASE_FILE
 from solo_trio.bootstrap.master_key import master_key_of
 from solo_trio.errors import Faulted, SoloError, StorageFull
 from solo_trio.journal import backups
+from solo_trio.journal.audit import looking
 from solo_trio.journal.inspection import open_inspection
 from solo_trio.journal.library import means
 from solo_trio.journal.lock import DataLock
@@ -203,7 +204,7 @@ async def backup_data(
     data, directory = data.absolute(), directory.absolute()  # noqa: ASYNC240 - reads no file
     if not (data / DATABASE_FILE).exists():
         raise Faulted("data_unwritable", f"{data} is no data directory: name the one that the kernel used")
-    with DataLock(data):
+    with DataLock(data), looking(data):
         master = await trio.to_thread.run_sync(partial(master_key_of, data, key_command, create=False, settle=False))
         async with open_inspection(data, master.derive("witness")) as log:
             audit_key = _audit_key(master, await log.keys())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DATABASE_FILE: Final = "kernel.db"
 LOOK_S: Final = 0.2
 PIECE_BYTES: Final = 1_048_576
+SYSTEM: Final = "the system"
 
 
 @click.command()
@@ -223,9 +224,11 @@ def _view(restored: Restored) -> dict[str, Any]:
         "made_at": restored.made_at,
         "log_id": begun.log_id,
         "revoked": begun.revoked,
-        "secrets_gone": [{"tenant_id": tenant_id, "name": name} for tenant_id, name in begun.shredded],
-        "tokens_replaced": list(begun.rotated),
-        "sources_gone": list(begun.sources),
+        "lost_secrets": [
+            {"tenant_id": each.tenant_id, "name": each.name, "version": each.version} for each in begun.secrets
+        ],
+        "lost_tokens": list(begun.rekeyed),
+        "lost_sources": list(begun.sources),
         "environments": list(restored.environments),
         "warnings": list(restored.warnings),
     }
@@ -244,14 +247,13 @@ def _show(restored: Restored) -> None:
     )
     if begun.revoked:
         note(f"{begun.revoked} rights that were revoked since are revoked again")
-    for tenant_id, name in begun.shredded:
-        note(f"the secret {name} of {tenant_id} is gone: it was deleted since")
-    for tenant in begun.rotated:
-        whose = "the system" if tenant is None else tenant
-        how = "admin.token is written anew" if tenant is None else f"next: solo token rotate --tenant {tenant}"
-        note(f"the token of {whose} was replaced since, and is good for nothing here; {how}")
+    for lost in begun.secrets:
+        note(f"version {lost.version} of the secret {lost.name} of {lost.tenant_id} was deleted since: it is gone")
+    for whose in begun.rekeyed:
+        how = "admin.token is written anew" if whose == SYSTEM else f"next: solo token rotate --tenant {whose}"
+        note(f"tokens of {whose} were replaced since, and are good for nothing here; {how}")
     for service in begun.sources:
-        note(f"the source of {service} is gone: deploy it again")
+        note(f"the source of {service} was dropped since: deploy it again")
     for name in restored.environments:
         note(f"the environment {name} is not in a backup: solo env add {name}")
     for warning in restored.warnings:

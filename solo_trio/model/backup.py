@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import frozen
 
 from solo_trio.model.capability import without
-from solo_trio.model.capability_events import CapabilityRevoked, revoked_with
+from solo_trio.model.capability_events import CapabilityGranted, CapabilityRevoked, revoked_with
 from solo_trio.model.event import Decision, Event, Now, Proposed, event
 from solo_trio.model.evolving import evolve
 from solo_trio.model.record import Attachment, StoredEvent
-from solo_trio.model.secret import SecretRevoked
+from solo_trio.model.repair import LostSecret, without_version
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
@@ -43,15 +43,28 @@ class LogRestored(Event):
     """This log came out of a backup, and goes on from here as another one than the one that was backed up: `log_id`.
 
     `backup_event_id`: the last event of the backup. `event_id`: the last one that was kept, the one before this.
+    `secrets` and `sources` (digests) were there then, and were destroyed before the backup was written.
     """
 
     log_id: str
     event_id: int
     backup_event_id: int
+    secrets: tuple[LostSecret, ...]
+    sources: tuple[str, ...]
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        for lost in self.secrets:
+            state = without_version(state, lost)
+        gone = {each[0]: each[1] for each in state.system.lost_sources} | dict.fromkeys(self.sources, stamp.id)
         # The life that the backup was taken in is not one that failed.
-        system = evolve(state.system, clean=True, short_lives=0, log_id=self.log_id, restored_id=stamp.id)
+        system = evolve(
+            state.system,
+            clean=True,
+            short_lives=0,
+            log_id=self.log_id,
+            restored_id=stamp.id,
+            lost_sources=tuple(sorted(gone.items())),
+        )
         return evolve(state, system=system)
 
 
@@ -82,9 +95,8 @@ class Revocation:
 class RestoreLog:
     """Begin another life of a log that was cut after event `event_id`.
 
-    `revocations`: what the backup knows to have been revoked since. `shredded`: (tenant, name) of secrets whose value is
-    gone. `attachments`: drops rows that belong to no event that was kept. The reply is how many capabilities and
-    attenuations went.
+    `revocations`: what the backup knows to have been revoked since. `secrets`, `sources`: as in `LogRestored`. `attachments`:
+    drops rows that nothing names any more, and makes keys that are missing. The reply is how many revocations there were.
     """
 
     RESERVED: ClassVar[bool] = True
@@ -93,12 +105,18 @@ class RestoreLog:
     event_id: int
     backup_event_id: int
     revocations: tuple[Revocation, ...] = ()
-    shredded: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[LostSecret, ...] = ()
+    sources: tuple[str, ...] = ()
     attachments: tuple[Attachment, ...] = ()
 
     def decide(self, state: KernelState, now: Now) -> Decision:
-        events = [Proposed(LogRestored(self.log_id, self.event_id, self.backup_event_id))]
-        left = state
+        restored = LogRestored(self.log_id, self.event_id, self.backup_event_id, self.secrets, self.sources)
+        events = [Proposed(restored)]
+        for tenant in state.tenants.values():  # cut between the two events of making a tenant
+            if tenant.capability_id not in state.capabilities and tenant.removal is None:
+                own = CapabilityGranted.of_its_own(tenant.capability_id, tenant.key_id, "tenant")
+                events.append(Proposed(own, tenant.tenant_id, tenant.incarnation))
+        begun, left = len(events), state
         for each in self.revocations:
             capability = left.capabilities.get(each.capability_id)
             if capability is None or each.attenuation_id in capability.revoked:
@@ -107,7 +125,4 @@ class RestoreLog:
             left = without(left, gone)
             revoked = CapabilityRevoked(each.capability_id, each.attenuation_id, each.expires_at_us, len(gone))
             events.append(Proposed(revoked, capability.tenant_id, capability.incarnation, each.capability_id))
-        withdrawn = len(events) - 1
-        for tenant_id, name in self.shredded:
-            events.append(Proposed(SecretRevoked(name), tenant_id, state.tenants[tenant_id].incarnation))
-        return Decision(tuple(events), self.attachments, reply=withdrawn)
+        return Decision(tuple(events), self.attachments, reply=len(events) - begun)

@@ -65,7 +65,7 @@ SAMPLES: Final[dict[str, Event]] = {
         AccessAlert("cap_1", 100, 60.0),
         BackupWritten("solo-20260101T000000.000000Z-120.backup", 120, 4_096, DIGEST),
         CapabilityDenied("permission_denied", 3, "deploy"),
-        LogRestored("00112233445566778899aabbccddeeff", 100, 120),
+        LogRestored("00112233445566778899aabbccddeeff", 100, 120, (LostSecret("acme", "api-key", 2),), (DIGEST,)),
         CapabilityExpired(("cap_1", "cap_2"), (("cap_3", ATTENUATION),)),
         CapabilityGranted(
             "cap_1",

@@ -90,7 +90,7 @@ def _main() -> None:
     try:
         _do(job)
         sys.stdout.flush()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the process ends with it
         traceback.print_exc()
         os._exit(1)
     os._exit(0)  # a thread still reads

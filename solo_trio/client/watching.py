@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from attrs import define, field
@@ -23,7 +24,8 @@ TOLD_AFTER: Final = 2
 """Failures in a row after which it is told: a stream that ends and is taken up at once is nothing to speak of."""
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
 EVENT_STREAM: Final = "text/event-stream"
-_NO_EVENTS: Final = (b"end", b"compacted")
+_RESTORED: Final = b"restored"
+_NO_EVENTS: Final = (b"end", b"compacted", _RESTORED)
 """What the server says of the stream itself."""
 
 
@@ -114,6 +116,8 @@ class EventStream:
             data, kind = b"\n".join(self._data), self._kind
             self._data.clear()
             self._kind = b""
+            if kind == _RESTORED:
+                self._begin_again(data)
             return self._event(data) if data and kind not in _NO_EVENTS else None
         return None
 
@@ -128,6 +132,11 @@ class EventStream:
             return None
         self.last_id = id_
         return event
+
+    def _begin_again(self, data: bytes) -> None:
+        """The log was restored from a backup: ids from there on are those of other events than were seen."""
+        with suppress(ValueError, KeyError, TypeError):
+            self.last_id = min(self.last_id, int(json.loads(data)["event_id"]) - 1)
 
     def _is_there(self) -> None:
         """It sends, be it nothing that is asked for: all failures before are over."""

@@ -36,6 +36,14 @@ class Compacted(Exception):
         self.oldest_id = oldest_id
 
 
+class Restored(Exception):
+    """A watcher comes from another life of the log, which had more events; it goes on with `event_id`, where this one began."""
+
+    def __init__(self, event_id: int) -> None:
+        super().__init__(f"the log was restored: what is from event {event_id} on is something else than before")
+        self.event_id = event_id
+
+
 @define(eq=False)
 class Follow:
     """The new records about one service, for a caller that waits for an outcome."""
@@ -167,8 +175,14 @@ class Watch:
         self._limit = self._limit_max = min(query.limit, PAGE_RECORDS_MAX)
         self.cursor = query.after
         """Everything up to this id was looked at."""
+        self._restored_id = 0
         self.over = False
         """The hub is closed, or the tenant removed, and nothing is left."""
+
+    def begin_again(self, event_id: int) -> None:
+        """It comes from another life of the log: the next `take` says so, and what follows is from `event_id` on."""
+        self._restored_id = event_id
+        self.cursor = event_id - 1
 
     @property
     def closing(self) -> bool:
@@ -191,9 +205,13 @@ class Watch:
     async def take(self) -> list[StoredEvent]:
         """The next matches of what is there, perhaps none; waits for the journal at most.
 
-        Raises `Compacted`, once for each gap; what follows the gap is the next page.
+        Raises `Compacted`, once for each gap; what follows the gap is the next page. Raises `Restored` once after
+        `begin_again`.
         """
         last = self._hub.is_over(self._query)
+        if self._restored_id:
+            event_id, self._restored_id = self._restored_id, 0
+            raise Restored(event_id)
         self._check_gap()
         found = self._hub.newest(self._query, self.cursor, self._limit_max, self._bytes_max)
         if found is None:

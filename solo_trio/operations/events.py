@@ -10,7 +10,7 @@ import trio
 from attrs import frozen
 
 from solo_trio.errors import Rejected
-from solo_trio.kernel.hub import Compacted, Watch
+from solo_trio.kernel.hub import Compacted, Restored, Watch
 from solo_trio.model import codec
 from solo_trio.model.event import KINDS
 from solo_trio.model.ids import check_id
@@ -127,6 +127,8 @@ class Records:
             except Compacted as gap:  # what is gone cannot be shown
                 self.compacted = gap.oldest_id
                 continue
+            except Restored:  # the ids tell
+                continue
             if not page:
                 raise StopAsyncIteration
             self._page.extend(page)
@@ -136,4 +138,8 @@ class Records:
 def _stream(caller: Caller, given: WatchInput) -> EventStream:
     hub = caller.core.hub
     after = hub.last_id if given.since_id is None else given.since_id
-    return EventStream(hub.watch(_query(caller, given, after=after, limit=STREAM_PAGE), bytes_max=STREAM_PAGE_BYTES))
+    watch = hub.watch(_query(caller, given, after=after, limit=STREAM_PAGE), bytes_max=STREAM_PAGE_BYTES)
+    restored_id = caller.core.loop.state.system.restored_id
+    if restored_id and after > hub.last_id:
+        watch.begin_again(restored_id)
+    return EventStream(watch)

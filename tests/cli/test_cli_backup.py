@@ -306,3 +306,21 @@ def test_a_backup_that_is_not_whole(story: Story, gone: Path, tmp_path: Path) ->
         assert not gone.exists()
     refusal(solo("restore", bad, "--data", gone, "--master-key", story.key), "backup_damaged")
     refusal(solo("restore", tmp_path / "none", "--data", gone, "--master-key", story.key), "backup_failed")
+
+
+def test_a_watcher_from_before_is_told(story: Story, tmp_path: Path) -> None:
+    """It has seen ids that this log has not come to, or has given to something else."""
+    answer = restored(story.backup, tmp_path / "new", "--master-key", story.key, "--at", str(story.at["quiet"]))
+    began = answer["event_id"] + 1
+    with Server(tmp_path / "new") as server, client_of(server.data, None) as client:
+        token = (server.data / "admin.token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+        with httpx.stream("GET", f"{server.url}/events?since_id={10**6}", headers=headers, timeout=60) as stream:
+            lines = stream.iter_lines()
+            told = [next(line for line in lines if line.startswith(start)) for start in ("event:", "data:", "id:")]
+        assert told == ["event: restored", f'data: {{"event_id": {began}}}', f"id: {began}"]
+        with client.watch(since_id=10**6) as events:
+            first = next(iter(events))
+        assert (first["id"], first["type"]) == (began, "log_restored")
+        with client.watch(since_id=began) as events:
+            assert next(iter(events))["id"] == began + 1, "who has seen some of this one goes on"

@@ -59,6 +59,9 @@ class WatchFrames:
     def gap(self, oldest_id: int) -> bytes:
         return text_frame(b'{"compacted":{"oldest_id":%d}}' % oldest_id)
 
+    def restored(self, event_id: int) -> bytes:
+        return text_frame(b'{"restored":{"event_id":%d}}' % event_id)
+
     def end(self, reason: str, resume: int | None) -> bytes:
         more = b"" if resume is None else b',"resume":%d' % resume
         return text_frame(b'{"end":{"reason":"%s"%s}}' % (reason.encode(), more))

@@ -40,6 +40,9 @@ class EventFrames:
     def gap(self, oldest_id: int) -> bytes:
         return b'event: compacted\ndata: {"oldest_id": %d}\n\n' % oldest_id
 
+    def restored(self, event_id: int) -> bytes:
+        return b'event: restored\ndata: {"event_id": %d}\n\n' % event_id
+
     def end(self, reason: str, resume: int | None) -> bytes:
         more = b"" if resume is None else b', "resume": %d' % resume
         return b'event: end\ndata: {"reason": "%s"%s}\n\n' % (reason.encode(), more)

@@ -18,7 +18,7 @@ import trio
 
 from solo_trio.errors import Faulted
 from solo_trio.gateways.http.limits import StreamLimits
-from solo_trio.kernel.hub import Compacted
+from solo_trio.kernel.hub import Compacted, Restored
 from solo_trio.model.capability import EMBEDDER, Authority
 from solo_trio.operations.table import Follow
 
@@ -48,6 +48,8 @@ class Dialect(Protocol):
     def quiet(self, cursor: int) -> bytes: ...
 
     def gap(self, oldest_id: int) -> bytes: ...
+
+    def restored(self, event_id: int) -> bytes: ...
 
     def end(self, reason: str, resume: int | None) -> bytes: ...
 
@@ -196,6 +198,8 @@ class Telling:
             page = await self._source.take()
         except Compacted as gap:
             return self._dialect.gap(gap.oldest_id)
+        except Restored as restored:
+            return self._dialect.restored(restored.event_id)
         if self._source.over:
             self.reason = "shutdown" if self._source.closing else "revoked"  # of a tenant that was removed
         data = self._dialect.items(page) if page else b""

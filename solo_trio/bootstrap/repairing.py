@@ -7,7 +7,7 @@ from its first event on, before it takes the place of the damaged one (`journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,23 +17,24 @@ from attrs import evolve, frozen
 
 from solo_trio.bootstrap.directory import DATABASE_FILE
 from solo_trio.bootstrap.master_key import master_key_of
+from solo_trio.bootstrap.rebuilding import Saved, erased_by, written
 from solo_trio.bootstrap.verifying import opens, verified
 from solo_trio.errors import Faulted, KernelBug, Rejected
 from solo_trio.journal import damage, repair
+from solo_trio.journal.archive import ARCHIVE_DIRECTORY
 from solo_trio.journal.audit_file import FILES as AUDIT_FILES
 from solo_trio.journal.damage import Way
+from solo_trio.journal.erasing import masked
 from solo_trio.journal.inspection import open_inspection
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.repair import DAMAGED_DIRECTORY, JOURNAL_FILES, Rebuilding
 from solo_trio.journal.salvage import Salvage
-from solo_trio.journal.witness import NO_EVENTS, WITNESS_FILE, Head
+from solo_trio.journal.witness import WITNESS_FILE
 from solo_trio.kernel.checkpoints import reducer_version
 from solo_trio.kernel.log_checks import check_log, worst
 from solo_trio.kernel.repairing import (
-    Beside,
     RepairPlan,
     about,
-    checked,
     find_beside,
     folded,
     sources_named,
@@ -41,16 +42,13 @@ from solo_trio.kernel.repairing import (
 )
 from solo_trio.kernel.row_checks import compare_rows, row_checks
 from solo_trio.kernel.verification import VerificationReport
-from solo_trio.model import codec, snapshot
-from solo_trio.model.event import Event
+from solo_trio.model import snapshot
 from solo_trio.model.instant import rfc3339
-from solo_trio.model.record import KeyRow, StoredEvent
-from solo_trio.model.repair import ITEMS_MAX, EventLost, LogRepaired, StateRestored
+from solo_trio.model.record import KeyRow
+from solo_trio.model.repair import restoring as restoring_events
 from solo_trio.model.state import KernelState
-from solo_trio.telemetry.sources import SystemClock, SystemEntropy
-from solo_trio.vault.keyring import ROOT_KEY_BYTES
-from solo_trio.vault.keys import MasterKey, associated
-from solo_trio.vault.secret import Secret
+from solo_trio.telemetry.sources import SystemClock
+from solo_trio.vault.keys import MasterKey
 
 MENDED_BY_REPAIR: Final = frozenset({"checkpoints"})
 """A warning of these is a reason to repair, though the kernel would start."""
@@ -72,20 +70,6 @@ class Outcome:
     finished: str | None = None
     event_id: int | None = None
     """Of the `log_repaired`."""
-
-
-@frozen
-class _Saved:
-    """One way, looked at to its end."""
-
-    way: Way
-    prefix: Way | None
-    """Of the way "checkpoint": the history from the beginning that is kept too."""
-    beginning: Head
-    state: KernelState
-    beside: Beside
-    lost: tuple[int, int] | None
-    unread: tuple[int, int] | None
 
 
 async def repair_data(
@@ -170,7 +154,7 @@ class _Planning:
             " restore the key, or the whole directory from a backup",
         )
 
-    def choose(self, name: str | None) -> _Saved:
+    def choose(self, name: str | None) -> Saved:
         """The way of that name, or the best one; folded to its end."""
         offered = {way.name: way for way in self.ways}
         if not [way for way in self.ways if way.name != "unproven"] and name is None:
@@ -183,30 +167,38 @@ class _Planning:
             raise Rejected("invalid_field", f"there is no way {name} to repair this directory; there is: {there}")
         return self._saved(self.ways[0] if name is None else offered[name])
 
-    def _saved(self, way: Way) -> _Saved:
+    def _saved(self, way: Way) -> Saved:
         prefix = next((each for each in self.ways if each.name == "log"), None) if way.kept is not None else None
-        state = KernelState() if way.kept is None else snapshot.decode(way.kept.checkpoint.body)
+        erased = erased_by(self.salvage, [way] if prefix is None else [prefix, way])
+        mask = erased.mask(self.salvage.last_id)
+        kept = None if way.kept is None else snapshot.decode(way.kept.checkpoint.body)
+        state = KernelState() if kept is None else kept
         for page in self.salvage.follow(way.base, way.head[0]):
-            state = folded(state, [event for _, event in page])
-        last_id = self.salvage.last_id
+            state = folded(state, [masked(event, mask) for _, event in page])
+        state = folded(evolve(state, last_id=self.salvage.last_id), erased.said_again(state, self.salvage.last_id))
         beside = find_beside(
             state,
             self.salvage.artifact,
             self.keys,
             self.salvage.secrets(),
-            self.salvage.idempotency(),
+            [row for row in self.salvage.idempotency() if row.event_id <= way.head[0]],
             self._opens,
         )
-        lost = (way.head[0] + 1, last_id) if way.head[0] < last_id else None
-        unread = None
-        if way.kept is not None:
-            unread = (1 if prefix is None else prefix.head[0] + 1, way.base[0])
-        return _Saved(way, prefix, NO_EVENTS, state, beside, lost, unread)
+        lost = (way.head[0] + 1, self.salvage.last_id) if way.head[0] < self.salvage.last_id else None
+        if kept is None:
+            return Saved(way, None, (), 0, state, beside, erased, lost, None)
+        # A place for each event that says what the checkpoint held: the last of them has its place.
+        restoring = tuple(restoring_events(kept))
+        upto = min(0 if prefix is None else prefix.head[0], way.base[0] - len(restoring))
+        if upto < 0:
+            raise KernelBug("a checkpoint holds more tenants than there were events before it")
+        before = None if prefix is None or not upto else evolve(prefix, head=(upto, b""))
+        return Saved(way, before, restoring, kept.last_at_us, state, beside, erased, lost, (upto + 1, way.base[0]))
 
     def _opens(self, row: KeyRow) -> bool:
         return opens(self.master, row)
 
-    def plan(self, saved: _Saved) -> RepairPlan:
+    def plan(self, saved: Saved) -> RepairPlan:
         way, state, beside = saved.way, saved.state, saved.beside
         lost_rows = ((row[3], row[5], row[6]) for row in self.salvage.readable_after(way.head[0]))
         notes = []
@@ -220,6 +212,8 @@ class _Planning:
                 f"the checkpoint after event {foreign} is whole, but of another version of this program: with that version more"
                 " can be saved"
             )
+        if self.salvage.archived:
+            notes.append("the events of the archive are put back into the database; it is made anew by policy")
         if self.audit_is_damaged:
             notes.append("the audit of requests is put aside as a whole; a new one is begun by the next start")
         return RepairPlan(
@@ -256,10 +250,13 @@ def _said(way: Way) -> str:
     return f"--way log: the events up to {way.head[0]}, and what they come to"
 
 
-async def _do(planning: _Planning, saved: _Saved, plan: RepairPlan, told: Told) -> int:
+async def _do(planning: _Planning, saved: Saved, plan: RepairPlan, told: Told) -> int:
     rebuilding = Rebuilding(planning.data)
     try:
-        state = await trio.to_thread.run_sync(partial(_write, rebuilding, planning, saved, plan))
+        write = partial(
+            written, rebuilding, planning.salvage, planning.master, saved, plan, last_at_us=SystemClock().wall_us()
+        )
+        state = await trio.to_thread.run_sync(write)
     except BaseException:
         rebuilding.abandon()
         repair.discard(planning.data)
@@ -273,91 +270,9 @@ async def _do(planning: _Planning, saved: _Saved, plan: RepairPlan, told: Told) 
         failed = "; ".join(check.detail for check in checks if check.status == "failed")
         raise KernelBug(f"what was written is not what was meant, so nothing was changed: {failed or 'another state'}")
     old = [*JOURNAL_FILES, *(AUDIT_FILES if planning.audit_is_damaged else ())]
+    if planning.salvage.archived:  # its events are in the database again, as far as they could be read
+        old.append(ARCHIVE_DIRECTORY)
     await trio.to_thread.run_sync(
         repair.change_places, planning.data, planning.damaged, old, [DATABASE_FILE, WITNESS_FILE]
     )
     return state.last_id
-
-
-def _write(rebuilding: Rebuilding, planning: _Planning, saved: _Saved, plan: RepairPlan) -> KernelState:
-    """The new log: what is kept, what stands for the rest, what is said about it; and what stands beside it."""
-    way, salvage = saved.way, planning.salvage
-    if way.kept is None:
-        last = _keep(rebuilding, planning, way, None)
-    else:
-        last = None
-        if saved.prefix is not None:
-            last = _keep(rebuilding, planning, saved.prefix, None)
-        state = snapshot.decode(way.kept.checkpoint.body)
-        for missing in _missing(rebuilding.head[0] + 1, way.base[0] - 1, last):
-            rebuilding.add(missing)
-        restored = _event(
-            StateRestored(snapshot.FORMAT, snapshot.document(way.kept.checkpoint.body)),
-            way.base[0],
-            state.last_at_us,
-            state.kernel_time,
-        )
-        rebuilding.add([restored])
-        last = restored
-        for page in salvage.follow(way.base, way.head[0]):
-            rebuilding.add(event for _, event in page)
-            last = page[-1][1]
-    for missing in _missing(rebuilding.head[0] + 1, salvage.last_id, last):
-        rebuilding.add(missing)
-    at_us = max(saved.state.last_at_us, SystemClock().wall_us())
-    event_id = rebuilding.head[0] + 1
-    repaired = LogRepaired(
-        way.name,
-        saved.lost,
-        saved.unread,
-        plan.damaged,
-        tuple(each[:TEXT_CHARACTERS_MAX] for each in plan.found[:ITEMS_MAX]),
-        saved.beside.lost_secrets,
-        saved.beside.lost_sources,
-        tuple(plan.lost_tokens),
-    )
-    said = _event(repaired, event_id, at_us, saved.state.kernel_time)
-    rebuilding.add([said])
-    state = checked(evolve(saved.state, last_id=event_id - 1), [said])
-    _attach(rebuilding, planning, saved)
-    rebuilding.close(planning.key)
-    return state
-
-
-def _keep(rebuilding: Rebuilding, planning: _Planning, way: Way, last: StoredEvent | None) -> StoredEvent | None:
-    for page in planning.salvage.follow(way.base, way.head[0]):
-        rebuilding.keep([row for row, _ in page])
-        last = page[-1][1]
-    return last
-
-
-def _missing(first: int, last: int, before: StoredEvent | None) -> Iterator[list[StoredEvent]]:
-    """In the place of events that could not be saved; they say the time of the event before them."""
-    at_us, kernel_time = (0, 0.0) if before is None else (before.at_us, before.kernel_time)
-    for begin in range(first, last + 1, EVENT_LOST_MAX):
-        end = min(last, begin + EVENT_LOST_MAX - 1)
-        yield [_event(EventLost(), id_, at_us, kernel_time) for id_ in range(begin, end + 1)]
-
-
-def _event(event: Event, id_: int, at_us: int, kernel_time: float) -> StoredEvent:
-    return StoredEvent(id_, at_us, kernel_time, None, None, None, event.TYPE, event.SCHEMA, codec.encode(event))
-
-
-def _attach(rebuilding: Rebuilding, planning: _Planning, saved: _Saved) -> None:
-    beside, master, entropy = saved.beside, planning.master, SystemEntropy()
-    rebuilding.attach(beside.artifacts)
-    rebuilding.attach(beside.keys)
-    fresh = [
-        evolve(
-            row,
-            wrapped=master.wrap(
-                Secret(entropy.token(ROOT_KEY_BYTES)), associated(row.purpose, row.incarnation, row.key_id)
-            ),
-        )
-        for row in beside.lost_keys
-    ]
-    rebuilding.attach(
-        fresh
-    )  # under the ids that the state names: tokens that were made with the lost ones open nothing
-    rebuilding.attach(beside.secrets)
-    rebuilding.attach(beside.idempotency)

@@ -34,6 +34,7 @@ SEGMENT_BYTES_MAX: Final = 32 * 1_048_576
 """Of payloads; a segment has at least one event."""
 COMPRESSION_LEVEL: Final = 6
 _TEMPORARY: Final = ".tmp"
+_UNPACKED_BYTES: Final = 512
 _NAME: Final = re.compile(r"(\d{20})-(\d{20})\.(\d{1,9})\.jsonl\.gz", re.ASCII)
 _BYTES: Final = frozenset(COLUMNS.index(name) for name in ("salt", "payload_digest", "chain"))
 _PAYLOAD: Final = COLUMNS.index("payload")
@@ -93,6 +94,27 @@ def decode(data: bytes) -> list[Row]:
     if orjson.loads(head).get("format") != FORMAT:
         raise ValueError("its form is not known")
     return [_row(orjson.loads(line)) for line in lines]
+
+
+def readable(data: bytes) -> list[Row]:
+    """The rows that can still be had of a file that may be damaged; what they are worth the chain says."""
+    unpacking, text = zlib.decompressobj(wbits=31), b""
+    for at in range(0, len(data), _UNPACKED_BYTES):  # in pieces, so that what is before the damage is had
+        try:
+            text += unpacking.decompress(data[at : at + _UNPACKED_BYTES])
+        except zlib.error:
+            break
+    found = []
+    for line in text.splitlines()[1:]:
+        with suppress(ValueError, TypeError, AttributeError, IndexError):
+            found.append(_row(orjson.loads(line)))
+    return found
+
+
+def named(path: Path) -> tuple[int, int, int, Path] | None:
+    """The first and last event of a segment, which one for them it is, by its name; and the name."""
+    found = _NAME.fullmatch(path.name)
+    return None if found is None else (int(found[1]), int(found[2]), int(found[3]), path)
 
 
 def _row(cells: list[Any]) -> Row:
@@ -157,8 +179,8 @@ class Archive:
     def sweep(self, known: Sequence[Segment]) -> None:
         """Remove what a kernel left that was killed: halves, and segments that the database does not name or no longer does.
 
-        Only those that are certainly no part of the log: others in the place of which there is a segment, or which begin where
-        the next one will.
+        Only those that are certainly no part of the log: others in the place of which there is a segment, or which begin
+        where the next one will.
         """
         if not self._directory.exists():
             return

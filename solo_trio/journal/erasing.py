@@ -1,4 +1,5 @@
-"""Erasing what a removed tenant's events held. Owns: which rows count as erased, and telling that from tampering. Never: files.
+"""Erasing what a removed tenant's events held. Owns: which rows count as erased, and telling that from tampering. Never:
+files.
 
 From the transaction of `tenant_erased` on, every event of that incarnation before it is read without its payload, whether the
 bytes are gone yet or not; so erasing can take place in small steps, and be gone on with by the next kernel. The row keeps the
@@ -38,8 +39,14 @@ _BLANK: Final = "UPDATE events SET payload = NULL, salt = NULL WHERE id = ?"
 _DONE: Final = "UPDATE erasures SET done = 1 WHERE incarnation = ?"
 _DROP_CHECKPOINTS: Final = "DELETE FROM checkpoints WHERE event_id < ?"
 
+ASK_FOR_REMOVED: Final = (
+    "INSERT OR IGNORE INTO erasures (incarnation, tenant_id, event_id, removed_at_us, done) "
+    "SELECT incarnation, tenant_id, NULL, at_us, 0 FROM events WHERE type = 'tenant_removed' AND incarnation IS NOT NULL"
+)
+
 Mask = Mapping[str, int]
 """The incarnations whose events count as erased, and before which event."""
+NOTHING: Final[Mask] = {}
 
 
 def asked(item: EraseEvents) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ import orjson
 from attrs import asdict, frozen
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import chain, checkpoints, schema, witness
+from solo_trio.journal import chain, checkpoints, erasing, schema, witness
 from solo_trio.journal.chain import SALT_BYTES
 from solo_trio.journal.library import driver
 from solo_trio.journal.lock import sync_directory
@@ -67,9 +67,9 @@ class Rebuilding:
         self.head: Head = NO_EVENTS
         self._connection.execute("BEGIN")
 
-    def keep(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Rows as they were, which follow the head."""
-        self._connection.executemany(_INSERT, rows)
+    def keep(self, rows: Sequence[tuple[Any, ...]], erased: erasing.Mask = erasing.NOTHING) -> None:
+        """Rows as they were, which follow the head; without what was erased."""
+        self._connection.executemany(_INSERT, [erasing.blank(row, erased) for row in rows])
         self.head = (rows[-1][0], rows[-1][-1])
 
     def add(self, events: Iterable[StoredEvent]) -> None:
@@ -89,6 +89,8 @@ class Rebuilding:
 
     def close(self, key: bytes) -> None:
         """Force it out, with its witness."""
+        # Tenants that were removed without their events having been erased: the next kernel sees to it.
+        self._connection.execute(erasing.ASK_FOR_REMOVED)
         self._connection.execute("COMMIT")
         self._connection.close()
         _sync(self.path / schema.DATABASE_FILE)

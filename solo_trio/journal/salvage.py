@@ -18,16 +18,19 @@ from typing import Any, Final
 from attrs import frozen
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import chain, checkpoints, schema, wal, witness
+from solo_trio.journal import archive, chain, checkpoints, schema, wal, witness
+from solo_trio.journal.archive import ARCHIVE_DIRECTORY
 from solo_trio.journal.library import RESTORE, driver
 from solo_trio.journal.pages import Bytes, Cell, Pages, Row
 from solo_trio.journal.witness import WITNESS_FILE, Head
-from solo_trio.model.record import Artifact, Checkpoint, IdempotencyRow, KeyRow, SecretRow, StoredEvent
+from solo_trio.model.record import Artifact, Checkpoint, Erasure, IdempotencyRow, KeyRow, SecretRow, StoredEvent
 
+FILES_OPEN_MAX: Final = 3
 FOLLOWED_ROWS_MAX: Final = 2_000
 """Given out at once."""
 _EVENTS: Final = "events"
 _ID: Final = chain.COLUMNS.index("id")
+_DIGEST: Final = chain.COLUMNS.index("payload_digest")
 _KERNEL_TIME: Final = chain.COLUMNS.index("kernel_time")
 
 EventRow = tuple[Any, ...]
@@ -53,7 +56,7 @@ class Salvage:
         self._pages = Pages(_mapped(directory / schema.DATABASE_FILE), logged, committed)
         self._events: dict[int, list[Row]] = {}
         self._rows: dict[str, list[Row]] = {}
-        self._seen: dict[int, EventRow | None] = {}
+        self._blank: frozenset[str] | None = None
         committed_id = 0
         for row, table in self._classified():
             if table == _EVENTS:
@@ -62,13 +65,16 @@ class Salvage:
                     committed_id = max(committed_id, row.rowid)
             else:
                 self._rows.setdefault(table, []).append(row)
+        self._archive = _ArchivedRows(directory / ARCHIVE_DIRECTORY)
+        self.archived = bool(self._archive.files)
+        """Whether there are segments of an archive."""
         self.witness, self.witness_fault = _witness(directory, key)
         self.checkpoints = sorted(self._authentic(checkpoints.key_of(key)), key=lambda kept: kept.head, reverse=True)
         """Newest first."""
         known = [kept.checkpoint.event_id for kept in self.checkpoints]
         self.last_proven_id = max([*known, 0 if self.witness is None else self.witness[0]])
         """The newest event that something sealed says there was."""
-        rows = len(self._events)
+        rows = len(self._events) + self._archive.last_id
         near = [id_ for id_ in self._events if id_ <= committed_id and id_ <= 2 * (self.last_proven_id + rows)]
         self.last_id = max([self.last_proven_id, *near])
         """The newest event that there was, as far as anything tells. Ids have no gaps: one far away is damaged itself."""
@@ -118,6 +124,11 @@ class Salvage:
                     return Artifact(digest, content)
         return None
 
+    def erasures(self) -> dict[str, Erasure]:
+        """By their incarnations."""
+        rows = [Erasure(row[1], row[0], row[2], row[3]) for row in self._table("erasures")]
+        return {each.incarnation: each for each in rows}
+
     def keys(self) -> list[KeyRow]:
         """As they lie; whoever has the master key knows which are whole."""
         return [KeyRow(*values) for values in self._table("keys")]
@@ -145,11 +156,19 @@ class Salvage:
                 events, _ = chain.verify(id_, previous, [values])
             except Faulted:
                 continue
+            if events[0].payload is None and values[_DIGEST] is not None and not self._may_be_blank(events[0]):
+                continue  # nobody says that its tenant was erased: it was tampered with
             return values, events[0]
         return None
 
+    def _may_be_blank(self, event: StoredEvent) -> bool:
+        if self._blank is None:
+            self._blank = frozenset(each for each, found in self.erasures().items() if found.event_id is not None)
+        return event.incarnation in self._blank
+
     def _event(self, id_: int) -> Iterator[EventRow]:
         """What the event of that id may be, the newest version first."""
+        yield from self._archive.rows(id_)
         for row in reversed(self._events.get(id_, ())):
             for values in self._pages.contents(row):
                 cells: list[Any] = [*values]
@@ -171,6 +190,31 @@ class Salvage:
                 kept = checkpoints.authentic((row.rowid, *values[1:]), key)
                 if kept is not None:
                     yield Kept(*kept)
+
+
+class _ArchivedRows:
+    """Rows of the archive's files, each read when one of its events is asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files = sorted(parsed for path in directory.glob("*") if (parsed := archive.named(path)) is not None)
+        """First and last event of each, which of several for the same events, where it is."""
+        self.last_id = max([last for _, last, _, _ in self.files], default=0)
+        self._open: dict[Path, dict[int, EventRow]] = {}
+
+    def rows(self, id_: int) -> Iterator[EventRow]:
+        """What the event of that id may be, the newest version first."""
+        if id_ > self.last_id:
+            return
+        for first, last, _, path in reversed(self.files):
+            if first <= id_ <= last and (row := self._content(path).get(id_)) is not None:
+                yield row
+
+    def _content(self, path: Path) -> dict[int, EventRow]:
+        if path not in self._open:
+            if len(self._open) >= FILES_OPEN_MAX:
+                self._open.pop(next(iter(self._open)))
+            self._open[path] = {row[_ID]: row for row in archive.readable(path.read_bytes())}
+        return self._open[path]
 
 
 def plain(fault: Faulted) -> str:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from attrs import frozen
+from rpds import HashTrieMap
 
+from solo_trio.model.capability import Capability
 from solo_trio.model.event import Decision, Event, Now, Proposed, event
 from solo_trio.model.evolving import evolve
 from solo_trio.model.record import DropArtifact, DropIdempotency, DropKey, DropSecrets, StoredEvent
+from solo_trio.model.tenant import TenantState
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
@@ -71,20 +74,86 @@ class EventLost(Event):
 @event("state_restored")
 @frozen
 class StateRestored(Event):
-    """Here the log could not be read, but a checkpoint could: `state` is what all events up to this one came to.
+    """Here the log could not be read, but a checkpoint could: `state` is what all events up to this one came to, without
+    its tenants.
 
-    `form`: of `state`; see `snapshot`.
+    Each of those follows in an event of its own, so that it can be erased like whatever else is a tenant's. `form`: of
+    `state`; see `snapshot`: where a later version of the program has another one, this event has a next schema.
     """
 
     form: str
     state: dict[str, Any]
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
-        from solo_trio.model import snapshot  # it imports the state, which imports this
+        restored: KernelState = _of_form(self.form).from_document(self.state)
+        return restored
 
-        if self.form != snapshot.FORMAT:
-            raise LookupError(f"a state of the form {self.form} is not known")
-        return snapshot.from_document(self.state)
+
+@event("tenant_restored")
+@frozen
+class TenantRestored(Event):
+    """A tenant as a checkpoint had it, behind a `state_restored`. `held`: its capabilities, each with the one it descends
+    from."""
+
+    form: str
+    tenant: dict[str, Any]
+    capabilities: tuple[dict[str, Any], ...]
+    held: dict[str, Any]
+
+    def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
+        snapshot = _of_form(self.form)
+        tenant = snapshot.from_document(self.tenant, TenantState)
+        if tenant.tenant_id != stamp.tenant_id or tenant.incarnation != stamp.incarnation:
+            raise LookupError(f"it is not the tenant {stamp.tenant_id}")
+        capabilities, held, sources = state.capabilities, state.held, state.sources
+        for document in self.capabilities:
+            each = snapshot.from_document(document, Capability)
+            capabilities = capabilities.insert(each.capability_id, each)
+        if self.held:
+            held = held.insert(tenant.incarnation, HashTrieMap(self.held))
+        for service in tenant.services.values():
+            for digest in service.digests:
+                sources = sources.insert(digest, sources.get(digest, 0) + 1)
+        tenants = state.tenants.insert(tenant.tenant_id, tenant)
+        return evolve(state, tenants=tenants, capabilities=capabilities, held=held, sources=sources)
+
+
+def _of_form(form: str) -> Any:
+    from solo_trio.model import snapshot  # it imports the state, which imports this
+
+    if form != snapshot.FORMAT:
+        raise LookupError(f"a state of the form {form} is not known")
+    return snapshot
+
+
+def restoring(state: KernelState) -> list[Proposed]:
+    """The events that come to `state`: one, and one for each tenant."""
+    from solo_trio.model import snapshot
+
+    own = {each.capability_id: each for each in state.capabilities.values() if each.incarnation is None}
+    bare = evolve(
+        state,
+        tenants=HashTrieMap(),
+        capabilities=HashTrieMap(own),
+        held=HashTrieMap({name: state.held[name] for name in state.held if not name}),
+        sources=HashTrieMap(),
+    )
+    found = [Proposed(StateRestored(snapshot.FORMAT, snapshot.to_document(bare, type(bare))))]
+    for tenant_id in sorted(state.tenants):
+        tenant = state.tenants[tenant_id]
+        theirs = sorted(
+            (each for each in state.capabilities.values() if each.incarnation == tenant.incarnation),
+            key=lambda each: each.capability_id,
+        )
+        held = state.held.get(tenant.incarnation)
+        restored = TenantRestored(
+            snapshot.FORMAT,
+            snapshot.to_document(tenant, TenantState),
+            tuple(snapshot.to_document(each, Capability) for each in theirs),
+            {} if held is None else {name: held[name] for name in sorted(held)},
+        )
+        found.append(Proposed(restored, tenant_id, tenant.incarnation))
+    return found
 
 
 @event("log_repaired")

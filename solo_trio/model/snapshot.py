@@ -1,7 +1,8 @@
-"""The state as bytes and back. Owns: the form of a checkpoint's body. Never: files, or a list by hand of what is in the state.
+"""The state as bytes and back. Owns: the form of a checkpoint's body. Never: files, or a list by hand of what is in the
+state.
 
-The form follows from the classes of the state, so it holds only for the reducer that wrote it: whoever keeps these bytes keeps
-the reducer's version beside them, and drops them where it differs. The state is frozen: encoding it may take place in a
+The form follows from the classes of the state, so it holds only for the reducer that wrote it: whoever keeps these bytes
+keeps the reducer's version beside them, and drops them where it differs. The state is frozen: encoding it may take place in a
 thread. The same state gives the same bytes in every process: maps are written in the order of their keys.
 """
 
@@ -22,6 +23,7 @@ FORMAT: Final = "json/1"
 
 K = TypeVar("K")
 V = TypeVar("V")
+T = TypeVar("T")
 
 
 class _Map(Generic[K, V]):
@@ -41,15 +43,14 @@ def decode(body: bytes) -> KernelState:
         raise Faulted("data_damaged", f"the state of a checkpoint cannot be decoded: {error}") from error
 
 
-def document(body: bytes) -> dict[str, Any]:
-    """The JSON value in `body`."""
-    found: dict[str, Any] = orjson.loads(body)
-    return found
+def from_document(document: Any, kind: type[T] = KernelState) -> T:  # type: ignore[assignment]
+    """What the JSON value that `encode` writes stands for, or a part of it of another kind; raises whatever is raised."""
+    return _converter.structure(document, kind)
 
 
-def from_document(document: Any) -> KernelState:
-    """The state of the JSON value that `encode` writes; raises whatever is raised for another one."""
-    return _converter.structure(document, KernelState)
+def to_document(value: Any, kind: Any) -> Any:
+    """A part of the state as it is in what `encode` writes."""
+    return _converter.unstructure(value, kind)
 
 
 def _resolve(cls: type[Any], seen: set[type[Any]]) -> None:

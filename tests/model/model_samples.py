@@ -21,7 +21,7 @@ from solo_trio.model.compaction import LogCompacted
 from solo_trio.model.denial import AccessAlert, CapabilityDenied
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
-from solo_trio.model.repair import EventLost, InconsistencyFixed, LogRepaired, LossAccepted, LostSecret, StateRestored
+from solo_trio.model.repair import EventLost, InconsistencyFixed, LogRepaired, LossAccepted, LostSecret, StateRestored, TenantRestored
 from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
 from solo_trio.model.secret import SecretAccessDenied, SecretAccessed, SecretRevoked, SecretStored
 from solo_trio.model.service_events import (
@@ -97,7 +97,13 @@ SAMPLES: Final[dict[str, Event]] = {
         LossAccepted(121),
         LogCompacted(oldest_id=90_001, events=90_000, segments=9),
         EventLost(),
-        StateRestored("json/1", {"last_id": 120}),
+        StateRestored("json/1", {"last_id": 120, "last_at_us": 1_700_000_000_000_000, "kernel_time": 1.5}),
+        TenantRestored(
+            "json/1",
+            {"tenant_id": "acme", "incarnation": "a1", "created_at_us": 7, "limits": {}},
+            ({"capability_id": "cap_1", "key_id": "key_1"},),
+            {"cap_1": ""},
+        ),
         LoadShed("ended", refused=120, reason="total"),
         ResourceViolation(7, 3, "memory_mb", 300.5, 256.0, "kill"),
         RuntimePressureHigh("disk", 70_000_000.0, 67_108_864.0, 95.9, "critical"),

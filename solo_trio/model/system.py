@@ -12,6 +12,7 @@ from solo_trio.model.record import StoredEvent
 from solo_trio.model.repair import Loss
 from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.service_events import held, released, restored
+from solo_trio.model.use import Shed
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
@@ -41,6 +42,8 @@ class SystemState:
     """The system's own, once there is one."""
     clock_held: bool = False
     """The wall clock leapt ahead and is not believed."""
+    shed: Shed | None = None
+    """Requests of system credentials are being refused."""
     log_id: str | None = None
     """Of a log that came out of a backup: what tells it from the one that was backed up, and from others out of the same."""
     restored_id: int = 0
@@ -109,6 +112,7 @@ class SystemStarted(Event):
             hold=self.hold,
             capability_id=state.system.capability_id,
             clock_held=state.system.clock_held,
+            shed=state.system.shed,
             log_id=state.system.log_id,
             restored_id=state.system.restored_id,
             losses=state.system.losses,

@@ -16,6 +16,7 @@ from solo_trio.model.limits import Limits
 from solo_trio.model.record import KeyRow, StoredEvent
 from solo_trio.model.secret import SecretState
 from solo_trio.model.service import ServiceState
+from solo_trio.model.use import Shed
 
 if TYPE_CHECKING:
     from solo_trio.model.state import KernelState
@@ -69,6 +70,8 @@ class TenantState:
     removal: Removal | None = None
     """It is being removed: nothing of it is served or recovered any more."""
     secrets: HashTrieMap[str, SecretState] = field(factory=HashTrieMap)
+    shed: Shed | None = None
+    """Its requests are being refused."""
 
 
 @event("tenant_created", schema=2)

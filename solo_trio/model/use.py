@@ -48,6 +48,14 @@ class CircuitClosed(Event):
         return state.put(stamp.tenant_id or "", evolve(state.expect(stamp), broken=0))
 
 
+@frozen
+class Shed:
+    """Requests are being refused, as far as was recorded: how many by then, and why the last one."""
+
+    refused: int
+    reason: Refused
+
+
 @event("load_shed")
 @frozen
 class LoadShed(Event):
@@ -62,7 +70,13 @@ class LoadShed(Event):
     reason: Refused
 
     def apply(self, state: KernelState, stamp: StoredEvent) -> KernelState:
-        return state
+        shed = Shed(self.refused, self.reason) if self.phase == "began" else None
+        if stamp.tenant_id is None:
+            return evolve(state, system=evolve(state.system, shed=shed))
+        tenant = state.tenants.get(stamp.tenant_id)
+        if tenant is None or tenant.incarnation != stamp.incarnation:
+            raise LookupError(f"tenant {stamp.tenant_id} is not there")
+        return evolve(state, tenants=state.tenants.insert(stamp.tenant_id, evolve(tenant, shed=shed)))
 
 
 @frozen
@@ -118,3 +132,23 @@ class ReportShedding:
             if tenant is None or tenant.incarnation != self.incarnation:
                 return Decision()
         return Decision(tuple(Proposed(each, self.tenant_id, self.incarnation) for each in self.shed))
+
+
+@frozen
+class EndShedding:
+    """A kernel that starts refuses nothing: what was going on when the last one ended is over.
+
+    How many were refused after its beginning was recorded, nobody knows any more.
+    """
+
+    RESERVED: ClassVar[bool] = False
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        found = [
+            Proposed(LoadShed("ended", tenant.shed.refused, tenant.shed.reason), tenant.tenant_id, tenant.incarnation)
+            for _, tenant in sorted(state.tenants.items())
+            if tenant.shed is not None
+        ]
+        if state.system.shed is not None:
+            found.append(Proposed(LoadShed("ended", state.system.shed.refused, state.system.shed.reason)))
+        return Decision(tuple(found))

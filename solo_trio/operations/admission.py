@@ -21,7 +21,7 @@ from solo_trio.kernel.core import Core
 from solo_trio.kernel.staging import Submission
 from solo_trio.model.capability import Authority
 from solo_trio.model.tenant import TenantState
-from solo_trio.model.use import LoadShed, ReportShedding
+from solo_trio.model.use import EndShedding, LoadShed, ReportShedding
 from solo_trio.operations.buckets import Buckets, Named
 from solo_trio.operations.circuits import Circuits
 from solo_trio.operations.settings import Settings
@@ -141,6 +141,7 @@ class Admission:
 
     async def run(self) -> None:
         """Record when shedding begins and ends, and circuits open and close, until the kernel closes."""
+        await self._report(EndShedding())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell)
             await self._core.closed.wait()

@@ -378,6 +378,40 @@ async def test_mass_refusal_records_two_events(autojump_clock: MockClock) -> Non
     assert ended[2] == {"phase": "ended", "refused": 2_000, "reason": "tenant"}
 
 
+@pytest.mark.parametrize("how", ["closed", "killed"])
+@pytest.mark.parametrize("whose", ["t1", None])
+async def test_what_was_going_on_when_the_kernel_ended_is_over_with_the_next(
+    how: str, whose: str | None, autojump_clock: MockClock
+) -> None:
+    memory = MemoryKernel(settings=UNLIMITED)
+    with trio.CancelScope() as life:
+        async with memory.open() as kernel:
+            await tenant(kernel, "t1", in_flight=1)
+            state = kernel.system.core.loop.state.tenants["t1"]
+            authority = Authority(state.capability_id, "t1", state.incarnation)
+            if whose is None:
+                authority = Authority(kernel.system.core.loop.state.system.capability_id)
+            admission = kernel.system.admission
+            with contextlib.ExitStack() as places:
+                while True:
+                    try:
+                        places.enter_context(admission.place(authority))
+                    except Faulted:
+                        break
+            await trio.sleep(2)
+            if how == "killed":
+                life.cancel()
+                await trio.sleep_forever()
+    reason = "total" if whose is None else "tenant"
+    began = ("load_shed", whose, {"phase": "began", "refused": 1, "reason": reason})
+    assert await recorded(memory, "load_shed") == [began]
+    for _ in range(2):
+        async with memory.open():
+            await trio.sleep(1)
+        found = await recorded(memory, "load_shed")
+        assert found == [began, ("load_shed", whose, {"phase": "ended", "refused": 1, "reason": reason})], "told once"
+
+
 async def test_a_tenant_that_is_gone_is_not_told_about(autojump_clock: MockClock) -> None:
     memory = MemoryKernel(settings=UNLIMITED)
     async with memory.open() as kernel:
@@ -390,10 +424,7 @@ async def test_a_tenant_that_is_gone_is_not_told_about(autojump_clock: MockClock
         await (await admin(kernel))("remove_tenant", tenant_id="t1")
         await trio.sleep(60)
         assert admission.view()["shedding"] == 0 and admission.load.total == 0
-    assert await recorded(memory, "load_shed") in (
-        [],
-        [("load_shed", "t1", {"phase": "began", "refused": 1, "reason": "tenant"})],
-    )
+    assert await recorded(memory, "load_shed") in ([], [("load_shed", "t1", None)]), "what there was is erased with it"
 
 
 # -- circuits

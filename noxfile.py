@@ -83,8 +83,22 @@ def failing_calls(session: nox.Session) -> None:
     session.run(sys.executable, "tests/faults/fault_injecting.py", *session.posargs, external=True)
 
 
+@nox.session(name="kill-storm")
+def kill_storm(session: nox.Session) -> None:
+    """SIGKILLs under load. Arguments: see `nox -s kill-storm -- --help`."""
+    session.run(sys.executable, "tests/faults/fault_storm.py", *session.posargs, external=True)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Three figures, each beside the machine's floor in the same run. Arguments: see `nox -s bench -- --help`."""
     here = {"PYTHONPATH": str(Path(__file__).parent)}
     session.run(sys.executable, "tests/bench", *session.posargs, external=True, env=here)
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """The kernel simulated, one run for each seed. Arguments after `--`: `--seeds 1000 --start 0`, `--hours 72`, `--help`."""
+    root = Path(__file__).parent
+    here = {"PYTHONPATH": f"{root / 'tests'}:{root}"}
+    session.run(sys.executable, "-m", "simulation", *session.posargs, external=True, env=here)

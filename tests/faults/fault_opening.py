@@ -80,7 +80,7 @@ class Book:
 
 
 def _short(value: object) -> str:
-    return f"{value!r:.40}"
+    return f"{value!r:.100}"
 
 
 class Truth:
@@ -202,12 +202,11 @@ def _facts(
 ) -> Facts:
     facts: Facts = {}
     rows = {(row.incarnation, row.name, row.version): row for row in secrets}
-    names = {}
     for tenant_id in state.tenants:
         tenant = state.tenants[tenant_id]
-        names[tenant.incarnation] = tenant_id
-        if tenant.removal is None:
-            facts[f"tenant/{tenant_id}"] = True
+        if tenant.removal is not None:
+            continue  # all of it goes
+        facts[f"tenant/{tenant_id}"] = True
         for name in tenant.secrets:
             newest = tenant.secrets[name].newest
             row = rows.get((tenant.incarnation, name, newest.version))

@@ -18,6 +18,8 @@ import random
 import signal
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,10 +58,16 @@ class Marks:
         self.open: Facts = {}
         """Asked, not answered."""
         self.acknowledged = 0
-        if path.exists():
-            for line in path.read_text().split("\n")[:-1]:
-                self._note(json.loads(line))
+        for mark in self.read(path):
+            self._note(mark)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+    def close(self) -> None:
+        os.close(self._fd)
 
     def _note(self, mark: dict[str, Any]) -> None:
         self.open |= mark.get("begin", {})
@@ -71,6 +79,7 @@ class Marks:
 
     def write(self, mark: dict[str, Any]) -> None:
         self._note(mark)
+        self.acknowledged += "ack" in mark
         os.write(self._fd, json.dumps(mark).encode() + b"\n")
 
 
@@ -81,8 +90,11 @@ class Refused(Exception):
 class Clients:
     """Several at once, each with things of its own."""
 
-    def __init__(self, kernel: Kernel, marks: Marks, chance: random.Random, budget: int, life: int) -> None:
-        self.kernel = kernel
+    def __init__(
+        self, believed: Callable[[], int], marks: Marks, chance: random.Random, budget: int, life: int
+    ) -> None:
+        self._believed = believed
+        """The newest event that the kernel believes, 0 where that cannot be seen."""
         self.marks = marks
         self.chance = chance
         self.left = budget
@@ -94,7 +106,7 @@ class Clients:
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S) as self._http:
             for tenant_id in FIRST_TENANTS:
-                if f"tenant/{tenant_id}" not in self.marks.known:
+                if self.marks.known.get(f"tenant/{tenant_id}") is None:
                     await self._make_tenant(tenant_id)
             async with trio.open_nursery() as nursery:
                 for worker in range(WORKERS):
@@ -102,7 +114,8 @@ class Clients:
 
     async def _work(self, worker: int) -> None:
         mine = [name for name in sorted(self.marks.known) if name not in self.marks.open]
-        mine = [name for index, name in enumerate(mine) if index % WORKERS == worker]
+        mine = [name for name in mine if not name.startswith("secret/tmp")]  # these go with their tenant
+        mine = [name for name in mine if zlib.crc32(name.encode()) % WORKERS == worker]
         while self.left > 0:
             self.left -= 1
             try:
@@ -116,8 +129,21 @@ class Clients:
         self.number += 1
         fresh = f"w{worker}-{self.life}-{self.number}"
         verb = self.chance.choices(
-            ("set", "set_again", "shred", "grant", "revoke", "deploy", "delete", "pause", "make", "remove", "keep"),
-            (26, 10, 7, 24, 9, 5, 3, 3, 5, 2, 2),
+            (
+                "set",
+                "set_again",
+                "shred",
+                "grant",
+                "revoke",
+                "deploy",
+                "delete",
+                "pause",
+                "call",
+                "make",
+                "remove",
+                "keep",
+            ),
+            (26, 10, 7, 24, 9, 5, 3, 3, 3, 5, 2, 2),
         )[0]
         if verb in ("set_again", "shred"):
             name = self._mine(mine, "secret")
@@ -134,10 +160,12 @@ class Clients:
             mine.remove(name)
             await self._ask("DELETE", f"/capabilities/{capability_id}", tenant_id, {name: None})
             return
-        elif verb in ("delete", "pause") and (name := self._mine(mine, "service")) is not None:
+        elif verb in ("delete", "pause", "call") and (name := self._mine(mine, "service")) is not None:
             _, tenant_id, service_id = name.split("/")
             digest, paused = self.marks.known[name]
-            if verb == "delete":
+            if verb == "call" and not paused:
+                await self._call(tenant_id, service_id)
+            elif verb == "delete":
                 mine.remove(name)
                 await self._ask("DELETE", f"/services/{service_id}", tenant_id, {name: None})
             else:
@@ -171,6 +199,10 @@ class Clients:
         else:
             await self._put_secret(tenant_id, fresh, fresh)
             mine.append(f"secret/{tenant_id}/{fresh}")
+
+    async def _call(self, tenant_id: str, service_id: str) -> None:
+        answer = await self._http.post(f"/services/{service_id}/call/which", headers={"X-Tenant-ID": tenant_id})
+        assert answer.json() == {"result": service_id}, answer.text
 
     def _mine(self, mine: list[str], kind: str, start: str = "") -> str | None:
         found = [name for name in mine if name.startswith(f"{kind}/{start}") and self.marks.known.get(name) is not None]
@@ -215,19 +247,19 @@ class Clients:
         return answer.json() if answer.content else None
 
     def _acknowledge(self, facts: Facts) -> None:
-        self.marks.acknowledged += 1
-        self.marks.write({"ack": facts, "last": self.kernel.system.core.loop.state.last_id})
+        self.marks.write({"ack": facts, "last": self._believed()})
 
 
 async def live(data: Path, marks: Marks, budget: int, seed: int, life: int, *, kill: bool) -> None:
     chance = random.Random(f"{seed}-{life}")
-    settings = Settings(checkpoint_interval_events=CHECKPOINT_EVENTS)
+    settings = Settings(checkpoint_interval_events=CHECKPOINT_EVENTS, boot_loop_starts=0)
     async with Kernel.open(data, settings=settings) as kernel:
         token = (data / "admin.token").read_text()
-        marks.write({"ack": {"token": token}, "last": kernel.system.core.loop.state.last_id})
+        loop = kernel.system.core.loop
+        marks.write({"ack": {"token": token}, "last": loop.state.last_id})
         async with trio.open_nursery() as nursery:
             url: str = await nursery.start(lambda task_status: kernel.serve(port=0, task_status=task_status))
-            clients = Clients(kernel, marks, chance, budget, life)
+            clients = Clients(lambda: loop.state.last_id, marks, chance, budget, life)
             if kill:
                 nursery.start_soon(_kill_when, clients)
             await clients.run(url, token.strip())

@@ -35,7 +35,7 @@ _CHAIN: Final = "SELECT chain FROM events WHERE id = ?"
 def head(connection: driver.Connection) -> Head:
     """The last event's id and hash, as stored."""
     row = connection.execute("SELECT id, chain FROM events ORDER BY id DESC LIMIT 1").fetchone()
-    return NO_EVENTS if row is None else (int(row[0]), bytes(row[1]))
+    return NO_EVENTS if row is None else (int(row[0]), _hash(row[0], row[1]))
 
 
 def oldest_id(connection: driver.Connection) -> int:
@@ -49,7 +49,14 @@ def hash_at(connection: driver.Connection, id_: int) -> bytes | None:
     if id_ == 0:
         return GENESIS
     row = connection.execute(_CHAIN, (id_,)).fetchone()
-    return None if row is None else bytes(row[0])
+    return None if row is None else _hash(id_, row[0])
+
+
+def _hash(id_: int, cell: object) -> bytes:
+    """The cell of a damaged row may hold anything."""
+    if not isinstance(cell, bytes):
+        raise damaged(f"event {id_} has no hash: its row was changed")
+    return cell
 
 
 @frozen

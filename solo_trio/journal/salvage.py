@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import stat
 from collections.abc import Iterator
+from itertools import chain as chain_
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +24,24 @@ from solo_trio.journal.archive import ARCHIVE_DIRECTORY
 from solo_trio.journal.library import RESTORE, driver
 from solo_trio.journal.pages import Bytes, Cell, Pages, Row
 from solo_trio.journal.witness import WITNESS_FILE, Head
-from solo_trio.model.record import Artifact, Checkpoint, Erasure, IdempotencyRow, KeyRow, SecretRow, StoredEvent
+from solo_trio.model.record import (
+    ERASED_TYPE,
+    Artifact,
+    Checkpoint,
+    Erasure,
+    IdempotencyRow,
+    KeyRow,
+    SecretRow,
+    StoredEvent,
+)
 
 FILES_OPEN_MAX: Final = 3
 FOLLOWED_ROWS_MAX: Final = 2_000
 """Given out at once."""
 _EVENTS: Final = "events"
 _ID: Final = chain.COLUMNS.index("id")
+_TYPE: Final = chain.COLUMNS.index("type")
+_INCARNATION: Final = chain.COLUMNS.index("incarnation")
 _DIGEST: Final = chain.COLUMNS.index("payload_digest")
 _KERNEL_TIME: Final = chain.COLUMNS.index("kernel_time")
 
@@ -163,7 +175,10 @@ class Salvage:
 
     def _may_be_blank(self, event: StoredEvent) -> bool:
         if self._blank is None:
-            self._blank = frozenset(each for each, found in self.erasures().items() if found.event_id is not None)
+            said = {each for each, found in self.erasures().items() if found.event_id is not None}
+            rows = chain_.from_iterable((self.readable_after(0), self._archive.all()))
+            said |= {row[_INCARNATION] for row in rows if row[_TYPE] == ERASED_TYPE}
+            self._blank = frozenset(said)
         return event.incarnation in self._blank
 
     def _event(self, id_: int) -> Iterator[EventRow]:
@@ -208,6 +223,11 @@ class _ArchivedRows:
         for first, last, _, path in reversed(self.files):
             if first <= id_ <= last and (row := self._content(path).get(id_)) is not None:
                 yield row
+
+    def all(self) -> Iterator[EventRow]:
+        """Every row of every file."""
+        for *_, path in self.files:
+            yield from self._content(path).values()
 
     def _content(self, path: Path) -> dict[int, EventRow]:
         if path not in self._open:

@@ -245,8 +245,11 @@ class Store:
         if self.failure is not None:
             raise JournalFailed(self.failure)
 
-    def _fail(self, what: str) -> JournalFailed:
-        self.failure = f"{what}: nothing more is recorded; check the disk, then start the kernel again"
+    def _fail(self, what: str, cause: Exception | None = None) -> JournalFailed:
+        way_on = "check the disk, then start the kernel again"
+        if cause is not None and means(cause) == "damaged":
+            way_on = "see what is damaged with: solo verify, and what can be saved with: solo repair"
+        self.failure = f"{what}: nothing more is recorded; {way_on}"
         return JournalFailed(self.failure)
 
     def _prepare(
@@ -320,7 +323,7 @@ class Store:
                 raise KernelBug(f"a row cannot be stored: {error}") from error
             if dispensable and means(error) == "damaged":
                 raise damaged(f"it cannot be stored ({error})") from error
-            raise self._fail(f"an append failed ({error})") from error
+            raise self._fail(f"an append failed ({error})", error) from error
 
     def _roll_back(self) -> None:
         # SQLite ends the transaction by itself after some errors.
@@ -341,7 +344,7 @@ class Store:
             (busy, *_) = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except driver.Error as error:
             if means(error) != "full":
-                raise self._fail(f"the log cannot be moved into the database ({error})") from error
+                raise self._fail(f"the log cannot be moved into the database ({error})", error) from error
             return False
         return not busy
 

@@ -1,11 +1,12 @@
 """`python -m simulation`: many seeds in a row. Owns: options, what is printed, the exit status. Never: a rule that is checked.
 
-Exit status 0: nothing was violated; 1: something was, and the trace of each such run is printed with the command that repeats it.
+Exit status 0: nothing was violated; 1: something was: the trace of each such run is printed, with the command that repeats it.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import resource
 import sys
 import time
@@ -15,7 +16,9 @@ from simulation.running import Result, run_seed
 from simulation.scheduler import check_trio
 from simulation.steady import live_steadily
 
-PROGRESS_EVERY_S = 10.0
+PROGRESS_EVERY_S = 30.0
+GARBAGE_OBJECTS = 100_000
+"""So many more, and they are looked through: a run ends before most of what it made is garbage."""
 
 
 def main() -> int:
@@ -37,6 +40,8 @@ def main() -> int:
 
 
 def _seeds(start: int, count: int, *, trace: bool) -> int:
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
     began = told = time.perf_counter()
     cpu = time.process_time()
     results: list[Result] = []

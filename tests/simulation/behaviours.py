@@ -1,4 +1,4 @@
-"""What simulated services do. Owns: sources that stand for a behaviour, and the plan of each start. Never: remembers anything."""
+"""What simulated services do. Owns: sources that stand for a behaviour, the plan of each start. Never: remembers anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold. Owns: the comparison of what is recovered, believed and running with what was told. Never: changes anything."""
+"""What must hold. Owns: comparing what is recovered, believed and running with what was told. Never: changes anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from simulation.journal import SimJournal
-from simulation.ledger import ABSENT
+from simulation.ledger import ABSENT, NOTHING_WRITTEN
 from simulation.operations import PAUSED
 from simulation.oracle import Impossible, Oracle
 from simulation.world import World
@@ -75,8 +75,6 @@ class Checks:
 
     def _check_requests(self) -> None:
         """What was refused as a whole is nowhere in the log."""
-        from simulation.ledger import NOTHING_WRITTEN
-
         asked = self.world.ledger.asked
         for stored in self.log:
             request = asked.get(stored.correlation_id or "")

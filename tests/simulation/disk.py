@@ -1,4 +1,4 @@
-"""A disk that forgets. Owns: what of a file is on the platter, what only in the cache, what a crash leaves. Never: the kernel's.
+"""A disk that forgets. Owns: what is on the platter, what only in the cache, what a crash leaves. Never: the kernel's.
 
 A write is in the cache at once and on the platter when it was forced out, or whenever the disk likes. A kill of the process
 leaves the cache as it is. A loss of power leaves any part of what was not forced out: nothing, all, or sectors in any order.

@@ -1,5 +1,4 @@
-"""The journal on the simulated disk. Owns: `ports.Journal` whose transactions are frames that a crash may tear. Never: chance of
-its own.
+"""The journal on the simulated disk. Owns: `ports.Journal` whose transactions are frames that a crash may tear. Never: SQL.
 
 What is read is in memory, as in the page cache of SQLite; what a kernel finds at its start was read back from the disk, row by
 row, with the product's own chain, witness and proof of checkpoints.

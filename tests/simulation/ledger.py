@@ -1,4 +1,4 @@
-"""What clients were told. Owns: what must be there, what may be, what must not; which credentials are good. Never: asks a kernel.
+"""What clients were told. Owns: what must be there, may be, must not; which credentials are good. Never: asks a kernel.
 
 Each thing that clients change has an entry with the values that it may have. An answer leaves one; a request whose answer was
 lost leaves the value before and the one after; requests that overlapped leave it open until one comes that did not.
@@ -54,6 +54,8 @@ class Entry:
     values: Values | None = frozenset({ABSENT})
     in_flight: int = 0
     overlapped: bool = False
+    settled: int = 0
+    """Which change of the whole ledger was the last one of this entry."""
 
     @property
     def sure(self) -> Any:
@@ -68,7 +70,7 @@ class Entry:
 
 @frozen
 class Credential:
-    """`chain`: the ids of all capabilities and attenuations whose revocation makes it worthless. `label`: of its tenant's life."""
+    """`chain`: all capabilities and attenuations whose revocation makes it worthless. `label`: of its tenant's life."""
 
     token: str = field(repr=False)
     tenant_id: str | None = None
@@ -121,6 +123,8 @@ class Ledger:
     told_id: int = 0
     """Whatever was told to anybody was told when this event was the newest: it must be there for ever."""
     removing: dict[str, int] = field(factory=dict)
+    settlements: int = 0
+    """How many changes were settled."""
 
     def entry(self, key: Key) -> Entry:
         found = self.entries.get(key)
@@ -142,8 +146,11 @@ class Ledger:
         try:
             yield change
         finally:
+            self.settlements += 1
             for key in change.keys:
-                self._settle(self.entry(key), change)
+                entry = self.entry(key)
+                entry.settled = self.settlements
+                self._settle(entry, change)
 
     @contextmanager
     def removal(self, tenant_id: str) -> Iterator[Change]:
@@ -172,14 +179,14 @@ class Ledger:
         else:
             entry.values = None if entry.values is None or after is None else entry.values | after
 
-    def renewed(self, tenant_id: str) -> None:
-        """A tenant was made: whatever one of that id had is not there."""
+    def renewed(self, tenant_id: str, since: int) -> None:
+        """A tenant was made, at some time after `settlements` was `since`: whatever one of that id had is not there."""
         for key in self.of_tenant(tenant_id):
             entry = self.entries[key]
             if entry.in_flight:
                 entry.overlapped = True
             else:
-                entry.values = frozenset({ABSENT})
+                entry.values = frozenset({ABSENT}) if entry.settled <= since else None
 
     def is_dead(self, credential: Credential) -> bool:
         """Surely worthless."""

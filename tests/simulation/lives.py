@@ -1,4 +1,4 @@
-"""The kernel's lives. Owns: opening the journal, running the real kernel on it, how a life ends; the bad weather. Never: asks."""
+"""The lives of the kernel. Owns: running the real one on its journal, how a life ends; the bad weather. Never: asks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Lives:
                 await self._run(life)
         except* SoloError as group:
             self._ended(life, group)
-        except* Exception as group:
+        except* Exception as group:  # noqa: BLE001 - whatever it is, it is a finding
             world.violate(
                 f"life {life.number} ended with {[f'{type(each).__name__}: {each}' for each in _leaves(group)]}"
             )

@@ -1,4 +1,4 @@
-"""What clients do to services and tenants. Owns: random requests and what their answers say of the ledger. Never: checks a log."""
+"""What clients do to services and tenants. Owns: random requests, what answers mean to the ledger. Never: checks a log."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ class ServiceOperations:
 
     async def create_tenant(self) -> None:
         tenant_id, key = self.tenant(), self.key()
-        label = f"life {len(self.ledger.asked)}"
+        label, since = f"life {len(self.ledger.asked)}", self.ledger.settlements
         with self.ledger.change(tenant_key(tenant_id)) as change:
             body = {"tenant_id": tenant_id}
             reply = await ask(self.world, "create_tenant", self.system, body=body, key=key)
             reply = await self.again(reply, key, "create_tenant", self.system, body=body)
             if reply.answered:
-                self.ledger.renewed(tenant_id)
+                self.ledger.renewed(tenant_id, since)
                 self.ledger.credentials.append(Credential(reply.body["token"], tenant_id, label))
             if reply.code == "tenant_not_found":  # repeated, and removed in between
                 reply = Reply("unknown", reply.request_id)
@@ -209,8 +209,7 @@ class ServiceOperations:
             # A resume that is refused may have been recorded: the service then did not become ready.
             change.settle("unknown" if reply.outcome == "refused" and reply.event_ids else reply.outcome, turned)
             if reply.answered and to == PAUSED and not reply.body.get("unresponsive"):
-                if self.ledger.entry(service_key(tenant_id, service_id)).in_flight == 1:
-                    self._nothing_runs(tenant_id, service_id, "was paused")
+                self._nothing_runs(tenant_id, service_id, "was paused")
 
     def _nothing_runs(self, tenant_id: str, service_id: str, why: str) -> None:
         """Of the deployment that the answer was about."""

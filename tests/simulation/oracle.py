@@ -1,4 +1,4 @@
-"""What the log must mean, read without the kernel's own reducer. Owns: the rules of the order of events. Never: the kernel's code.
+"""What a log must mean, read without the kernel's reducer. Owns: the rules of the order of events. Never: the kernel's code.
 
 It reads payloads as JSON and keeps its own books: which services there are, which generation runs, how many crashes count. The
 rules are those of the design's pages on lifecycles and supervision. What it finds is raised as `Impossible`.

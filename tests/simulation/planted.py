@@ -1,7 +1,7 @@
 """Bugs to be found. Owns: the table of them, putting one in and taking it out again. Never: any of them stays.
 
-Each one is a change to the kernel's own code, or to the simulated disk, that somebody could make by mistake. That the simulation
-finds it within some seeds shows that it looks (`test_simulation_planted.py`); a bug that it does not find is a rule it lacks.
+Each one is a change to the kernel's own code, or to the simulated disk, that somebody could make by mistake. That it is
+found within some seeds shows that it looks (`test_simulation_planted.py`); a bug that it does not find is a rule it lacks.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ Undo = Callable[[], None]
 
 @frozen
 class Bug:
-    """`says`: what somebody did. `seeds`: within so many it is found."""
+    """`says`: what somebody did. It is found within `seeds` seeds from `first` on."""
 
     says: str
     plant: Callable[[], Undo]
+    first: int
     seeds: int
 
 
 PLANTED: Final[dict[str, Bug]] = {}
 
 
-def bug(seeds: int = 60) -> Callable[[Callable[[], Undo]], Callable[[], Undo]]:
+def bug(*, first: int = 0, seeds: int = 25) -> Callable[[Callable[[], Undo]], Callable[[], Undo]]:
     """Register a function that plants one and answers how to undo it; its docstring says what it is."""
 
     def register(plant: Callable[[], Undo]) -> Callable[[], Undo]:
-        PLANTED[plant.__name__] = Bug((plant.__doc__ or "").strip(), plant, seeds)
+        PLANTED[plant.__name__] = Bug((plant.__doc__ or "").strip(), plant, first, seeds)
         return plant
 
     return register

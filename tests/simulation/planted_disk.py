@@ -1,4 +1,4 @@
-"""Bugs of durability. Owns: those planted in the simulated journal and in the loop's order. Never: imported but by `planted`."""
+"""Bugs of durability. Owns: those planted in the simulated journal and in the loop. Never: imported but by `planted`."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def failed_append_is_tried_again() -> Undo:
     return replace(SimJournal, "force_out", force_out)
 
 
-@bug(seeds=120)
+@bug()
 def idempotency_in_another_transaction() -> Undo:
     """The record of an Idempotency-Key is appended after the events it is of have been."""
     was = SimJournal._append

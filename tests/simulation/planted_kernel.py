@@ -76,7 +76,7 @@ def stop_does_not_wait() -> Undo:
     return replace(ServiceSupervisor, "_end", end)
 
 
-@bug(seeds=120)
+@bug()
 def removal_leaves_services() -> Undo:
     """A removed tenant is said to be gone while services of it are left."""
     was = FinishRemoval.decide

@@ -66,7 +66,7 @@ def window_is_lost_at_a_start() -> Undo:
     return replace(SystemStarted, "apply", apply)
 
 
-@bug(seeds=200)
+@bug()
 def revocation_is_not_looked_up_in_the_draft() -> Undo:
     """Whoever was let in is not looked at again when it is decided."""
     return replace(Authority, "check", lambda self, state, at_us: None)
@@ -78,7 +78,7 @@ def revocation_is_not_applied() -> Undo:
     return replace(CapabilityRevoked, "apply", lambda self, state, stamp: state)
 
 
-@bug(seeds=200)
+@bug()
 def late_outcome_is_applied() -> Undo:
     """What is reported of an older generation counts as if it were of the current one."""
     return replace(service_reports, "_is_running", lambda service, generation: True)

@@ -1,4 +1,4 @@
-"""What clients do with rights and secrets. Owns: random requests and what their answers say of the ledger. Never: checks a log."""
+"""What clients do with rights and secrets. Owns: random requests, what answers mean to the ledger. Never: checks a log."""
 
 from __future__ import annotations
 
@@ -157,7 +157,9 @@ class RightsOperations(ServiceOperations):
     async def verify(self) -> None:
         reply = await ask(self.world, "verify", self.system)
         life = self.world.life
-        fails = life is not None and life.journal is not None and life.journal.failure is not None  # and so the kernel ends
+        fails = (
+            life is not None and life.journal is not None and life.journal.failure is not None
+        )  # and so the kernel ends
         if reply.answered and reply.body["status"] == "failed" and not fails:
             wrong = [each["detail"] for each in reply.body["checks"] if each["status"] == "failed"]
             self.world.violate(f"a verification failed: {wrong}")

@@ -70,7 +70,7 @@ class SpilledEvents(Sequence[StoredEvent]):
     """Events in a file that has no name; in memory only where each begins."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the journal is there
         self._at = array("Q")
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Seeds of the normal test run: in none of them anything is violated. `nox -s simulate -- --seeds N` runs as many as one likes."""
+"""Seeds of the normal test run: in none of them anything is violated. `nox -s simulate -- --seeds N` runs any number."""
 
 from __future__ import annotations
 

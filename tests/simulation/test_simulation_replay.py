@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 TESTS = Path(__file__).parents[1]
 SEEDS = (3, 11, 18)
-PRINT = "import sys; from simulation.running import run_seed\nfor seed in map(int, sys.argv[1:]):\n  r = run_seed(seed); print(seed, r.digest, r.log_digest, r.steps, *r.violations)"
+PRINT = """
+import sys
+from simulation.running import run_seed
+for seed in map(int, sys.argv[1:]):
+    result = run_seed(seed)
+    print(seed, result.digest, result.log_digest, result.steps, *result.violations)
+"""
 
 
 def _run(hash_seed: str) -> str:
@@ -20,7 +24,6 @@ def _run(hash_seed: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
-@pytest.mark.slow
 def test_the_same_seed_is_the_same_run_in_any_process() -> None:
     first, second = _run("1"), _run("31337")
     assert first == second

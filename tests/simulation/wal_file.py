@@ -1,4 +1,4 @@
-"""A write-ahead log on the simulated disk, in SQLite's format. Owns: frames, commits, moving them into the database. Never: rows.
+"""A write-ahead log on the simulated disk, in SQLite's format. Owns: frames, commits, moving them on. Never: what is in a row.
 
 The order of writes and forcings out is SQLite's with `synchronous=FULL`: frames, then one fsync for a commit; into the database
 before the log begins anew, its new header forced out before any frame behind it. The product's own reading of a log

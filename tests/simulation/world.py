@@ -1,4 +1,4 @@
-"""One run's world. Owns: its chances, clock, disk, processes, the life that the kernel is in; crashes. Never: asks, or checks a log."""
+"""The world of one run. Owns: its chances, clock, disk, processes, crashes. Never: asks, or checks a log."""
 
 from __future__ import annotations
 

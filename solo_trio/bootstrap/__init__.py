@@ -13,6 +13,7 @@ from solo_trio.bootstrap.machine import harden_process as harden_process
 from solo_trio.bootstrap.machine import storage_library as storage_library
 from solo_trio.bootstrap.master_key import rotate_master_key as rotate_master_key
 from solo_trio.bootstrap.offline import rotate_token as rotate_token
+from solo_trio.bootstrap.rehearsing import plan_start as plan_start
 from solo_trio.bootstrap.repairing import Outcome as Outcome
 from solo_trio.bootstrap.repairing import repair_data as repair_data
 from solo_trio.bootstrap.restoring import restore_backup as restore_backup

@@ -85,7 +85,7 @@ async def running_system(
             keyring = Keyring(master, entropy, keys)
             keyring.check()
             tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
-            sandboxing = _sandboxing(data, settings)
+            sandboxing = sandboxing_of(data, settings)
             logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
             audit_key = await audit_key_of(master, journal, keys)
             audit = await open_audit_of(data, audit_key, journal, telemetry, settings)
@@ -144,14 +144,19 @@ class _TokenFile(TokenFile):
         await trio.to_thread.run_sync(drop_prepared, self._data)
 
 
+def start_of(settings: Settings, version: str) -> StartSystem:
+    """What a start records first."""
+    return StartSystem(
+        version, platform.python_version(), settings.start_paused, boot_loop_starts=settings.boot_loop_starts
+    )
+
+
 @asynccontextmanager
 async def assemble(
     parts: Parts, keyring: Keyring, settings: Settings, audit: Audit | None = None
 ) -> AsyncIterator[System]:
     """Replay the log of `parts.journal` and run a kernel on it until the body is left (shutdown) or cancelled (crash)."""
-    start = StartSystem(
-        parts.version, platform.python_version(), settings.start_paused, boot_loop_starts=settings.boot_loop_starts
-    )
+    start = start_of(settings, parts.version)
     recovery = await replay(
         parts.journal,
         parts.clock,
@@ -211,7 +216,7 @@ def _write_admin_token(data: Path, system: System) -> None:
         system.core.telemetry.note("the file with the system's token is not what it should be", error=error.detail)
 
 
-def _sandboxing(data: Path, settings: Settings) -> Sandboxing:
+def sandboxing_of(data: Path, settings: Settings) -> Sandboxing:
     return Sandboxing(
         level=settings.sandbox_level,
         hidden=(data.absolute(),),

@@ -102,16 +102,27 @@ def solo() -> None:
 )
 @click.option("--max-per-tenant", type=click.IntRange(0, 1_000_000), help="Services of one tenant.  [default: 100]")
 @click.option("--max-total", type=click.IntRange(0, 1_000_000), help="Services of all tenants.  [default: 1000]")
-def serve(config_file: Path | None, **flags: Any) -> None:
+@click.option(
+    "--plan", is_flag=True, help="Start nothing and change nothing: say what a start would do; exit 1 if it would fail."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --plan: as JSON, for programs.")
+def serve(config_file: Path | None, plan: bool, as_json: bool, **flags: Any) -> int:
     """Run a kernel on a data directory and serve its API.
 
     Prints `ready URL` once everything that was wanted runs again. SIGTERM or Ctrl-C ends it gracefully, a second one at once.
     Every other key of the configuration has an environment variable: solo config show.
     """
     from solo_trio.cli.configuring import configured
+
+    if as_json and not plan:
+        raise click.UsageError("--json goes with --plan")
+    if plan:
+        from solo_trio.cli.start_plan import show_plan
+
+        return show_plan(configured(config_file, flags), as_json=as_json)
     from solo_trio.cli.serving import serve_until_told
 
-    serve_until_told(configured(config_file, flags))
+    return serve_until_told(configured(config_file, flags))
 
 
 @solo.command()

@@ -276,10 +276,18 @@ def _trust(data: Path, tls: TlsFiles | None) -> dict[str, object]:
 async def _check_address(data: Path, host: str, port: int) -> None:
     """Refuse an address that cannot be used before anything is recorded or started."""
     try:
+        await check_listening(host, port)
+    except Faulted:
+        check_unused(data)  # the same command twice finds both taken; that the data is in use says more
+        raise
+
+
+async def check_listening(host: str, port: int) -> None:
+    """Raise `Faulted("address_unusable")` if nobody can listen there."""
+    try:
         for listener in await trio.open_tcp_listeners(port, host=host):
             await listener.aclose()
     except OSError as error:
-        check_unused(data)  # the same command twice finds both taken; that the data is in use says more
         raise _unusable(host, port, error) from None
 
 

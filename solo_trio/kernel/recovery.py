@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Protocol
 
 import trio
 from attrs import define, field, frozen
 
-from solo_trio.kernel.checkpoints import newest_usable
+from solo_trio.kernel.checkpoints import Kept, newest_usable
 from solo_trio.kernel.loop import IDEMPOTENCY_SECONDS
+from solo_trio.kernel.planning import aims_of
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import codec
@@ -91,19 +93,8 @@ class Recovery:
         await core.loop.report(Submission(self.start))
         state = core.loop.state
         self._after = state.last_id
-        self._pending = {
-            (tenant.tenant_id, service.service_id)
-            for tenant, service in state.services()
-            if service.wants_to_run or service.stop is not None
-        }
-        self._wanted = {
-            (tenant.tenant_id, service.service_id) for tenant, service in state.services() if service.wants_to_run
-        }
-        self._dependent = {
-            (tenant.tenant_id, service.service_id)
-            for tenant, service in state.services()
-            if service.wants_to_run and service.spec.depends_on
-        }
+        aims = aims_of(state)
+        self._pending, self._wanted, self._dependent = set(aims.pending), set(aims.wanted), set(aims.dependent)
 
     async def watch(self, core: Surroundings) -> None:
         """Until recovery is over; then the report stands."""
@@ -159,6 +150,24 @@ def _is_wanted(core: Surroundings, stored: StoredEvent) -> bool:
     return service is not None and service.wants_to_run
 
 
+class Readable(Kept, Protocol):
+    """A log, as far as a start reads it."""
+
+    def replay(self, after: int = 0) -> AsyncIterator[Sequence[StoredEvent]]: ...
+
+
+async def folded(log: Readable, telemetry: Telemetry, reducer: str) -> tuple[KernelState, int | None]:
+    """What all of a log comes to, and the event of the checkpoint that it was gone on from. Raises as `replay` does."""
+    kept = await newest_usable(log, telemetry, reducer)
+    state = KernelState() if kept is None else kept
+    async for page in log.replay(state.last_id):
+        for position, stored in enumerate(page):
+            state = apply(state, codec.to_record(stored))
+            if position % REPLAY_YIELD_RECORDS == 0:
+                await trio.lowlevel.checkpoint()
+    return state, None if kept is None else kept.last_id
+
+
 async def replay(
     journal: Journal, clock: Clock, telemetry: Telemetry, *, reducer: str, start: StartSystem, timeout_s: float
 ) -> Recovery:
@@ -167,14 +176,7 @@ async def replay(
     Raises `Faulted` (data_damaged, data_newer) or `KernelBug` if it cannot be folded.
     """
     began = trio.current_time()
-    kept = await newest_usable(journal, telemetry, reducer)
-    state = KernelState() if kept is None else kept
-    async for page in journal.replay(state.last_id):
-        for position, stored in enumerate(page):
-            state = apply(state, codec.to_record(stored))
-            if position % REPLAY_YIELD_RECORDS == 0:
-                await trio.lowlevel.checkpoint()
+    state, checkpoint = await folded(journal, telemetry, reducer)
     now_us = min(clock.wall_us(), state.last_at_us)  # a wall clock that jumped ahead must not expire every key
     rows = await journal.idempotency(max(0, now_us - IDEMPOTENCY_SECONDS * 1_000_000))
-    checkpoint = None if kept is None else kept.last_id
     return Recovery(state, rows, trio.current_time() - began, start, timeout_s, checkpoint)

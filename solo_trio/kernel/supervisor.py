@@ -16,12 +16,12 @@ from attrs import evolve
 from solo_trio.errors import Faulted, Rejected, SoloError, StorageFull
 from solo_trio.kernel.loop import submission_error
 from solo_trio.kernel.places import Place
+from solo_trio.kernel.planning import failure_of, lacking, stop_reason
 from solo_trio.kernel.siblings import Siblings
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import service_reports as reports
-from solo_trio.model.dependencies import hopeless, waiting_for
-from solo_trio.model.ending import Breach, Ending, EndKind
+from solo_trio.model.ending import Breach, Ending
 from solo_trio.model.limits import Limits, effective
 from solo_trio.model.service import ServiceState, StopRequest
 from solo_trio.policy.backoff import restart_delay
@@ -222,11 +222,8 @@ class ServiceSupervisor:
                     launch = await self._launch(service, limits)
                     self.running = await self._core.runtimes[service.spec.isolation].start(launch, nursery)
                     nursery.start_soon(self._tell_end, self.running)
-                except Faulted as fault:  # the world's fault, not the service's; but a source that is gone stays gone
-                    kind: EndKind = "load_failed" if fault.code == "data_damaged" else "lost"
-                    failure = Ending(kind, fault.detail)
-                except Rejected as refusal:
-                    failure = Ending("load_failed", refusal.detail)
+                except (Faulted, Rejected) as error:
+                    failure = failure_of(error)
                 racing.cancel_scope.cancel()
 
             racing.start_soon(start)
@@ -244,17 +241,14 @@ class ServiceSupervisor:
     async def _wait_for_dependencies(self, service: ServiceState) -> bool:
         """Until all that it depends on is ready; False if something changed meanwhile (a dependency, or itself)."""
         services = self._core.loop.state.tenants[self._tenant_id].services
-        missing = waiting_for(services, service)
-        if not missing:
+        lacks = lacking(services, service)
+        if not lacks.missing:
             return True
-        lost = hopeless(services, service)
-        if lost and not service.confirmed:
-            reason = f"it depends on {', '.join(lost)}, which does not run"
-            await self._report(
-                reports.GiveUpDeployment(self._tenant_id, self._incarnation, self._service_id, self.deployment, reason)
-            )
+        if lacks.fails is not None:
+            which = (self._tenant_id, self._incarnation, self._service_id, self.deployment)
+            await self._report(reports.GiveUpDeployment(*which, lacks.fails))
             return False
-        with self._siblings.waiting(missing, self.notify):
+        with self._siblings.waiting(lacks.missing, self.notify):
             await self._changed.wait()
         return False
 
@@ -363,7 +357,7 @@ class ServiceSupervisor:
         """A stop was asked for: end what runs, then say so."""
         assert service.stop is not None
         if self.running is None:
-            reason = "kernel_restarted" if self._generation == 0 and service.begun else "not_running"
+            reason = stop_reason(service, started_here=self._generation != 0)
             await self._report(
                 reports.ReportStopped(self._tenant_id, self._incarnation, self._service_id, self.deployment, reason)
             )

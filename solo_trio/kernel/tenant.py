@@ -10,6 +10,7 @@ from typing import Final
 
 import trio
 
+from solo_trio.kernel.planning import has_work
 from solo_trio.kernel.siblings import Siblings
 from solo_trio.kernel.supervisor import ServiceSupervisor
 from solo_trio.kernel.surroundings import Surroundings
@@ -58,7 +59,7 @@ class TenantSupervisor:
             service = tenant.services.get(service_id) if tenant is not None else None
             if service is None or self._nursery is None or self._core.closing:
                 continue
-            if service.wants_to_run or service.stop is not None:
+            if has_work(service):
                 supervisor = ServiceSupervisor(
                     self._core, self.tenant_id, self.incarnation, service_id, service.deployment, self._siblings
                 )
@@ -80,7 +81,7 @@ class TenantSupervisor:
         tenant = self._core.loop.state.tenants.get(self.tenant_id)
         if tenant is None or tenant.incarnation != self.incarnation:
             return False
-        return any(service.wants_to_run or service.stop is not None for service in tenant.services.values())
+        return any(has_work(service) for service in tenant.services.values())
 
     async def wait_ended(self, service_id: str) -> None:
         """Until the supervising task that there is now for the service is over."""

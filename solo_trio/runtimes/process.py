@@ -149,7 +149,7 @@ class ProcessRuntime:
             raise Faulted("runtime_unavailable", f"a process runs deployed source, not {launch.entry!r}")
         self._prepare()
         greeting = greet(launch)
-        environment = await self._environment(launch.environment)
+        environment = await self.environment_of(launch.environment)
         tenant = self._use(launch.incarnation, environment)
         try:
             sandbox = await self._sandbox(launch, environment)
@@ -397,7 +397,7 @@ class ProcessRuntime:
             if self._sandboxing.own_ancestors:
                 ancestor.close()
 
-    async def _environment(self, name: str | None) -> str:
+    async def environment_of(self, name: str | None) -> str:
         """What tells an environment from others, also from an earlier one of its name. Raises `Faulted`."""
         if name is None:
             return NO_ENVIRONMENT
@@ -438,13 +438,7 @@ class ProcessRuntime:
 
     def _check_level(self, ancestor: Ancestor, packages: Sequence[Path]) -> None:
         layers = ancestor.layers
-        if layers.level < self._sandboxing.level:
-            why = "; ".join(f"{name}: {reason}" for name, reason in layers.missing.items())
-            raise Faulted(
-                "sandbox_unavailable",
-                f"services need sandbox level {self._sandboxing.level}, and this machine gives {layers.level} ({why}); "
-                "allow what is missing, or lower security.sandbox_level if you trust the code",
-            )
+        check_level(layers, self._sandboxing.level)
         if not layers.namespaces and ancestor.unreachable:
             remedy = "let everybody read it, or install Python where everybody can"
             if {str(path) for path in packages} & set(ancestor.unreachable):
@@ -456,6 +450,17 @@ class ProcessRuntime:
                 "sandbox_unavailable",
                 f"services have another user id and cannot read {', '.join(ancestor.unreachable)}: {remedy}",
             )
+
+
+def check_level(layers: Layers, required: int) -> None:
+    """Raise `Faulted("sandbox_unavailable")` if that is too little protection to run anything."""
+    if layers.level < required:
+        why = "; ".join(f"{name}: {reason}" for name, reason in layers.missing.items())
+        raise Faulted(
+            "sandbox_unavailable",
+            f"services need sandbox level {required}, and this machine gives {layers.level} ({why}); "
+            "allow what is missing, or lower security.sandbox_level if you trust the code",
+        )
 
 
 def raise_descriptor_limit() -> None:

@@ -196,6 +196,18 @@ class TaskRuntime:
         nursery.start_soon(self._run, service, name=f"service {launch.service_id}")
         return service
 
+    def check(self, entry: str) -> None:
+        """Raise `NotAService` for an entry that this kernel has not, or may not import; nothing is imported for it."""
+        kind, _, name = entry.partition(":")
+        if kind == "callable" and name not in self._callables:
+            raise NotAService(f"no callable {name!r} was passed to this kernel")
+        if kind not in ("callable", "import"):
+            raise NotAService(f"a task runs callable:NAME or import:PATH, not {entry!r}")
+        path = name.partition(":")[0]
+        allowed = any(path == prefix or path.startswith(f"{prefix}.") for prefix in self._allowed_imports)
+        if kind == "import" and not allowed:
+            raise NotAService(f"importing {path!r} is not allowed by the configuration")
+
     def confinement(self) -> dict[str, Any]:
         """See `ports.Runtime.confinement`: Python in one process is no boundary."""
         return {"level": 0}
@@ -236,16 +248,11 @@ class TaskRuntime:
 
     @trio.lowlevel.enable_ki_protection
     async def _load(self, entry: str) -> Module:
+        self.check(entry)
         kind, _, name = entry.partition(":")
-        if kind == "callable" and name in self._callables:
-            return Module.from_object(self._callables[name])
         if kind == "callable":
-            raise NotAService(f"no callable {name!r} was passed to this kernel")
-        if kind != "import":
-            raise NotAService(f"a task runs callable:NAME or import:PATH, not {entry!r}")
+            return Module.from_object(self._callables[name])
         path, _, attribute = name.partition(":")
-        if not any(path == prefix or path.startswith(f"{prefix}.") for prefix in self._allowed_imports):
-            raise NotAService(f"importing {path!r} is not allowed by the configuration")
         thing: object = importlib.import_module(path)
         for part in attribute.split(".") if attribute else ():
             thing = getattr(thing, part)

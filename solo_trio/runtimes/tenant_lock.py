@@ -79,6 +79,22 @@ async def take_over(directory: Path, timeout_s: float) -> None:
         raise Faulted("services_alive", f"processes of the previous kernel hold {names} in {directory}: end them")
 
 
+def held_locks(directory: Path) -> list[str]:
+    """The names of the locks that somebody holds; changes nothing."""
+    held = []
+    for path in _lock_files(directory):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            if not _try_lock(descriptor):
+                held.append(path.name)
+        finally:
+            os.close(descriptor)  # and with it the lock, if it was free
+    return held
+
+
 def _lock_files(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
 

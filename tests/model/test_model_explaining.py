@@ -17,7 +17,7 @@ from model_samples import GOLDEN, SAMPLES
 from solo_trio.errors import Rejected
 from solo_trio.model import codec
 from solo_trio.model.event import KINDS, Event, Record
-from solo_trio.model.limits import CEILING
+from solo_trio.model.limits import CEILING, Limits
 from solo_trio.model.record import StoredEvent
 from solo_trio.model.service_events import (
     ServiceCrashed,
@@ -28,6 +28,7 @@ from solo_trio.model.service_events import (
     ServiceReady,
     ServiceResumed,
     ServiceStarted,
+    ServiceUpdated,
 )
 from solo_trio.model.spec import RestartLimits, ServiceSpec
 from solo_trio.model.system import SystemStarted
@@ -188,6 +189,18 @@ def test_412_crashes_are_two_handfuls_of_steps() -> None:
     for before, after in itertools.pairwise(steps):
         assert before.last + 1 == after.first
     assert steps[-1].last == len(log.records)
+
+
+def test_fewer_restarts_forget_older_crashes() -> None:
+    log = Log(RestartLimits(5, 60))
+    log.start("deploy")
+    for _ in range(3):
+        log.crash()
+        log.start("restart")
+    log.add(ServiceUpdated(1, 4, "permanent", RestartLimits(1, 60), Limits(), (), ()))
+    log.crash()
+    assert log.texts[-1] == "it crashed: ValueError: boom (second crash within 60 s; 1 are allowed)"
+    assert log.texts[-2] == "it was changed: restart permanent, once in 60 s, 0 limits, 0 egress entries, 0 secrets"
 
 
 def test_a_long_and_colourful_life_keeps_its_beginning_and_its_end() -> None:

@@ -147,7 +147,14 @@ class Journal(Protocol):
     async def erase(self, erasure: Erasure) -> bool:
         """One step of erasing what an incarnation's events held, wherever they are, and the checkpoints from before it was asked.
 
-        True: all of it is done, and it is in no file of the journal any more. Raises as `archive`.
+        True: all of it is done, and no event holds it any more. Raises as `archive`.
+        """
+        ...
+
+    async def sweep(self) -> bool:
+        """After an erasure, remove what it may have left between what is stored: appends wait meanwhile.
+
+        Whether nothing is left in any file; False: too much is stored for that now, or somebody reads. Raises as `archive`.
         """
         ...
 

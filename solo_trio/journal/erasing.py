@@ -36,7 +36,11 @@ ASK: Final = (
     "INSERT OR REPLACE INTO erasures (incarnation, tenant_id, event_id, removed_at_us, done) VALUES (?, ?, ?, ?, 0)"
 )
 _BLANK: Final = "UPDATE events SET payload = NULL, salt = NULL WHERE id = ?"
-_DONE: Final = "UPDATE erasures SET done = 1 WHERE incarnation = ?"
+ERASED: Final = 2
+"""`done`: its rows hold nothing any more; but copies of them may lie between the rows until the database is swept."""
+SWEPT: Final = 1
+_ERASED: Final = f"UPDATE erasures SET done = {ERASED} WHERE incarnation = ?"  # noqa: S608
+_SWEPT: Final = f"UPDATE erasures SET done = {SWEPT} WHERE done = {ERASED}"  # noqa: S608
 _DROP_CHECKPOINTS: Final = "DELETE FROM checkpoints WHERE event_id < ?"
 
 ASK_FOR_REMOVED: Final = (
@@ -150,4 +154,12 @@ def drop_checkpoints(erasure: Erasure) -> list[Statement]:
 
 
 def done(erasure: Erasure) -> list[Statement]:
-    return [(_DONE, [(erasure.incarnation,)])]
+    return [(_ERASED, [(erasure.incarnation,)])]
+
+
+def unswept(connection: driver.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM erasures WHERE done = ?", (ERASED,)).fetchone() is not None
+
+
+def swept() -> list[Statement]:
+    return [(_SWEPT, [()])]

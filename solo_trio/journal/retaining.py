@@ -185,6 +185,15 @@ class Retaining:
             self._progress.pop(erasure.incarnation, None)
             return True
 
+    async def sweep(self) -> bool:
+        async with self._turn:
+            if not await self._points.run(erasing.unswept):
+                return True
+            if not await self._writer.run(lambda: self._store.is_small and self._store.sweep()):
+                return False
+            await self._writer.run(partial(self._store.change, erasing.swept()), after=self._store.tidy)
+            return True
+
     async def _without(self, first_id: int) -> None:
         """Write the segment that begins with `first_id` anew, without what is erased; the old file is removed."""
 

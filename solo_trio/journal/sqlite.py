@@ -104,6 +104,9 @@ class SqliteJournal:
     async def erase(self, erasure: Erasure) -> bool:
         return await self._retaining.erase(erasure)
 
+    async def sweep(self) -> bool:
+        return await self._retaining.sweep()
+
     async def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         await self._writer.run(partial(self._store.write_checkpoint, checkpoint), after=self._store.tidy)
 

@@ -40,6 +40,9 @@ from solo_trio.model.record import (
 
 CHECKPOINT_PAGES_MAX: Final = 1_000
 """About how many pages the WAL may hold before they are moved into the database."""
+SWEEP_BYTES_MAX: Final = 256 * 1_048_576
+"""What is stored, beyond which the database is not written anew while the kernel runs: some seconds, and that much memory."""
+SQLITE_NOMEM: Final = 7
 TRANSACTION_PAGES: Final = 6
 """About how many pages one small transaction dirties: the ends of the table and its indexes."""
 
@@ -137,6 +140,33 @@ class Store:
         self._wal_pages += TRANSACTION_PAGES + pages + _pages(statements)
         if shred:
             self._to_be_shredded = not self._checkpoint("TRUNCATE")
+        return not self._to_be_shredded
+
+    @property
+    def is_small(self) -> bool:
+        """Whether `sweep` can be afforded: it takes the memory of all that is stored, and nothing is appended meanwhile."""
+        pages, free = (
+            self._connection.execute(f"PRAGMA {each}").fetchone()[0] for each in ("page_count", "freelist_count")
+        )
+        return bool((pages - free) * PAGE_BYTES <= SWEEP_BYTES_MAX)
+
+    def sweep(self) -> bool:
+        """Write the database anew, so that nothing is in it but what is stored; whether that is all that is in any file.
+
+        `secure_delete` overwrites a deleted row, but not the copies that SQLite leaves between the rows of a page when it moves
+        rows from one to another (`tests/faults/test_fault_archive.py`). Raises `StorageFull` (nothing changed) or `JournalFailed`.
+        """
+        self._check_alive()
+        self._hold_reserve()
+        try:
+            self._connection.execute("VACUUM")
+        except driver.Error as error:
+            self._roll_back()
+            if means(error) != "full" and getattr(error, "sqlite_errorcode", 0) & 0xFF != SQLITE_NOMEM:
+                raise self._fail(f"the database could not be written anew ({error})") from error
+            self._checkpoint("TRUNCATE")
+            raise StorageFull from error
+        self._to_be_shredded = not self._checkpoint("TRUNCATE")
         return not self._to_be_shredded
 
     def prune(self, to: Head, key: bytes, count: int) -> None:

@@ -23,6 +23,9 @@ FRESH_CHECKPOINTS: Final = 2
 """The newest, and one to fall back on."""
 STEP_RETRY_S: Final = 0.1
 """Between steps that came to nothing, because somebody reads."""
+STEPS_IN_A_ROW: Final = 50
+SWEEPS_MAX: Final = 3
+"""Tried at once; then again after `ERASE_RETRY_S`. It may be too large until more of it is in the archive."""
 ERASE_RETRY_S: Final = 30.0
 
 
@@ -56,6 +59,10 @@ class Erasures:
                 for erasure in await self._core.journal.erasures():
                     if incarnation in (None, erasure.incarnation):
                         await self._erase(await self._recorded(erasure))
+                for _ in range(SWEEPS_MAX):
+                    if await self._core.journal.sweep():
+                        break
+                    await trio.sleep(STEP_RETRY_S)
         except SoloError as error:
             if not submission_error(error):
                 self._core.telemetry.note("events of a removed tenant are erased later", error=str(error))
@@ -78,5 +85,8 @@ class Erasures:
         before = [each for each in await self._core.journal.checkpoint_ids() if each < erasure.event_id]
         for _ in range(FRESH_CHECKPOINTS if before else 0):
             await self._core.checkpoints.write()
+        steps = 0
         while not await self._core.journal.erase(erasure):
-            await trio.sleep(0)
+            steps += 1
+            # Each step takes its turn with appends; only where nothing comes of one, somebody must end first.
+            await trio.sleep(STEP_RETRY_S if steps % STEPS_IN_A_ROW == 0 else 0)

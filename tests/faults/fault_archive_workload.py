@@ -32,16 +32,17 @@ ERASED_EVERY: Final = 40
 def event(id_: int) -> StoredEvent:
     life = f"life-{(id_ - 1) // ERASED_EVERY}"
     last = id_ % ERASED_EVERY == 0
+    whose = life if last or id_ % 3 else "for-ever"
     return StoredEvent(
         id=id_,
         at_us=1_700_000_000_000_000 + id_,
         kernel_time=id_ / 8,
         tenant_id="acme",
-        incarnation=life if last or id_ % 3 else "for-ever",
+        incarnation=whose,
         subject=None if last else f"svc-{id_ % 4}",
         type=ERASED_TYPE if last else "x_note",
         schema=1,
-        payload=b"{}" if last else b'{"note": "%s%s %d %s"}' % (CANARY, life.encode(), id_, b"." * (id_ * 7 % 300)),
+        payload=b"{}" if last else b'{"note": "%s%s %d %s"}' % (CANARY, whose.encode(), id_, b"." * (id_ * 7 % 300)),
     )
 
 
@@ -73,7 +74,7 @@ async def step(journal: SqliteJournal, chance: random.Random, last: int, say: Ca
         await journal.prune(last - 3)
     else:
         for erasure in await journal.erasures():
-            if await journal.erase(erasure):
+            if await journal.erase(erasure) and await journal.sweep():
                 say({"ack": {"gone": erasure.incarnation}})
     return last
 

@@ -32,6 +32,8 @@ SEED = 20_261_121
 ROUNDS = 110
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
 KILLS = 12
+EVERY_STEPS = 8
+"""Every so manieth step is looked at; `EVERY_STEPS = 1` takes some minutes more."""
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,7 @@ async def look(data: Path, last: int, gone: set[str]) -> None:
         for erasure in pending:
             while not await journal.erase(erasure):
                 pass
+        assert await journal.sweep()
         for erasure in pending:
             assert CANARY + erasure.incarnation.encode() not in bytes_of(data), f"{erasure.incarnation} was left"
         if len(found) > 10:
@@ -153,7 +156,7 @@ def test_every_state_that_a_crash_can_leave(tmp_path: Path, small: None) -> None
     assert len(names) > 10 and any(".1.jsonl" in name for name in names), "segments are made, and made anew"
     assert sum("gone" in step.mark.get("ack", {}) for step in steps) >= 2
     with memory() as directory:
-        counts, wrong = explored(Path(directory), steps)
+        counts, wrong = explored(Path(directory), steps, EVERY_STEPS)
     print(f"{sum(counts.values())} states ({dict(counts)}) of {len(steps)} steps")
     assert wrong == []
 
@@ -168,7 +171,7 @@ def test_planted_bugs_are_found(tmp_path: Path, small: None, bug: str) -> None:
     except AssertionError:
         return  # the run itself finds it
     with memory() as directory:
-        _, wrong = explored(Path(directory), steps, every=3, enough=1)
+        _, wrong = explored(Path(directory), steps, every=7, enough=1)
     assert wrong
 
 

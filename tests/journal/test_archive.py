@@ -52,6 +52,7 @@ async def erased(journal: Any) -> None:
     for erasure in await journal.erasures():
         while not await journal.erase(erasure):
             pass
+    assert await journal.sweep()
 
 
 def files(directory: Path) -> list[str]:

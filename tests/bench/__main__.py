@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import admission
 import audited
 import capabilities
 import deploys
@@ -27,6 +28,7 @@ import watching
 from solo_trio.journal.library import driver
 
 FIGURES = {
+    "admission": admission.measure,
     "append": durable.measure,
     "audit": audited.measure,
     "capabilities": capabilities.measure,

@@ -11,6 +11,8 @@ from model_driver import TENANT, Driver, with_tenant
 
 from solo_trio.kernel.staging import Draft, Submission, stage
 from solo_trio.model import service_requests as requests
+from solo_trio.model.capability import Authority
+from solo_trio.model.capability_requests import Grant
 from solo_trio.model.spec import ServiceSpec
 
 SERVICES: Final = 1_000
@@ -86,3 +88,29 @@ def test_the_measure_sees_a_loop() -> None:
     many = instructions(lambda: sum(nth for nth in range(SERVICES)))
     assert many > 20 * few
     assert few == instructions(lambda: sum(nth for nth in range(FEW)))
+
+
+GRANTS: Final = 10_000
+
+
+def test_ten_thousand_grants_with_one_capability_cost_the_same_each() -> None:
+    """Of a capability that was granted itself, so that there is a chain to follow."""
+    driver = with_tenant()
+    tenant = driver.state.tenants[TENANT]
+
+    def grant(nth: int, with_: str) -> Grant:
+        authority = Authority(with_, TENANT, tenant.incarnation)
+        return Grant(authority, TENANT, tenant.incarnation, f"grant_{nth}", "service:s", ("call", "*"), ttl_us=10**12)
+
+    for nth in range(4):
+        driver.draft = Draft(driver.state)
+        driver.do(grant(nth, tenant.capability_id if nth == 0 else f"grant_{nth - 1}"))
+    counted = []
+    for nth in range(4, GRANTS):
+        if nth < FEW or nth >= GRANTS - FEW:
+            counted.append(spent(driver, grant(nth, "grant_3")))
+        else:
+            driver.draft, _ = stage(Draft(driver.state), Submission(grant(nth, "grant_3")), driver.now())
+    assert len(driver.state.capabilities) >= GRANTS
+    assert min(counted) > 100, "it was measured"
+    assert max(counted[-FEW:]) <= GROWTH_MAX * max(counted[:10])

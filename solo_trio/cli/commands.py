@@ -142,7 +142,6 @@ for command in (
     *system_commands.COMMANDS,
     *local_commands.COMMANDS,
     *offline_commands.COMMANDS,
-    *backup_commands.COMMANDS,
     *repair_commands.COMMANDS,
     *backup_commands.COMMANDS,
     *state_commands.COMMANDS,

@@ -37,7 +37,7 @@ INLINE_EVENTS_MAX: Final = 200
 async def explain_service(caller: Caller, given: ServiceInput) -> Answer:
     """Tell in words how a service came to be as it is, also one that is gone: its events, what comes next, what can be done."""
     tenant = caller.tenant()
-    state, oldest_id = caller.core.loop.state, caller.core.journal.oldest_id
+    state = caller.core.loop.state
     service = tenant.services.get(check_id("service_id", given.service_id))
     begin = service.deployment if service is not None else await _last_deployment(caller, tenant, given.service_id)
     if begin is None:
@@ -46,6 +46,7 @@ async def explain_service(caller: Caller, given: ServiceInput) -> Answer:
             f"there was never a service '{given.service_id}' here, or the log has no event of it any more",
         )
     own, gap = await _own_events(caller, tenant, given.service_id, begin)
+    complete = gap is None and bool(own) and own[0].id == begin  # older ones may be in the archive, or lost
     kernel = await _kernel_events(caller, begin, until=None if service is not None else own[-1].id)
     stored = sorted((each for each in (*own, *kernel) if each.id <= state.last_id), key=lambda each: each.id)
     work = partial(_told, tenant, service, stored, gap)
@@ -55,9 +56,7 @@ async def explain_service(caller: Caller, given: ServiceInput) -> Answer:
     else:
         ceiling = caller.core.ceiling_of(tenant.tenant_id)
         outlook = outlook_of(tenant, service, state.system.hold, ceiling)
-    return Answer(
-        _view(tenant, given.service_id, outlook, steps, last_failure, complete=not gap and begin >= oldest_id)
-    )
+    return Answer(_view(tenant, given.service_id, outlook, steps, last_failure, complete=complete))
 
 
 def _view(

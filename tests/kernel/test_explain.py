@@ -148,6 +148,6 @@ async def test_a_long_one_is_read_in_part(autojump_clock: MockClock, monkeypatch
         assert texts(answer)[0].startswith("acme asked for wild version 1")
         [left] = [step for step in answer["steps"] if "not told here" in step["text"]]
         assert left["id"] - left["first_id"] > 40
-        memory.journal.oldest_id = left["id"]
+        memory.journal.oldest_id = left["id"]  # moved to the archive
         assert not (await tenant.explain("wild"))["complete"]
         memory.journal.oldest_id = 1

@@ -18,7 +18,14 @@ from solo_trio.model.denial import AccessAlert, CapabilityDenied
 from solo_trio.model.event import Event, Record
 from solo_trio.model.instant import rfc3339
 from solo_trio.model.record import StoredEvent
-from solo_trio.model.repair import EventLost, InconsistencyFixed, LogRepaired, LossAccepted, StateRestored
+from solo_trio.model.repair import (
+    EventLost,
+    InconsistencyFixed,
+    LogRepaired,
+    LossAccepted,
+    StateRestored,
+    TenantRestored,
+)
 from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
 from solo_trio.model.secret import SecretAccessDenied, SecretAccessed, SecretRevoked, SecretStored
 from solo_trio.model.system import (
@@ -318,6 +325,11 @@ def _state_restored(event: StateRestored, stamp: StoredEvent) -> str:
 @_words(LogCompacted)
 def _compacted(event: LogCompacted, stamp: StoredEvent) -> str:
     return f"{counted(event.events, 'event')} before event {event.oldest_id} were moved into the archive"
+
+
+@_words(TenantRestored)
+def _tenant_restored(event: TenantRestored, stamp: StoredEvent) -> str:
+    return f"what {stamp.tenant_id} was, and the log could not tell any more, was taken from a checkpoint by a repair"
 
 
 @_words(InconsistencyFixed)

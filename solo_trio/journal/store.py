@@ -154,7 +154,8 @@ class Store:
         """Write the database anew, so that nothing is in it but what is stored; whether that is all that is in any file.
 
         `secure_delete` overwrites a deleted row, but not the copies that SQLite leaves between the rows of a page when it moves
-        rows from one to another (`tests/faults/test_fault_archive.py`). Raises `StorageFull` (nothing changed) or `JournalFailed`.
+        rows from one to another (`tests/faults/test_fault_archive.py`).
+        Raises `StorageFull` (nothing changed) or `JournalFailed`.
         """
         self._check_alive()
         self._hold_reserve()

@@ -13,6 +13,7 @@ import trio
 
 from solo_trio.errors import SoloError
 from solo_trio.kernel.checkpoints import Checkpoints
+from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop, submission_error
 from solo_trio.kernel.staging import Submission
 from solo_trio.model.record import Erasure
@@ -33,6 +34,7 @@ class Erasable(Protocol):
     """What is erased from."""
 
     loop: Loop
+    hub: Hub
     journal: Journal
     telemetry: Telemetry
     checkpoints: Checkpoints
@@ -90,3 +92,4 @@ class Erasures:
             steps += 1
             # Each step takes its turn with appends; only where nothing comes of one, somebody must end first.
             await trio.sleep(STEP_RETRY_S if steps % STEPS_IN_A_ROW == 0 else 0)
+        self._core.hub.erase(erasure.incarnation, erasure.event_id)

@@ -107,6 +107,14 @@ class Hub:
             del self._gone[next(iter(self._gone))]
         self._wake()
 
+    def erase(self, incarnation: str, before: int) -> None:
+        """What its events before that one held is told to nobody any more."""
+        self._ring = deque(
+            evolve(stored, payload=None) if stored.id < before and stored.incarnation == incarnation else stored
+            for stored in self._ring
+        )
+        self._ring_bytes = sum(len(stored.payload or b"") for stored in self._ring)
+
     def is_over(self, query: EventQuery) -> bool:
         """Whether nothing more that matches will be published."""
         return self.closed or query.incarnation in self._gone

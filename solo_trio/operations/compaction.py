@@ -1,4 +1,4 @@
-"""Operations on how much of the log is at hand. Owns: compaction by hand, what is said of the archive. Never: decides how far."""
+"""Operations on how much of the log is at hand. Owns: compaction by hand, a view of the archive. Never: decides how far."""
 
 from __future__ import annotations
 

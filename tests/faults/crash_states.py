@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ REMEMBERED_IMAGES_MAX: Final = 48
 """So many of the last images are not opened again when they come again."""
 VIOLATIONS_MAX: Final = 20
 """A worker that found so many stops, if it is not told another number."""
+PROGRESS_S: Final = 30.0
 CHUNK_STEPS: Final = 97
 """Workers take turns of so many steps."""
 
@@ -117,7 +119,9 @@ def record(directory: Path, operations: int, *, seed: int, lives: int = 2, bug: 
 class Explorer:
     """Goes through the steps once, and looks at the states that it is to look at."""
 
-    def __init__(self, recording: Recording, directory: Path, seed: int) -> None:
+    def __init__(self, recording: Recording, directory: Path, seed: int, done: Any) -> None:
+        self._done = done
+        """A number that all workers count up."""
         self._recording = recording
         self._opener = Opener(directory)
         self._seed = seed
@@ -142,6 +146,8 @@ class Explorer:
     def _look(self, position: int, mode: Mode, disk: Disk, book: Book) -> None:
         image = disk.image(mode, random.Random(f"{self._seed}-{position}-{mode}"))
         self.explored.states[mode] += 1
+        with self._done.get_lock():
+            self._done.value += 1
         found = self._found(image)
         wrong = [found] if isinstance(found, str) else book.lacks(found)
         if wrong:
@@ -176,7 +182,9 @@ def _work(worker: int) -> Explored:
     chosen, count = _shared["chosen"], _shared["workers"]
     mine = [each for index, each in enumerate(chosen) if index // CHUNK_STEPS % count == worker]
     fault_bugs.plant(_shared["bug"])
-    explorer = Explorer(_shared["recording"], _shared["directory"] / f"worker-{worker}", _shared["seed"])
+    explorer = Explorer(
+        _shared["recording"], _shared["directory"] / f"worker-{worker}", _shared["seed"], _shared["done"]
+    )
     return explorer.run(mine, _shared["modes"], _shared["until"], _shared["enough"])
 
 
@@ -191,20 +199,31 @@ def explore(
     seconds: float = float("inf"),
     bug: str = "none",
     enough: int = VIOLATIONS_MAX,
+    progress: Callable[[int, float], None] = lambda done, seconds: None,
 ) -> Explored:
     """Look at the states after `chosen` numbers of steps (None: every one). `bug` is planted into who opens them."""
     began = time.monotonic()
     chosen = range(len(recording.steps) + 1) if chosen is None else sorted(chosen)
     recording.truth.state(len(recording.truth.events))  # once, not in every worker
     _shared.update(recording=recording, directory=directory, seed=seed, chosen=chosen, modes=modes, bug=bug)
-    _shared.update(workers=workers, until=began + seconds, enough=enough)
+    context = multiprocessing.get_context("fork")
+    done = context.Value("q", 0)
+    _shared.update(done=done, workers=workers, until=began + seconds, enough=enough)
     total = Explored()
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        for each in pool.imap_unordered(_work, range(workers), chunksize=1):
+    with context.Pool(workers) as pool:
+        working = pool.map_async(_work, range(workers), chunksize=1)
+        while not working.ready():
+            working.wait(PROGRESS_S)
+            progress(done.value, time.monotonic() - began)
+        for each in working.get():
             total.add(each)
     total.seconds = time.monotonic() - began
     _shared.clear()
     return total
+
+
+def _say(count: int, done: int, seconds: float) -> None:
+    print(f"{done} of at most {count} states in {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -228,7 +247,15 @@ def main() -> int:
         failed = False
         for round_ in range(given.rounds):
             modes: Sequence[Mode] = MODES if round_ == 0 else ("random", "torn")
-            found = explore(recording, Path(directory), seed=seed + round_, modes=modes, workers=given.workers)
+            count = len(modes) * (len(recording.steps) + 1)
+            found = explore(
+                recording,
+                Path(directory),
+                seed=seed + round_,
+                modes=modes,
+                workers=given.workers,
+                progress=partial(_say, count),
+            )
             print(found, *found.violations, sep="\n", flush=True)
             failed = failed or bool(found.violations)
     return int(failed)

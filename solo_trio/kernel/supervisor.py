@@ -397,7 +397,7 @@ class ServiceSupervisor:
         obeyed = self._stop_request()
         while not running.ended.is_set():
             stop = self._stop_request()
-            if stop is not None and stop != obeyed:  # asked again, with less patience
+            if not killed and stop is not None and stop != obeyed:  # asked again, with less patience
                 obeyed, until = stop, min(until, trio.current_time() + (0 if stop.force else stop.grace_ms / 1_000))
             deadline = min(until, self._core.close_deadline if killed else self._core.stop_deadline)
             if trio.current_time() >= deadline:

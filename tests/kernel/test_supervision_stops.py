@@ -102,6 +102,22 @@ async def test_row_13_force_is_no_grace_at_all(autojump_clock: MockClock) -> Non
     assert await story(memory, "web") == [*DEPLOYED, "killed", "stopped killed"]
 
 
+async def test_asked_to_stop_while_it_is_being_killed_it_is_gone_when_that_is_answered(autojump_clock: MockClock) -> None:
+    """Found by the simulation: it was answered at once, and the next of that id ran beside the one that was dying."""
+    runtime = PlannedRuntime({"it": [Plan(dies_s=8), Plan()]})
+    memory, codes = MemoryKernel(runtimes={"process": runtime}), list[str]()
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await tenant.deploy("web", source="it", limits={"stop_timeout_s": 1.0})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(attempt, codes, lambda: tenant.restart("web"))
+            await trio.sleep(2)  # killed, and still dying
+            await tenant.kill("web", grace_ms=0)
+            assert trio.current_time() == pytest.approx(9) and runtime.alive[0].ended.is_set()
+        await tenant.deploy("web", source="it")
+    assert codes == ["service_deleted"]
+
+
 @pytest.mark.parametrize("force", [False, True])
 async def test_row_13_a_shielded_task_is_unresponsive_at_the_end_of_grace(
     autojump_clock: MockClock, force: bool

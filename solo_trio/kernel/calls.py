@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, Protocol
 
 import trio
 
-from solo_trio.errors import Faulted
+from solo_trio.errors import Faulted, Rejected
+from solo_trio.kernel.denials import Denied
 from solo_trio.kernel.hub import Follow
 from solo_trio.kernel.loop import shutting_down
 from solo_trio.kernel.surroundings import Surroundings
@@ -42,6 +43,8 @@ class Calls:
     def __init__(self, core: Surroundings) -> None:
         self._core = core
         self.breaker: Breaker = _unbroken
+        self.denied: Callable[[Denied], None] = lambda denied: None
+        """Told of calls between services that were refused."""
         self._held: Counter[tuple[str, str]] = Counter()
 
     async def call(
@@ -149,7 +152,12 @@ class Calls:
                 carried = Mandate.of_service(tenant_id, caller_id, deployment)
             else:
                 carried = mandate.through(caller_id, deployment)
-            carried.demand(self._core.loop.state, tenant, f"service:{service_id}", "call", self._core.loop.now())
+            try:
+                carried.demand(self._core.loop.state, tenant, f"service:{service_id}", "call", self._core.loop.now())
+            except Rejected as refusal:
+                credential = None if carried.authority is None else carried.authority.capability_id
+                self.denied(Denied(refusal.code, "call", tenant_id, incarnation, credential))
+                raise
             return await self.call(tenant_id, service_id, function, args, kwargs, timeout_s, carried)
 
         return call

@@ -143,6 +143,7 @@ class Core:
         self.past = PastStates(self, reducer_version())
         self.monitor = Monitor(self)
         self.denials = Denials(self, parts.alerts)
+        self.calls.denied = self.denials.note
         self.secrets = Secrets(self, parts.vault)
         self.removals.forgetting.append(self.secrets.forget)
         self.pressure = PressureMonitor(self, parts.machine, parts.pressure)

@@ -128,6 +128,19 @@ async def test_a_shared_service_reaches_nothing_that_its_caller_may_not() -> Non
         assert await here.go(weak, "a", "!b") == "done", "what the service does by itself, and its author wrote down"
 
 
+async def test_what_is_refused_on_the_way_is_told_of() -> None:
+    """As at a gateway: who tries to use a service as a way round is seen by whoever watches for refusals."""
+    async with world() as here:
+        weak = await here.grant("call", resource="service:a")
+        tenant = await here.kernel.tenant("acme")
+        with trio.fail_after(30):
+            async with tenant.watch(type="capability_denied") as records:
+                for _ in range(3):
+                    assert await here.go(weak, "a", "b") == "permission_denied at a"
+                payload = (await anext(aiter(records)))["payload"]
+        assert (payload["code"], payload["count"]) == ("permission_denied", 3), payload
+
+
 async def test_a_chain_keeps_narrowing() -> None:
     """Neither does a service in the middle widen what the first caller may, nor the caller what that service may."""
     async with world({"b": "service:b"}) as here:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 NICE: Final = 5
 ENOSPC: Final = 28
-TELL_BYTES: Final = 4 * 1_048_576
+TELL_BYTES: Final = 262_144
 READ_BYTES: Final = 4_096
 
 

@@ -190,15 +190,15 @@ def _place(data: Path) -> Iterator[None]:
     try:
         with DataLock(data):
             _check_empty(data)
-            _write_marker(data)
-            _clear(data, keep={LOCK_FILE, RESTORING_FILE})
             try:
+                _write_marker(data)
+                _clear(data, keep={LOCK_FILE, RESTORING_FILE})
                 yield
+                sync_directory(data)
             except BaseException:
                 _clear(data, keep={LOCK_FILE, RESTORING_FILE})
-                (data / RESTORING_FILE).unlink()
+                (data / RESTORING_FILE).unlink(missing_ok=True)
                 raise
-            sync_directory(data)
             (data / RESTORING_FILE).unlink()
             sync_directory(data)
     except BaseException:

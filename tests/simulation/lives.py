@@ -160,6 +160,7 @@ async def weather(world: World) -> None:
             world.disk.full = True
             await trio.sleep(chance.expovariate(1 / 5.0))
             world.disk.full = False
+            world.full_until = trio.current_time()
         elif kind < 0.6:
             world.note("the disk fails")
             world.disk.failing_writes = 1

@@ -36,10 +36,10 @@ from solo_trio.vault.keys import MasterKey
 from solo_trio.vault.secret import Secret
 
 ROUND_S: Final = 120.0
-"""Of steady use: in each something is deployed, called, changed, read, crashes and goes."""
+"""Between two rounds of use: in each something is deployed, called, changed, read, crashes and goes."""
 SAMPLES: Final = 12
-WARM: Final = 3
-"""Samples that do not count: caches fill, pools are made."""
+WARM: Final = 6
+"""Samples that do not count: the newest 4,096 events are kept in memory, and each Idempotency-Key for a day."""
 
 
 @frozen
@@ -105,13 +105,13 @@ class SpillingJournal(MemoryJournal):
         self._events = SpilledEvents()  # type: ignore[assignment]
 
 
-def live_steadily(hours: float) -> Steady:
-    """One kernel, so many simulated hours."""
-    result: Steady = run("steady", partial(_main, hours))
+def live_steadily(hours: float, every_s: float = ROUND_S) -> Steady:
+    """One kernel, so many simulated hours, with a round of use every so many seconds."""
+    result: Steady = run("steady", partial(_main, hours, every_s))
     return result
 
 
-async def _main(hours: float, ticks: Ticks) -> Steady:
+async def _main(hours: float, every_s: float, ticks: Ticks) -> Steady:
     began = time.perf_counter()
     async with trio.open_nursery() as nursery:
         world = World(Shape(0, 0, 1, 1, faults=False), ticks, nursery)
@@ -131,7 +131,7 @@ async def _main(hours: float, ticks: Ticks) -> Steady:
         async with memory.run() as system:
             life.system = system
             world.is_up(life)
-            samples, rounds = await _use(world, hours * 3_600)
+            samples, rounds = await _use(world, hours * 3_600, every_s)
         nursery.cancel_scope.cancel()
     if world.trace.violations:
         raise AssertionError(world.trace.violations)
@@ -167,7 +167,7 @@ class _Newest:
         return default
 
 
-async def _use(world: World, seconds: float) -> tuple[list[int], int]:
+async def _use(world: World, seconds: float, every_s: float) -> tuple[list[int], int]:
     world.ledger = _NoLedger()
     system = await system_credential(world)
     await trio.sleep(10)  # a start grants no burst of requests
@@ -188,7 +188,7 @@ async def _use(world: World, seconds: float) -> tuple[list[int], int]:
             rounds += 1
             world.ledger = _NoLedger()
             world.tried.clear()
-            await trio.sleep(ROUND_S)
+            await trio.sleep(every_s)
         samples.append(_resident_mb())
         nursery.cancel_scope.cancel()
     return samples, rounds

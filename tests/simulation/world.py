@@ -115,6 +115,8 @@ class World:
         self.failed = trio.Event()
         """Something is violated."""
         self.operations_left = shape.operations
+        self.full_until = float("-inf")
+        """When the disk was full for the last time."""
         self.acknowledged = 0
         self.tried: dict[int, StoredEvent] = {}
         """Every event, as it was when it was to be written last: one that is erased later means what it meant."""

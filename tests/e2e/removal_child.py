@@ -38,8 +38,15 @@ async def main(ctx):
     with trio.CancelScope(shield=True):
         await trio.sleep_forever()
 """
-ENDS = {"forget": ProcessRuntime, "logs": ServiceLogFiles, "erase": TenantFiles}
-STEPS = ("asked", "tenant_removal_started", "grace", "service_stopped", "forget", "tenant_removed", "logs", "erase")
+ENDS = {
+    "forget": (ProcessRuntime, "forget"),
+    "logs": (ServiceLogFiles, "forget"),
+    "erase": (TenantFiles, "erase"),
+    "events": (SqliteJournal, "erase"),
+    "sweep": (SqliteJournal, "sweep"),
+}
+STEPS = ("asked", "tenant_removal_started", "grace", "service_stopped", "forget", "tenant_removed", *list(ENDS)[1:])
+CANARY = "the canary of its configuration"
 
 
 def die() -> None:
@@ -61,7 +68,7 @@ async def main(data: Path, step: str) -> None:
         other = await kernel.tenant("other")
         await other.deploy("calm", source=CALM)
         tenant = await kernel.tenant("gone")
-        await tenant.deploy("calm", source=CALM)
+        await tenant.deploy("calm", source=CALM, config={"key": CANARY})
         await tenant.deploy("deaf", source=DEAF)
         await tenant.set_secret("password", "the canary")
         for name in ("calm", "deaf"):
@@ -71,8 +78,8 @@ async def main(data: Path, step: str) -> None:
         if step == "asked":
             die()
         elif step in ENDS:
-            name = "forget" if step == "logs" else step
-            setattr(ENDS[step], name, killed_after(getattr(ENDS[step], name)))
+            where, name = ENDS[step]
+            setattr(where, name, killed_after(getattr(where, name)))
         elif step != "grace":
             SqliteJournal.append = killed_after(  # type: ignore[method-assign]
                 SqliteJournal.append, lambda events, *_: step in {event.type for event in events}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from removal_child import STEPS
+from removal_child import CANARY, STEPS
 
 from solo_trio import Kernel
 from solo_trio.errors import Rejected
@@ -50,7 +50,7 @@ async def test_killed_at_any_step_it_is_finished_by_the_next_kernel(tmp_path: Pa
     data = tmp_path / "data"
     before = set(procfs.children(os.getpid()))
     incarnation = await trio.to_thread.run_sync(killed_at, data, step)
-    if step in ("erase", "logs", "tenant_removed"):
+    if step in ("erase", "logs", "tenant_removed", "events", "sweep"):
         assert not {"keys", "secrets", "idempotency"} & set(left_of(data, incarnation))
     else:
         assert {"keys", "secrets"} <= set(left_of(data, incarnation))
@@ -69,8 +69,11 @@ async def test_killed_at_any_step_it_is_finished_by_the_next_kernel(tmp_path: Pa
                 await kernel.remove_tenant("gone")
             types = [event["type"] for event in await (await kernel.tenant("other")).events()]
             assert "tenant_removed" not in types and types.count("service_recovered") == 1
+            assert await kernel.system.core.erasures.finish(None)
             assert (await kernel.system.core.verification.verify(full=True)).status == "ok"
             again = await kernel.tenant("gone")
             assert await again.logs("calm") == [] and await again.services() == []
     assert left_of(data, incarnation) == []
+    for path in data.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), f"{path} still has it"
     assert set(procfs.children(os.getpid())) <= before

@@ -30,7 +30,7 @@ from solo_trio.operations.perform import OPERATIONS
 BUILDERS = {
     name: function
     for name, function in vars(asks).items()
-    if inspect.isfunction(function) and function.__module__ == asks.__name__ and not name.startswith("_")
+    if inspect.isfunction(function) and function.__module__.startswith(f"{asks.__name__}.") and not name.startswith("_")
 }
 EXAMPLES: dict[str, list[Any]] = {
     "deploy": ["s", "code"],
@@ -41,6 +41,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "resume": ["s"],
     "update": ["s"],
     "versions": ["s"],
+    "explain": ["s"],
     "call": ["s", "f"],
     "create_tenant": ["t"],
     "show_tenant": ["t"],

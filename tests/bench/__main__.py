@@ -16,6 +16,7 @@ from pathlib import Path
 
 import admission
 import audited
+import backups
 import capabilities
 import deploys
 import durable
@@ -31,6 +32,7 @@ FIGURES = {
     "admission": admission.measure,
     "append": durable.measure,
     "audit": audited.measure,
+    "backup": backups.measure,
     "capabilities": capabilities.measure,
     "deploy": deploys.measure,
     "many": many.measure,

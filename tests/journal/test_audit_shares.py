@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from audit_samples import KEY, START_US, entry, kept, opened
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solo_trio.journal import audit_shares

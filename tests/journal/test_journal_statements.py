@@ -55,7 +55,9 @@ def exceptions() -> Iterator[tuple[Path, ast.expr]]:
 
 
 def is_constant(what: ast.expr) -> bool:
-    """Columns joined, or as many question marks as there are."""
+    """A constant, columns joined, or as many question marks as there are."""
+    if isinstance(what, ast.Name):
+        return CONSTANT.fullmatch(what.id) is not None
     if not (isinstance(what, ast.Call) and isinstance(what.func, ast.Attribute) and what.func.attr == "join"):
         return False
     names = {

@@ -60,7 +60,8 @@ def check_event(event_id: int, oldest_id: int, last_id: int) -> None:
 def _pruned(oldest_id: int) -> Rejected:
     return Rejected(
         "event_not_found",
-        f"name event {oldest_id} or a later one: what came before it was pruned, and is in the archive or a backup",
+        f"name event {oldest_id} or a later one: what came before it is in the archive, which solo state reads where no kernel "
+        "runs, or in a backup",
         oldest_id=oldest_id,
     )
 

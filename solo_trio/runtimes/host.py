@@ -25,6 +25,7 @@ import trio
 from attrs import define, field
 
 from solo_trio.runtimes import egress_child, wire, zip_modules
+from solo_trio.runtimes.egress_broker import Broker
 from solo_trio.runtimes.fence import message_of, reason_of, traceback_tail
 from solo_trio.runtimes.life import Life, Reply, Verdict, crashed
 from solo_trio.service.calling import CallError
@@ -108,7 +109,7 @@ class Link:
         self._lock = threading.RLock()  # re-entrant: a logging call inside a signal handler or a __del__
         self._receiving = threading.Lock()
         self._inbox: deque[wire.Message] = deque()
-        self.broker = egress_child.Broker(lambda: self._sock.fileno(), self.send, self._receive_anywhere)
+        self.broker = Broker(lambda: self._sock.fileno(), self.send, self._receive_anywhere)
         self.on_messages: Callable[[], None] | None = None
         """Called, in any thread, when messages came in outside the session's own reading."""
 

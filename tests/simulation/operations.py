@@ -8,7 +8,7 @@ from typing import Any, Final
 from attrs import evolve
 
 from simulation.asking import Reply, ask
-from simulation.behaviours import source
+from simulation.behaviours import CRASHED, source
 from simulation.ledger import ABSENT, Credential, Key, Values, becomes
 from simulation.world import World
 
@@ -16,6 +16,8 @@ TENANTS: Final = ("a", "b", "c")
 SERVICES: Final = ("s", "t", "u", "v")
 PAUSED: Final = "paused"
 RUNS: Final = "runs"
+COINCIDING: Final = 0.3
+"""The share of requests in whose moment something else happens to what they are about."""
 AIMED: Final = 0.85
 """The share of requests about something that is probably there."""
 
@@ -64,14 +66,20 @@ class ServiceOperations:
         return f"k{len(self.ledger.asked)}" if self.chance.random() < 0.4 else None
 
     async def again(self, reply: Reply, key: str | None, name: str, credential: Credential, **request: Any) -> Reply:
-        """The same request once more, if it has a key and its answer was lost; the last answer counts, with all events."""
-        written = set(reply.event_ids)
+        """The same request again, if it has a key and its answer was lost (or just so); what came of all of them."""
+        written, lost, answered = set(reply.event_ids), False, reply if reply.answered else None
         for _ in range(3):
             if key is None or not (reply.outcome == "unknown" or (reply.answered and self.chance.random() < 0.2)):
                 break
             before, reply = reply, await ask(self.world, name, credential, key=key, **request)
             self.compare(name, before, reply)
             written.update(reply.event_ids, self.written_by(before))
+            lost |= before.outcome == "unknown"
+            answered = reply if reply.answered else answered
+        if answered is not None:  # whatever the credential was worth the next time
+            reply = answered
+        elif lost and reply.outcome == "refused":  # but one before may have been done
+            reply = evolve(reply, outcome="unknown")
         return evolve(reply, event_ids=tuple(sorted(written)))
 
     def written_by(self, reply: Reply) -> list[int]:
@@ -168,6 +176,7 @@ class ServiceOperations:
         if self.chance.random() < 0.2:
             query["force"] = "true"
         with self.ledger.change(service_key(tenant_id, service_id)) as change:
+            self._coincide(tenant_id, service_id)
             reply = await ask(self.world, "delete_service", credential, query=query, key=key, **request)
             reply = await self.again(reply, key, "delete_service", credential, query=query, **request)
             change.settle(reply.outcome, becomes(ABSENT))
@@ -185,6 +194,7 @@ class ServiceOperations:
         service_id = self.service(tenant_id)
         with self.ledger.change(service_key(tenant_id, service_id)) as change:
             change.settle("unknown", lambda before: before)
+            self._coincide(tenant_id, service_id)
             await ask(
                 self.world,
                 "restart_service",
@@ -204,12 +214,20 @@ class ServiceOperations:
             return None if before is None else frozenset((each[0], to) for each in before if each != ABSENT)
 
         with self.ledger.change(service_key(tenant_id, service_id)) as change:
+            self._coincide(tenant_id, service_id)
             reply = await ask(self.world, name, credential, key=key, **request)
             reply = await self.again(reply, key, name, credential, **request)
             # A resume that is refused may have been recorded: the service then did not become ready.
             change.settle("unknown" if reply.outcome == "refused" and reply.event_ids else reply.outcome, turned)
             if reply.answered and to == PAUSED and not reply.body.get("unresponsive"):
                 self._nothing_runs(tenant_id, service_id, "was paused")
+
+    def _coincide(self, tenant_id: str, service_id: str) -> None:
+        """Sometimes what runs crashes in the moment in which something is asked for it."""
+        if self.chance.random() < COINCIDING:
+            for running in list(self.world.processes.alive.values()):
+                if (running.launch.tenant_id, running.launch.service_id) == (tenant_id, service_id):
+                    running.end(CRASHED, self.chance.uniform(0.0, 0.04))
 
     def _nothing_runs(self, tenant_id: str, service_id: str, why: str) -> None:
         """Of the deployment that the answer was about."""

@@ -8,7 +8,7 @@ import trio
 
 from simulation.asking import ask
 from simulation.ledger import ABSENT, VALID, Credential, Key, Values, becomes
-from simulation.operations import ServiceOperations
+from simulation.operations import COINCIDING, ServiceOperations
 
 NAMES: Final = ("k", "l")
 RECORDED_S: Final = 5.0
@@ -84,6 +84,12 @@ class RightsOperations(ServiceOperations):
         tenant_id, capability_id = revoked.tenant_id or "", revoked.chain[-1]
         if self.ledger.is_dead(revoked):
             return
+        async with trio.open_nursery() as nursery:
+            if self.chance.random() < 2 * COINCIDING:
+                nursery.start_soon(self._set, tenant_id, self.chance.choice(NAMES), revoked)
+            nursery.start_soon(self._revoke, revoked, tenant_id, capability_id)
+
+    async def _revoke(self, revoked: Credential, tenant_id: str, capability_id: str) -> None:
         with self.ledger.change(capability_key(tenant_id, capability_id)) as change:
             if self.chance.random() < 0.6 and not revoked.narrowed:
                 route = {"capability_id": capability_id}

@@ -54,6 +54,8 @@ class Retaining:
         self._turn = trio.Lock()
         self._progress: dict[str, tuple[int, int]] = {}
         """Of erasures that have begun: up to which event the rows are done, and which segment was the last."""
+        self._seen: tuple[Segment, list[bytes]] | None = None
+        """The segment that was looked at before its events are deleted, and their hashes in it."""
         self.oldest_id = anchor[0] + 1
 
     def whole(self) -> reads.Whole:
@@ -132,17 +134,20 @@ class Retaining:
             upto = min(upto, self.oldest_id - 1 + PRUNE_EVENTS_MAX, self._store.head[0] - 1)
             if upto < self.oldest_id:
                 return self.oldest_id
-            await self._writer.run(partial(self._prune, upto), after=self._store.tidy)
+            oldest_id = self.oldest_id
+            segment = await self._points.run(lambda connection: pruning.segment_of(connection, oldest_id, self._key))
+            if segment is None:
+                return self.oldest_id  # not in the archive: it stays
+            if self._seen is None or self._seen[0] != segment:
+                rows = await trio.to_thread.run_sync(self._archive_rows, segment)
+                self._seen = segment, [row[-1] for row in rows]
+            work = partial(self._prune, min(upto, segment.last_id), segment, self._seen[1])
+            await self._writer.run(work, after=self._store.tidy)
             return self.oldest_id
 
-    def _prune(self, upto: int) -> None:
-        segment = self._store.segment_of(self.oldest_id, self._key)
-        if segment is None:
-            return  # not in the archive: it stays
-        upto = min(upto, segment.last_id)
+    def _prune(self, upto: int, segment: Segment, hashes: list[bytes]) -> None:
         chain_ = self._store.hash_at(upto)
-        rows = self._archive_rows(segment)
-        if chain_ is None or rows[upto - segment.first_id][-1] != chain_:
+        if chain_ is None or hashes[upto - segment.first_id] != chain_:
             raise damaged(f"event {upto} in the archive is not the one that is to be deleted")
         oldest_id, self.oldest_id = self.oldest_id, upto + 1  # first: who reads meanwhile must not take it for whole
         try:

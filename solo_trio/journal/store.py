@@ -16,7 +16,6 @@ from typing import Any, Final, TypeVar
 
 from solo_trio.errors import JournalFailed, KernelBug, StorageFull
 from solo_trio.journal import checkpoints, erasing, pruning, reads
-from solo_trio.journal.archive import Segment
 from solo_trio.journal.chain import COLUMNS, SALT_BYTES, seal
 from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
 from solo_trio.journal.library import damaged, driver, means
@@ -181,9 +180,6 @@ class Store:
 
     def hash_at(self, id_: int) -> bytes | None:
         return reads.hash_at(self._connection, id_)
-
-    def segment_of(self, event_id: int, key: bytes) -> Segment | None:
-        return pruning.segment_of(self._connection, event_id, key)
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Keep it, and the newest few."""

@@ -108,7 +108,7 @@ def test_shown_first_then_done_then_served(data: Path, harm: Callable[[Path], No
     assert (kept / "kernel.db").read_bytes() == before["kernel.db"]
     assert solo("verify", "--data", data).returncode == 0
     with Server(data) as server, SoloClient(**find_server(data, environment={}).options(), tenant="default") as client:
-        assert client.call("pids", "echo", "still here") == [["still here"], {}]
+        assert client.call("pids", "echo", ["still here"]) == [["still here"], {}]
         [event] = client.events(since_id=0, limit=1_000, type="log_repaired")["events"] or [None]
         assert event is None, "it is the system's, not a tenant's"
         done = solo("verify", "--data", data, "--accept-loss", "--json")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import os
 import pty
@@ -10,6 +12,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -21,8 +24,11 @@ import trio
 from cli_rig import PIDS, SOLO, Server, environment, solo
 
 from solo_trio.bootstrap import restore_backup, verify_data
+from solo_trio.bootstrap.backup_file import new_key
 from solo_trio.client import SoloClient, find_server
 from solo_trio.errors import Faulted
+from solo_trio.vault.keys import MasterKey
+from solo_trio.vault.sealed_file import SealedWriter, write_head
 
 OTHER_KEY = "0b" * 32
 
@@ -324,3 +330,47 @@ def test_a_watcher_from_before_is_told(story: Story, tmp_path: Path) -> None:
         assert (first["id"], first["type"]) == (began, "log_restored")
         with client.watch(since_id=began) as events:
             assert next(iter(events))["id"] == began + 1, "who has seen some of this one goes on"
+
+
+def test_a_manifest_that_says_something_else(story: Story, gone: Path, tmp_path: Path) -> None:
+    """Made by who has the key, and yet not what it says."""
+    master = MasterKey.read(story.key)
+    lies: dict[str, Any] = {
+        "another digest": [{"name": "kernel.db", "size_bytes": 4, "sha256": "0" * 64}],
+        "one more": [{"name": "kernel.db", "size_bytes": 4, "sha256": hashlib.sha256(b"rows").hexdigest()}] * 2,
+        "none": [],
+        "no list": None,
+    }
+    for what, members in lies.items():
+        bad = tmp_path / "bad"
+        key, head = new_key(master)
+        manifest = json.dumps({"format": 1, "last_event_id": 1, "members": members}).encode()
+        with (
+            bad.open("wb") as file,
+            SealedWriter(file, key, write_head(file, head)) as sealed,
+            gzip.GzipFile(fileobj=sealed, mode="wb") as packed,
+            tarfile.open(fileobj=packed, mode="w|") as tar,
+        ):
+            for name, content in (("kernel.db", b"rows"), ("manifest.json", manifest)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        with pytest.raises(Faulted) as caught:
+            restore_backup(bad, gone, nobody, key_file=story.key)
+        assert caught.value.code == "backup_damaged", what
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "certs/../../outside", ".hidden", "a\0b"])
+def test_a_member_that_would_lie_elsewhere(story: Story, gone: Path, tmp_path: Path, name: str) -> None:
+    bad = tmp_path / "bad"
+    key, head = new_key(MasterKey.read(story.key))
+    with (
+        bad.open("wb") as file,
+        SealedWriter(file, key, write_head(file, head)) as sealed,
+        gzip.GzipFile(fileobj=sealed, mode="wb") as packed,
+        tarfile.open(fileobj=packed, mode="w|") as tar,
+    ):
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(Faulted) as caught:
+        restore_backup(bad, gone, nobody, key_file=story.key)
+    assert caught.value.code == "backup_damaged"

@@ -97,6 +97,7 @@ async def test_up_to_half_of_the_file_all_is_recorded(tmp_path: Path) -> None:
 TENANTS = [*"abcdef", None]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(TENANTS), st.integers(1, 4_000), st.sampled_from(["call", "deploy"])), max_size=40

@@ -65,6 +65,7 @@ async def ask(
     )
     world.note(f"{request_id} asks {name} {tenant_id} {route} {query} {key}")
     answer, error = None, None
+    world.sent(keyed=key is not None)
     impatient = world.chance.random() < IMPATIENT and not world.calm
     with trio.CancelScope() as scope:
         life.connections[scope] = None

@@ -58,6 +58,9 @@ class Lives:
         if how < 0.2:
             return  # in order, when the clients are done or tire
         power = how < 0.65
+        if self._chance.random() < 0.35:
+            world.ambush = lambda: world.crash(power=power)
+            return
         steps = int(10 ** self._chance.uniform(1.0, 3.7))
         world.ticks.alarm(steps, lambda: world.crash(power=power))
 
@@ -84,6 +87,7 @@ class Lives:
         in_order = not life.dead
         if not life.dead:
             world.ticks.quiet()
+            world.ambush = None
             life.dead = True
             for scope in life.connections:
                 scope.cancel()

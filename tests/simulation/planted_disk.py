@@ -76,7 +76,7 @@ def believed_before_durable() -> Undo:
     return replace(Loop, "_decide", decide)
 
 
-@bug()
+@bug(seeds=40)
 def failed_append_is_tried_again() -> Undo:
     """After an fsync that failed the kernel forces out once more, and takes that for success."""
     was = SimJournal.force_out
@@ -90,7 +90,7 @@ def failed_append_is_tried_again() -> Undo:
     return replace(SimJournal, "force_out", force_out)
 
 
-@bug()
+@bug(seeds=80)
 def idempotency_in_another_transaction() -> Undo:
     """The record of an Idempotency-Key is appended after the events it is of have been."""
     was = SimJournal._append

@@ -52,7 +52,7 @@ def restart_limit_is_ignored() -> Undo:
     return replace(service_reports, "count_crash", count_crash)
 
 
-@bug()
+@bug(first=95, seeds=60)
 def window_is_lost_at_a_start() -> Undo:
     """A start of the kernel empties the restart windows."""
     was = SystemStarted.apply
@@ -66,7 +66,7 @@ def window_is_lost_at_a_start() -> Undo:
     return replace(SystemStarted, "apply", apply)
 
 
-@bug()
+@bug(seeds=80)
 def revocation_is_not_looked_up_in_the_draft() -> Undo:
     """Whoever was let in is not looked at again when it is decided."""
     return replace(Authority, "check", lambda self, state, at_us: None)
@@ -124,7 +124,7 @@ def secret_of_before_stays() -> Undo:
     return replace(SecretStored, "apply", apply)
 
 
-@bug()
+@bug(seeds=40)
 def given_up_is_started_again() -> Undo:
     """A start of the kernel starts what had been given up."""
     was = SystemStarted.apply

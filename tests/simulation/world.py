@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -121,12 +122,20 @@ class World:
         self.tried: dict[int, StoredEvent] = {}
         """Every event, as it was when it was to be written last: one that is erased later means what it meant."""
         self.lives = 0
+        self.ambush: Callable[[], None] | None = None
+        """A crash that waits for a request to be in the middle of."""
         self._plans = self.drawn("plans")
         self._up = trio.Event()
 
     def drawn(self, what: str) -> random.Random:
         """Chance of its own for `what`, so that another number drawn there changes nothing elsewhere."""
         return random.Random(f"{what} {self.shape.seed}")
+
+    def sent(self, *, keyed: bool) -> None:
+        """A request is on its way, which a crash may wait for."""
+        if self.ambush is not None and self.chance.random() < (0.5 if keyed else 0.05):
+            self.ticks.alarm(self.chance.randint(1, 30), self.ambush)
+            self.ambush = None
 
     # -- telling
 

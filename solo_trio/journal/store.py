@@ -173,8 +173,11 @@ class Store:
         """Delete the events up to `to`, which are in the archive: `count` of them."""
         self._check_alive()
         try:
-            self._witness.sync()  # it must not be found behind what the log begins with, also after power loss
+            # It must not be found behind what the log begins with: after a crash it may be, until it is written again.
+            self._witness.settle(self.head)
         except OSError as error:
+            if means(error) == "full":
+                raise StorageFull from error
             raise self._fail(f"the witness cannot be forced out ({error})") from error
         self.change(pruning.prune(to, key), pages=count * pruning.PRUNED_PAGES)
 

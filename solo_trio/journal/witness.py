@@ -85,6 +85,12 @@ class Witness:
         if written != len(data):
             raise OSError(f"{WITNESS_FILE}: {written} of {len(data)} bytes were written")
 
+    def settle(self, head: Head) -> None:
+        """Have it say no less than `head`, also after power loss. Raises OSError, also where there is no space."""
+        if os.pwrite(self._fd, encode(head, self._key), 0) != WITNESS_BYTES:
+            raise OSError(f"{WITNESS_FILE} was written in part only")
+        self.sync()
+
     def sync(self) -> None:
         os.fsync(self._fd)
 

@@ -364,6 +364,20 @@ async def test_another_master_key(tmp_path: Path) -> None:
     await journal.close()
 
 
+async def test_a_witness_that_was_left_behind_is_written_before_anything_is_deleted(tmp_path: Path) -> None:
+    """After a loss of power it may be older than the log; once its event is deleted it could no longer be compared."""
+    await made(tmp_path, 10)
+    behind = (tmp_path / "kernel.head").read_bytes()
+    journal = await open_journal(tmp_path, KEY)
+    await journal.append(events(11, 60))
+    await journal.close()
+    (tmp_path / "kernel.head").write_bytes(behind)
+    journal = await open_journal(tmp_path, KEY)
+    await compact(journal, 40)
+    await journal.close()
+    assert await reopened(tmp_path) == (events(1, 60), 41)
+
+
 async def test_a_full_disk_while_a_segment_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await made(tmp_path, 60)
     journal = await open_journal(tmp_path, KEY)

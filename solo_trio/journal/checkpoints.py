@@ -88,7 +88,7 @@ def read(connection: driver.Connection, event_id: int, chain: bytes | None, key:
 
 
 def authentic(row: tuple[Any, ...], key: bytes) -> tuple[Checkpoint, bytes] | None:
-    """What a row, in the order of `COLUMNS`, proves by itself: a kept state, and the hash of its event in the log it is about."""
+    """What a row, in the order of `COLUMNS`, proves by itself: a kept state, and the hash that its event had in the log."""
     id_, at_us, reducer, format_, digest, known, _, body = row
     if not _is_authentic(row, key) or not isinstance(body, bytes) or hashlib.sha256(body).digest() != digest:
         return None

@@ -33,7 +33,8 @@ SQLITE_PERM: Final = 3
 PRIMARY_CODE_MASK: Final = 0xFF
 
 RESTORE: Final = (
-    "restore the whole directory from a backup, or see what can be saved with: solo repair; do not delete or edit single files of it"
+    "restore the whole directory from a backup, or see what can be saved with: solo repair;"
+    " do not delete or edit single files of it"
 )
 
 Meaning = Literal["full", "damaged", "unwritable", "other"]

@@ -21,7 +21,15 @@ from solo_trio.model.compaction import LogCompacted
 from solo_trio.model.denial import AccessAlert, CapabilityDenied
 from solo_trio.model.event import Event
 from solo_trio.model.limits import Limits
-from solo_trio.model.repair import EventLost, InconsistencyFixed, LogRepaired, LossAccepted, LostSecret, StateRestored, TenantRestored
+from solo_trio.model.repair import (
+    EventLost,
+    InconsistencyFixed,
+    LogRepaired,
+    LossAccepted,
+    LostSecret,
+    StateRestored,
+    TenantRestored,
+)
 from solo_trio.model.resources import ResourceViolation, RuntimePressureHigh
 from solo_trio.model.secret import SecretAccessDenied, SecretAccessed, SecretRevoked, SecretStored
 from solo_trio.model.service_events import (

@@ -225,6 +225,22 @@ async def test_what_is_not_over_stays(autojump_clock: MockClock) -> None:
             assert (done.oldest_id, done.bound.reason) == (service.deployment, "unfinished_work")
 
 
+async def test_a_watcher_in_the_same_process_is_told(autojump_clock: MockClock) -> None:
+    memory = memory_kernel()
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await happen(kernel, 20)
+        done = await compacted(kernel, 5)
+        await tenant.deploy("web", Actor(), ephemeral=True)
+        async with tenant.watch(since_id=0) as records:
+            assert records.compacted is None
+            first = await anext(records)
+            assert records.compacted == done.oldest_id <= first["id"]
+        async with tenant.watch(since_id=done.oldest_id) as records:
+            await anext(records)
+            assert records.compacted is None
+
+
 # -- erasing
 
 

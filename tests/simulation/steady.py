@@ -27,7 +27,8 @@ from simulation.running import system_credential
 from simulation.scheduler import Ticks, run
 from simulation.world import Life, Shape, SimTelemetry, World
 from solo_trio.journal.memory import MemoryJournal
-from solo_trio.model.record import StoredEvent
+from solo_trio.kernel.hub import matches_query
+from solo_trio.model.record import EventQuery, StoredEvent
 from solo_trio.operations.perform import OPERATIONS, Request, perform
 from solo_trio.operations.settings import Settings
 from solo_trio.operations.table import EventStream
@@ -103,6 +104,20 @@ class SpillingJournal(MemoryJournal):
     def __init__(self) -> None:
         super().__init__()
         self._events = SpilledEvents()  # type: ignore[assignment]
+
+    async def read(self, query: EventQuery) -> list[StoredEvent]:
+        """As the one in memory, which would read the whole file."""
+        if query.newest:
+            return await super().read(query)
+        await trio.lowlevel.checkpoint()
+        found: list[StoredEvent] = []
+        for index in range(query.after, len(self._events)):
+            event = self._events[index]
+            if matches_query(event, query):
+                found.append(event)
+                if len(found) == query.limit:
+                    break
+        return found
 
 
 def live_steadily(hours: float, every_s: float = ROUND_S) -> Steady:

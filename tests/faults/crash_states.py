@@ -195,7 +195,7 @@ def explore(
     seed: int,
     chosen: Sequence[int] | None = None,
     modes: Collection[Mode] = MODES,
-    workers: int = 2,
+    workers: int = 1,
     seconds: float = float("inf"),
     bug: str = "none",
     enough: int = VIOLATIONS_MAX,
@@ -204,12 +204,16 @@ def explore(
     """Look at the states after `chosen` numbers of steps (None: every one). `bug` is planted into who opens them."""
     began = time.monotonic()
     chosen = range(len(recording.steps) + 1) if chosen is None else sorted(chosen)
-    recording.truth.state(len(recording.truth.events))  # once, not in every worker
     _shared.update(recording=recording, directory=directory, seed=seed, chosen=chosen, modes=modes, bug=bug)
     context = multiprocessing.get_context("fork")
     done = context.Value("q", 0)
     _shared.update(done=done, workers=workers, until=began + seconds, enough=enough)
     total = Explored()
+    if workers == 1:  # here: a process with threads must not fork
+        total.add(_work(0))
+        total.seconds = time.monotonic() - began
+        _shared.clear()
+        return total
     with context.Pool(workers) as pool:
         working = pool.map_async(_work, range(workers), chunksize=1)
         while not working.ready():

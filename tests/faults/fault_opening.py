@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from solo_trio.kernel.checkpoints import reducer_version
 from solo_trio.kernel.recovery import replay
 from solo_trio.model import codec
 from solo_trio.model.record import SecretRow, StoredEvent
-from solo_trio.model.state import KernelState, apply
+from solo_trio.model.state import KernelState, fold
 from solo_trio.model.system import StartSystem
 from solo_trio.operations.settings import Settings
 from solo_trio.telemetry.diagnostics import Diagnostics
@@ -89,17 +90,25 @@ def _short(value: object) -> str:
 
 
 class Truth:
-    """All that the recorded kernel ever appended, with its rows as they were stored, and the state after each event."""
+    """All that the recorded kernel ever appended, as it was in the end: the payloads of removed tenants are erased."""
 
-    def __init__(self, events: list[StoredEvent], rows: list[Row]) -> None:
+    def __init__(self, events: list[StoredEvent], rows: list[Row], columns: list[str]) -> None:
         self.events = events
         self.rows = rows
-        self._states = [KernelState()]
+        self.payload = columns.index("payload")
+        self._erasable = {self.payload, columns.index("salt")}
 
-    def state(self, last_id: int) -> KernelState:
-        while len(self._states) <= last_id:
-            self._states.append(apply(self._states[-1], codec.to_record(self.events[len(self._states) - 1])))
-        return self._states[last_id]
+    def begins_with(self, rows: list[Row]) -> bool:
+        """Bit for bit, but for what was erased later: that has its digest, which the chain covers and a start compares."""
+        if rows == self.rows[: len(rows)]:
+            return True
+        pairs = zip(rows, self.rows, strict=False)
+        return len(rows) <= len(self.rows) and all(
+            row == true or (true[self.payload] is None and self._blank(row) == self._blank(true)) for row, true in pairs
+        )
+
+    def _blank(self, row: Row) -> Row:
+        return tuple(None if index in self._erasable else cell for index, cell in enumerate(row))
 
 
 class Opener:
@@ -108,12 +117,20 @@ class Opener:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        # Power comes back with another start of the machine.
         (directory / "boot_id").write_text("00000000-0000-4000-8000-000000000001\n")
-        audit_head.BOOT_ID = str(directory / "boot_id")  # type: ignore[misc]
         self._facts: dict[tuple[int, int, int], Facts] = {}
         self._audits: set[int] = set()
         """Those that were opened and found sound."""
+
+    @contextmanager
+    def _another_boot(self) -> Iterator[None]:
+        """Power comes back with another start of the machine."""
+        real = audit_head.BOOT_ID
+        audit_head.BOOT_ID = str(self._directory / "boot_id")  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            audit_head.BOOT_ID = real  # type: ignore[misc]
 
     def put(self, image: Image) -> Path:
         data = self._directory / "data"
@@ -156,7 +173,8 @@ class Opener:
     def open_there(self, data: Path, truth: Truth | None = None) -> Found | str:
         """The same for a directory as it is."""
         try:
-            return trio.run(_found, data, truth)
+            with self._another_boot():
+                return trio.run(_found, data, truth)
         except SoloError as error:
             return f"the start is refused: {error.code}: {error.detail}"
         except AssertionError as error:
@@ -171,7 +189,7 @@ class Opener:
         async def read() -> Truth:
             journal = await open_journal(data, master_key_of(data).derive("witness"))
             try:
-                return Truth(await _all(journal), await journal.in_reader(_rows))
+                return Truth(await _all(journal), await journal.in_reader(_rows), await journal.in_reader(_columns))
             finally:
                 await journal.close()
 
@@ -185,16 +203,20 @@ def _looked_at(data: Path, truth: Truth) -> tuple[int, int]:
         connection = readers.points[0]
         check_tables(connection)
         rows = _rows(connection)
-        assert rows == truth.rows[: len(rows)], "the log is not what was appended"
+        assert truth.begins_with(rows), "the log is not what was appended"
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         others = [
             (name, *sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr))
             for name in sorted(tables)
             if name != "events"
         ]
-        return len(rows), hash(tuple(others))
+        return len(rows), hash((sum(row[truth.payload] is None for row in rows), *others))
     finally:
         close_store(store, readers)
+
+
+def _columns(connection: Any) -> list[str]:
+    return [row[1] for row in connection.execute("PRAGMA table_info(events)")]
 
 
 def _rows(connection: Any) -> list[Row]:
@@ -229,8 +251,8 @@ async def _found(data: Path, truth: Truth | None) -> Found:
                 journal, clock, telemetry, reducer=reducer_version(), start=start, timeout_s=RECOVERY_S
             )
             if truth is not None:
-                assert events == truth.events[: len(events)], "the log is not what was appended"
-                assert recovery.state == truth.state(len(events)), "the state is not the fold of the events"
+                assert truth.begins_with(await journal.in_reader(_rows)), "the log is not what was appended"
+            assert recovery.state == fold(map(codec.to_record, events)), "the state is not the fold of the events"
             secrets = await journal.in_reader(_secrets)
             artifacts = await journal.in_reader(_artifacts)
             facts = _facts(recovery.state, secrets, artifacts, keyring, Vault(master, entropy, keys))

@@ -19,7 +19,7 @@ from solo_trio.kernel.denials import AlertRules, Denials
 from solo_trio.kernel.erasing import Erasures
 from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.log_checks import Check
-from solo_trio.kernel.loop import Loop
+from solo_trio.kernel.loop import Loop, shutting_down
 from solo_trio.kernel.monitor import Monitor
 from solo_trio.kernel.past import PastStates
 from solo_trio.kernel.pressure import NoMachine, PressureLimits, PressureMonitor
@@ -297,10 +297,14 @@ class Core:
     # -- what runs
 
     async def wait_paused(self, tenant_id: str, service_id: str, deployment: int) -> None:
-        """Until nothing of a paused service runs any more, or it is no longer paused."""
+        """Until nothing of a paused service runs any more, or it is no longer paused.
+
+        Raises `Faulted("shutting_down")` if the kernel ends before that.
+        """
         tenant = self.tenants.get(tenant_id)
         if tenant is None:
             return
+        supervisor = tenant.supervisors.get(service_id)
         with self.hub.follow(tenant_id, service_id) as follow:
             async with trio.open_nursery() as nursery:
 
@@ -315,6 +319,11 @@ class Core:
                         break
                     await follow.next()
                 nursery.cancel_scope.cancel()
+        running = None if supervisor is None else supervisor.running
+        service = self.loop.state.service(tenant_id, service_id)
+        paused = service is not None and service.deployment == deployment and service.status is Status.PAUSED
+        if paused and running is not None and not running.ended.is_set():  # its supervising task was cut off with the kernel
+            raise shutting_down()
 
     def adjust(self, tenant_id: str, service: ServiceState, changed: Limits) -> frozenset[str]:
         """Make the limits that were `changed` count for what runs; the names of those that only the next start can bring."""

@@ -25,11 +25,11 @@ from kernel_rig import (
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from solo_trio import service
-from solo_trio.errors import Faulted, Rejected, SoloError
+from solo_trio.errors import Faulted, JournalFailed, Rejected, SoloError
 from solo_trio.kernel.siblings import START_LIMIT_PER_TENANT
 from solo_trio.operations.changing import KILL_MARGIN_S, TASK_MARGIN_S
 from solo_trio.operations.settings import Settings
-from solo_trio.testing import MemoryKernel
+from solo_trio.testing import FaultyJournal, MemoryKernel
 
 
 class OwnError(BaseException):
@@ -116,6 +116,23 @@ async def test_asked_to_stop_while_it_is_being_killed_it_is_gone_when_that_is_an
             assert trio.current_time() == pytest.approx(9) and runtime.alive[0].ended.is_set()
         await tenant.deploy("web", source="it")
     assert codes == ["service_deleted"]
+
+
+async def test_a_pause_is_not_answered_as_done_by_a_kernel_that_ends_meanwhile(autojump_clock: MockClock) -> None:
+    """Found by the simulation: the disk fails while the paused service is still dying."""
+    journal, codes = FaultyJournal(), list[str]()
+    memory = MemoryKernel(journal=journal, runtimes={"process": PlannedRuntime({"it": [Plan(dies_s=8)]})})
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(JournalFailed):
+            async with memory.open() as kernel:
+                tenant = await kernel.tenant("acme")
+                await tenant.deploy("web", source="it", limits={"stop_timeout_s": 1.0})
+                nursery.start_soon(attempt, codes, lambda: tenant.pause("web"))
+                await trio.sleep(2)  # killed, and still dying
+                journal.fail()
+                await attempt([], lambda: tenant.set_secret("name", "value"))
+                await trio.sleep_forever()
+    assert codes == ["shutting_down"]
 
 
 @pytest.mark.parametrize("force", [False, True])

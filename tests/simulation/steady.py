@@ -183,7 +183,7 @@ class _Newest:
 
 
 async def _use(world: World, seconds: float, every_s: float) -> tuple[list[int], int]:
-    world.ledger = _NoLedger()
+    world.ledger, world.calm = _NoLedger(), True
     system = await system_credential(world)
     await trio.sleep(10)  # a start grants no burst of requests
     made = await ask(world, "create_tenant", system, body={"tenant_id": "a"})

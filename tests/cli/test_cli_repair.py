@@ -141,7 +141,7 @@ def test_on_a_terminal_it_asks(data: Path, answer: str, code: int) -> None:
         [*SOLO, "repair", "--data", str(data)],
         stdin=theirs,
         stdout=theirs,
-        stderr=subprocess.DEVNULL,
+        stderr=theirs,
         env=environment(TERM="dumb"),
     )
     os.close(theirs)

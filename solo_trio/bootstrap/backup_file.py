@@ -31,6 +31,7 @@ from solo_trio.vault.secret import Secret
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 MANIFEST_BYTES_MAX: Final = 64 * 1_048_576
+MANIFEST_SAYS: Final = {"last_event_id", "chain", "made_at", "environments"}
 MEMBERS_MAX: Final = 1_000_000
 PIECE_BYTES: Final = 1_048_576
 COMPRESSION_LEVEL: Final = 1
@@ -269,7 +270,7 @@ def read_members(file: BinaryIO, key: Secret, bound: bytes, sink: Sink | None, p
                 pass
         while sealed.read(PIECE_BYTES):
             pass
-        if manifest is None or members_of(manifest) != found:
+        if manifest is None or members_of(manifest) != found or not manifest.keys() >= MANIFEST_SAYS:
             raise NotSealed("what it holds is not what its manifest says")
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:

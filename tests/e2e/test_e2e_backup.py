@@ -23,6 +23,7 @@ from e2e_served import CALC, COMMAND, Served, served
 
 from solo_trio.bootstrap import restore_backup, verify_data
 from solo_trio.bootstrap.backup_file import open_backup
+from solo_trio.bootstrap.backup_parts import work_of
 from solo_trio.embedding import Kernel
 from solo_trio.errors import Faulted, SoloError, StorageFull
 from solo_trio.journal.sqlite import open_journal
@@ -468,3 +469,50 @@ connection = driver.connect(sys.argv[1], isolation_level=None)
 connection.execute("UPDATE events SET correlation_id = 'x' WHERE id = 2")
 connection.close()
 """
+
+
+FAILING = """
+import sys
+from pathlib import Path
+import trio
+from solo_trio.embedding import Kernel
+from solo_trio.errors import Faulted
+
+async def main():
+    async with Kernel.open(Path(sys.argv[1])) as kernel:
+        try:
+            await kernel.system.backups.write()
+        except Faulted as fault:
+            print(fault.code)
+        await kernel.tenant("after")
+        assert not kernel.system.core.telemetry.bugs
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "fault"),
+    [("kernel.db", "pwrite64:error=EIO:when=3+"), ("packed", "write:error=EIO:when=2+"), ("packed", "fsync:error=EIO")],
+)
+def test_a_disk_that_fails_the_backup_fails_nothing_else(tmp_path: Path, file: str, fault: str) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("missing: strace")
+    data = tmp_path / "data"
+    trio.run(open_kernel, data)
+    target = work_of(data / "backups", data) / file
+    trace = ["strace", "-f", "-qq", "-o", str(tmp_path / "trace"), "-P", str(target), "-e", f"inject={fault}"]
+    ran = subprocess.run(
+        [*trace, sys.executable, "-c", FAILING, str(data)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    if "Operation not permitted" in ran.stderr:
+        pytest.skip("missing: permission to trace")
+    assert (ran.returncode, ran.stdout) == (0, "backup_failed\n"), ran.stderr
+    assert "INJECTED" in (tmp_path / "trace").read_text()
+    assert left_in(data / "backups") == []
+    assert trio.run(verify_data, data, nobody).status == "ok"

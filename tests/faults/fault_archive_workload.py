@@ -162,10 +162,6 @@ def _anchor_in_the_next_transaction() -> None:
     Store.prune = prune  # type: ignore[method-assign]
 
 
-def _kept_states_of_the_erased_stay() -> None:
-    erasing.drop_checkpoints = lambda erasure: []
-
-
 def _old_segments_stay() -> None:
     archive.Archive.remove = lambda self, name: None  # type: ignore[method-assign]
     archive.Archive.sweep = lambda self, known: None  # type: ignore[method-assign]
@@ -209,7 +205,6 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
         _pruned_before_it_is_archived,
         _anchor_not_moved,
         _anchor_in_the_next_transaction,
-        _kept_states_of_the_erased_stay,
         _old_segments_stay,
         _segments_are_not_written_anew,
         _slack_is_not_swept,

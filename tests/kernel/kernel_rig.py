@@ -19,6 +19,7 @@ from solo_trio.journal.memory import MemoryJournal
 from solo_trio.kernel.loop import Loop
 from solo_trio.model import codec
 from solo_trio.model.event import Record
+from solo_trio.model.mandate import NOBODYS, Mandate
 from solo_trio.model.record import Attachment, EventQuery, StoredEvent
 from solo_trio.model.state import fold
 from solo_trio.ports import Ending, Launch
@@ -162,7 +163,7 @@ class PlannedRunning:
             self._killed = True
             self._end_in(self._plan.dies_s, Ending("killed", "killed", signal="SIGKILL"))
 
-    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    async def call(self, function: str, args: Sequence[Any], kwargs: dict[str, Any], mandate: Mandate = NOBODYS) -> Any:
         await trio.lowlevel.checkpoint()
         return function
 

@@ -94,6 +94,9 @@ class SpilledEvents(Sequence[StoredEvent]):
             self._at.append(self._file.seek(0, os.SEEK_END))
             pickle.dump(event, self._file)
 
+    def close(self) -> None:
+        self._file.close()
+
     def _read(self, index: int) -> StoredEvent:
         self._file.seek(self._at[index])
         event: StoredEvent = pickle.load(self._file)
@@ -148,9 +151,11 @@ async def _main(hours: float, every_s: float, ticks: Ticks) -> Steady:
             world.is_up(life)
             samples, rounds = await _use(world, hours * 3_600, every_s)
         nursery.cancel_scope.cancel()
+    events = len(journal._events)
+    journal._events.close()  # type: ignore[attr-defined]
     if world.trace.violations:
         raise AssertionError(world.trace.violations)
-    return Steady(hours, len(journal._events), rounds, time.perf_counter() - began, tuple(samples))
+    return Steady(hours, events, rounds, time.perf_counter() - began, tuple(samples))
 
 
 class _NoLedger(Ledger):

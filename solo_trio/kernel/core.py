@@ -322,7 +322,9 @@ class Core:
         running = None if supervisor is None else supervisor.running
         service = self.loop.state.service(tenant_id, service_id)
         paused = service is not None and service.deployment == deployment and service.status is Status.PAUSED
-        if paused and running is not None and not running.ended.is_set():  # its supervising task was cut off with the kernel
+        if (
+            paused and running is not None and not running.ended.is_set()
+        ):  # its supervising task was cut off with the kernel
             raise shutting_down()
 
     def adjust(self, tenant_id: str, service: ServiceState, changed: Limits) -> frozenset[str]:

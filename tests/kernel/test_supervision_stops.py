@@ -102,7 +102,9 @@ async def test_row_13_force_is_no_grace_at_all(autojump_clock: MockClock) -> Non
     assert await story(memory, "web") == [*DEPLOYED, "killed", "stopped killed"]
 
 
-async def test_asked_to_stop_while_it_is_being_killed_it_is_gone_when_that_is_answered(autojump_clock: MockClock) -> None:
+async def test_asked_to_stop_while_it_is_being_killed_it_is_gone_when_that_is_answered(
+    autojump_clock: MockClock,
+) -> None:
     """Found by the simulation: it was answered at once, and the next of that id ran beside the one that was dying."""
     runtime = PlannedRuntime({"it": [Plan(dies_s=8), Plan()]})
     memory, codes = MemoryKernel(runtimes={"process": runtime}), list[str]()

@@ -83,18 +83,32 @@ def page(connection: driver.Connection, after: Head, floor: Head, whole: Whole |
     `whole` None: the database is from before there was an archive.
     """
     id_, hash_ = after
-    rows = _rows_after(connection, id_)
+    rows, erased = _at_once(connection, id_, masked=whole is not None)
     moved = False
     if whole is not None and (not rows or rows[0][0] != id_ + 1):
         # They are looked for in the archive after they were not found here: what is moved is in both for a while.
         moved = id_ < pruning.anchor(connection, whole.key)[0]
-        rows = _archived_after(connection, id_, whole) if moved else rows
+        if moved:
+            rows, erased = _archived_after(connection, id_, whole), erasing.mask(connection)
     events, hash_ = chain.verify(id_, hash_, rows)
     if id_ < floor[0] <= id_ + len(events) and rows[floor[0] - id_ - 1][-1] != floor[1]:
         raise damaged(f"event {floor[0]} is not the one that was acknowledged")
     if whole is not None:
-        events = whole.proofs.apply(rows, events, erasing.mask(connection))
+        events = whole.proofs.apply(rows, events, erased)
     return Page(events, (id_ + len(events), hash_), last=not moved and len(events) < REPLAY_PAGE_ROWS)
+
+
+def _at_once(connection: driver.Connection, after: int, masked: bool) -> tuple[list[Row], Mask]:
+    """The next rows, and what counted as erased when they were read.
+
+    An erasure that is committed later is proved by an event that is not among these rows, and perhaps on no later page.
+    """
+    connection.execute("BEGIN")
+    try:
+        return _rows_after(connection, after), erasing.mask(connection) if masked else NOTHING_ERASED
+    finally:
+        if connection.in_transaction:  # some errors end it
+            connection.execute("ROLLBACK")
 
 
 def _rows_after(connection: driver.Connection, after: int) -> list[Row]:

@@ -15,9 +15,12 @@ from journal_samples import KEY, SqliteJournal, artifact, checkpoint, event, eve
 
 from solo_trio.errors import Faulted, SoloError, StorageFull
 from solo_trio.journal import archive as segments_module
-from solo_trio.journal import retaining
+from solo_trio.journal import pruning, reads, retaining
+from solo_trio.journal.archive import Archive
+from solo_trio.journal.chain import GENESIS
 from solo_trio.journal.inspection import open_inspection
 from solo_trio.journal.memory import MemoryJournal
+from solo_trio.journal.opening import close_store, open_store
 from solo_trio.journal.rotation import change_over
 from solo_trio.journal.sqlite import open_journal
 from solo_trio.model.record import ERASED_TYPE, EraseEvents, Erasure, EventQuery, StoredEvent
@@ -330,6 +333,28 @@ async def test_an_erased_tenant_is_in_no_file(tmp_path: Path) -> None:
     await journal.close()
     assert CANARY not in bytes_of(tmp_path)
     assert len(await _inspected(tmp_path)) == last + 1
+
+
+async def test_a_tenant_that_is_erased_while_the_log_is_read(tmp_path: Path) -> None:
+    """At the worst moment: between the last rows and what is known of erasures."""
+    await made(tmp_path, 20)
+    store, readers = open_store(tmp_path, KEY)
+    reader, whole = readers.points[0], reads.Whole(Archive(tmp_path), pruning.key_of(KEY))
+    told, asked = erasing(21)
+
+    def meanwhile(statement: str) -> None:
+        if "FROM erasures" in statement and store.head[0] < told.id:
+            store.append([told], [asked], reserved=False)
+
+    reader.set_trace_callback(meanwhile)
+    try:
+        page = reads.page(reader, (0, GENESIS), store.head, whole)
+        whole.proofs.check()
+        assert page.events == events(1, 20) and page.last
+        assert store.head[0] == told.id
+    finally:
+        close_store(store, readers)
+    assert await reopened(tmp_path) == ([*blanked(events(1, 20), "acme-1", 21), told], 1)
 
 
 async def test_tenants_removed_before_there_was_erasing_are_known(tmp_path: Path) -> None:

@@ -146,6 +146,12 @@ class _Planning:
 
     def _check_master_key(self) -> None:
         """Something must prove that it is the right one: with another, everything would look damaged."""
+        if self.keys and all(self.master.is_of_another(row.wrapped) for row in self.keys):
+            raise Faulted(
+                "data_damaged",
+                "all stored keys are under another master key, and a repair would throw them away: if a rotation was"
+                " interrupted, run the same solo keys rotate once more, with the key from before it; else give the other key",
+            )
         if self.salvage.witness is not None or self.salvage.checkpoints or any(map(self._opens, self.keys)):
             return
         raise Faulted(

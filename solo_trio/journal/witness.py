@@ -41,7 +41,8 @@ def decode(data: bytes, key: bytes) -> Head:
     body, mac = data[: _BODY.size], data[_BODY.size :]
     if len(data) != WITNESS_BYTES or not hmac.compare_digest(mac, hmac.digest(key, body, hashlib.sha256)):
         raise damaged(
-            f"{WITNESS_FILE} is not authentic: it was changed, or the master key is not the one of this directory"
+            f"{WITNESS_FILE} is not authentic: it was changed, or the master key is not the one of this directory; if"
+            " a rotation of it was interrupted, run the same solo keys rotate once more, with the key from before it"
         )
     magic, id_, hash_ = _BODY.unpack(body)
     if magic != _MAGIC or id_ < 0:

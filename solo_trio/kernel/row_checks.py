@@ -8,12 +8,14 @@ removed.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from attrs import frozen
 
+from solo_trio.kernel.checkpoints import is_small, maybe_in_thread
 from solo_trio.kernel.log_checks import Check, named
 from solo_trio.model.record import DropArtifact, DropIdempotency, DropKey, DropSecrets, Inventory, KeyRow
-from solo_trio.model.repair import Removable, is_named
+from solo_trio.model.repair import Removable, by_incarnation, is_named
 from solo_trio.model.state import KernelState
 
 SYSTEM = "system"
@@ -92,7 +94,8 @@ def _unnamed(state: KernelState, found: Inventory) -> Iterable[Removable]:
     ]
     scopes = sorted({row.scope for row in found.requests} - {SYSTEM})
     rows += [Removable(f"requests of {scope}", DropIdempotency(scope), scope) for scope in scopes]
-    return (row for row in rows if not is_named(state, row))
+    tenants = by_incarnation(state)
+    return (row for row in rows if not is_named(state, tenants, row))
 
 
 async def lasting_rows(
@@ -102,14 +105,21 @@ async def lasting_rows(
     looks: int,
 ) -> Rows:
     """What differs at every look: between the state and the rows of one look, something may have been committed."""
-    found = compare_rows(state(), await inventory())
+    found = await _compared(state, inventory)
     for _ in range(looks):
         if not found.missing and not found.unnamed:
             break
         await again()
-        later = compare_rows(state(), await inventory())
+        later = await _compared(state, inventory)
         found = Rows(found.missing & later.missing, tuple(each for each in found.unnamed if each in later.unnamed))
     return found
+
+
+async def _compared(state: Callable[[], KernelState], inventory: Callable[[], Awaitable[Inventory]]) -> Rows:
+    """In a thread where it takes a while: meanwhile the kernel goes on."""
+    found = await inventory()
+    now = state()
+    return await maybe_in_thread(partial(compare_rows, now, found), not is_small(now))
 
 
 def row_checks(rows: Rows) -> list[Check]:

@@ -6,6 +6,7 @@ versions, sources) it takes back, so that the state never promises what is not t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from attrs import frozen
@@ -156,6 +157,10 @@ def restoring(state: KernelState) -> list[Proposed]:
     return found
 
 
+IN_PLACE_OF_LOST: Final = frozenset({EventLost.TYPE, StateRestored.TYPE, TenantRestored.TYPE})
+"""What stands in the log under the ids of events that were not saved."""
+
+
 @event("log_repaired")
 @frozen
 class LogRepaired(Event):
@@ -267,7 +272,8 @@ class RemoveUnnamed:
     found: tuple[Removable, ...]
 
     def decide(self, state: KernelState, now: Now) -> Decision:
-        unnamed = [each for each in self.found if not is_named(state, each)]
+        tenants = by_incarnation(state)
+        unnamed = [each for each in self.found if not is_named(state, tenants, each)]
         if not unnamed:
             return Decision(reply=0)
         fixed = InconsistencyFixed(
@@ -276,17 +282,22 @@ class RemoveUnnamed:
         return Decision((Proposed(fixed),), tuple(each.drop for each in unnamed), reply=len(unnamed))
 
 
-def is_named(state: KernelState, found: Removable) -> bool:
-    """Whether the state needs it."""
+def by_incarnation(state: KernelState) -> dict[str, TenantState]:
+    """For many questions of `is_named`."""
+    return {tenant.incarnation: tenant for tenant in state.tenants.values()}
+
+
+def is_named(state: KernelState, tenants: Mapping[str, TenantState], found: Removable) -> bool:
+    """Whether the state needs it; `tenants` are its own, by incarnation."""
     match found.drop:
         case DropArtifact(digest):
             return digest in state.sources
         case DropSecrets(incarnation, name, number):
-            tenant = next((each for each in state.tenants.values() if each.incarnation == incarnation), None)
+            tenant = tenants.get(incarnation)
             secret = None if tenant is None else tenant.secrets.get(name or "")
             return secret is not None and (number is None or secret.version(number) is not None)
         case _:
-            return any(each.incarnation == found.incarnation for each in state.tenants.values())
+            return found.incarnation in tenants
 
 
 @frozen

@@ -18,11 +18,13 @@ from attrs import field, frozen
 from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.backups import Backups
 from solo_trio.kernel.core import Core
-from solo_trio.kernel.staging import Command, Idempotency, Submission
+from solo_trio.kernel.staging import Command, Idempotency, Repeated, Submission
 from solo_trio.model.capability import Authority
 from solo_trio.model.caveat import read_caveats
 from solo_trio.model.certificate import Certificate
 from solo_trio.model.ids import check_id
+from solo_trio.model.record import EventQuery
+from solo_trio.model.repair import IN_PLACE_OF_LOST
 from solo_trio.model.rights import SCOPED
 from solo_trio.model.tenant import TenantState, tenant_of
 from solo_trio.operations.admission import Admission
@@ -104,9 +106,18 @@ class Caller:
             )
 
     async def submit(self, command: Command) -> Any:
-        return await self.core.loop.submit(
+        reply = await self.core.loop.submit(
             Submission(command, self.authority, self.idempotency, correlation_id=self.request_id)
         )
+        if isinstance(reply, Repeated):
+            [stored] = await self.core.journal.read(EventQuery(after=reply.event_id - 1, limit=1))
+            if stored.type in IN_PLACE_OF_LOST:
+                raise Rejected(
+                    "idempotency_conflict",
+                    "what a request with this Idempotency-Key was answered with was lost in a repair of the log: look at what"
+                    " is there now, and ask for what is missing with a new key",
+                )
+        return reply
 
 
 def authenticate(system: System, token: str | None, certificate: Certificate | None = None) -> Authority:

@@ -20,7 +20,14 @@ from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.system import SystemPaused
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.granting import check_secrets, granted
-from solo_trio.operations.outcomes import RESTART_OUTCOMES, STOP_OUTCOMES, event_of, outcome, version_view
+from solo_trio.operations.outcomes import (
+    RESTART_OUTCOMES,
+    STOP_OUTCOMES,
+    deployment_of,
+    event_of,
+    outcome,
+    version_view,
+)
 from solo_trio.operations.services import ServiceInput
 from solo_trio.operations.table import Answer, body, operation, path, query
 from solo_trio.operations.views import spec_view
@@ -125,8 +132,7 @@ async def pause_service(caller: Caller, given: ServiceInput) -> Answer:
     command = Pause(tenant.tenant_id, check_id("service_id", given.service_id), caller.revision)
     reply = await caller.submit(command)
     deployment = await _deployment_of(caller, reply)
-    intent = await event_of(caller, deployment)
-    assert isinstance(intent, ev.ServiceDeploymentStarted)
+    intent = await deployment_of(caller, given.service_id, deployment)
     view = version_view(caller, given.service_id, intent, reply.event_id, status="paused")
     service = caller.core.loop.state.service(tenant.tenant_id, given.service_id)
     limits = effective((service or intent).spec.limits, caller.core.ceiling_of(tenant.tenant_id))
@@ -158,8 +164,7 @@ async def _start_again(caller: Caller, service_id: str, command: Restart | Resum
     with caller.core.hub.follow(command.tenant_id, service_id) as follow:
         reply = await caller.submit(command)
         deployment = await _deployment_of(caller, reply)
-        intent = await event_of(caller, deployment)
-        assert isinstance(intent, ev.ServiceDeploymentStarted)
+        intent = await deployment_of(caller, service_id, deployment)
         ready = Answer(version_view(caller, service_id, intent, reply.event_id), revision=reply.event_id)
         if isinstance(reply, Accepted):
             unchanged = not reply.changed
@@ -262,8 +267,7 @@ async def update_service(caller: Caller, given: UpdateInput) -> Answer:
 
 async def _spec_at(caller: Caller, service_id: str, deployment: int, revision: int) -> ServiceSpec:
     """What the service was to be from event `revision` on, read from the log: the same whenever it is asked for."""
-    intent = await event_of(caller, deployment)
-    assert isinstance(intent, ev.ServiceDeploymentStarted)
+    intent = await deployment_of(caller, service_id, deployment)
     changed = await event_of(caller, revision)
     if not isinstance(changed, ev.ServiceUpdated):  # it was so already: what is now, unless that is another deployment
         service = caller.core.loop.state.service(caller.tenant_id or "", service_id)

@@ -24,7 +24,7 @@ from solo_trio.operations.archives import check_source, source_of
 from solo_trio.operations.caller import Caller
 from solo_trio.operations.findings import findings_of
 from solo_trio.operations.granting import check_secrets, granted
-from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, event_of, outcome, version_view
+from solo_trio.operations.outcomes import DEPLOY_OUTCOMES, deployment_of, event_of, outcome, version_view
 from solo_trio.operations.table import Answer, body, operation, query
 from solo_trio.operations.views import service_view
 
@@ -126,8 +126,7 @@ async def deploy_spec(
             if service.confirmed:
                 return Answer(service_view(tenant.tenant_id, service) | told, revision=service.revision)
         if not wait:
-            intent = await event_of(caller, deployment)
-            assert isinstance(intent, ev.ServiceDeploymentStarted)
+            intent = await deployment_of(caller, service_id, deployment)
             view = version_view(caller, service_id, intent, deployment, status="starting")
             return Answer(view | told, 202, revision=deployment)
         record = await outcome(

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import trio
+from attrs import frozen
 
-from solo_trio.errors import SoloError
+from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.hub import PAGE_RECORDS_MAX, Follow
 from solo_trio.kernel.loop import shutting_down
 from solo_trio.model import codec
 from solo_trio.model import service_events as ev
 from solo_trio.model.event import Event, Record
 from solo_trio.model.record import EventQuery
+from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.system import SystemPaused
 from solo_trio.operations.caller import Caller
 
@@ -117,10 +119,30 @@ async def event_of(caller: Caller, event_id: int) -> Event | None:
     return codec.to_record(stored).event
 
 
+@frozen
+class Deployment:
+    """What a deployment asked for."""
+
+    version: int
+    digest: str
+    spec: ServiceSpec
+
+
+async def deployment_of(caller: Caller, service_id: str, deployment: int) -> Deployment:
+    """Of the log, or, where that has lost the event, of the state. Raises `Rejected("service_deleted")` if neither has it."""
+    intent = await event_of(caller, deployment)
+    if isinstance(intent, ev.ServiceDeploymentStarted):
+        return Deployment(intent.version, intent.digest, intent.spec)
+    service = caller.core.loop.state.service(caller.tenant_id or "", service_id)
+    if service is None or service.deployment != deployment:
+        raise Rejected("service_deleted", "it was deleted or replaced meanwhile; deploy it again if it is still wanted")
+    return Deployment(service.version, service.spec.digest, service.spec)
+
+
 def version_view(
     caller: Caller,
     service_id: str,
-    deployed: ev.ServiceDeployed | ev.ServiceDeploymentStarted,
+    deployed: ev.ServiceDeployed | Deployment,
     revision: int,
     *,
     status: str = "ready",

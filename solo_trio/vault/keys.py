@@ -104,6 +104,10 @@ class MasterKey:
         """Whether `wrapped` says of itself that it was made by this key."""
         return wrapped.startswith(_FORMAT + self._fingerprint)
 
+    def is_of_another(self, wrapped: bytes) -> bool:
+        """Whether `wrapped` says of itself that another master key made it."""
+        return len(wrapped) > _HEADER_BYTES and wrapped.startswith(_FORMAT) and not self.wraps(wrapped)
+
     def derive(self, purpose: str) -> bytes:
         """A 32-byte key for one purpose (HKDF-SHA256, RFC 5869); the same purpose gives the same key for ever."""
         return self._derive("for", purpose)
@@ -127,7 +131,8 @@ class MasterKey:
             raise Faulted(
                 "data_damaged",
                 "the master key is not the one that this data directory was made with; restore it"
-                f" (its file, or {MASTER_KEY_VARIABLE}) and start again",
+                f" (its file, or {MASTER_KEY_VARIABLE}) and start again; if a rotation of it was interrupted,"
+                " run the same solo keys rotate once more, with the key from before it",
             )
         try:
             return Secret(self._aead.decrypt(nonce, wrapped[_HEADER_BYTES + NONCE_BYTES :], header + aad))

@@ -25,8 +25,13 @@ from repair_rig import (
 )
 
 from solo_trio.errors import Faulted, Rejected
+from solo_trio.journal.library import driver
 from solo_trio.journal.wal import FRAME_HEADER_BYTES, PAGE_BYTES, WAL_HEADER_BYTES
+from solo_trio.model.record import KeyRow
 from solo_trio.model.state import KernelState
+from solo_trio.vault.keys import MasterKey
+from solo_trio.vault.secret import Secret
+from solo_trio.vault.vault import rewrapped
 
 FRAME_BYTES = FRAME_HEADER_BYTES + PAGE_BYTES
 
@@ -374,10 +379,24 @@ async def test_without_the_master_key_nothing_is_done(data: Path) -> None:
         await planned(data)
     (data / "master.key").write_bytes(b"ab" * 32)
     (data / "master.key").chmod(0o600)
-    with pytest.raises(Faulted, match="nothing in the directory is sealed with this master key"):
+    with pytest.raises(Faulted, match="all stored keys are under another master key"):
         await planned(data)
     (data / "master.key").write_bytes(key)
     assert (await planned(data)).way
+
+
+async def test_keys_under_another_master_key_are_not_thrown_away(data: Path) -> None:
+    """As an interrupted rotation leaves them where the master key comes from elsewhere."""
+    old, new = MasterKey.load_or_create(data / "master.key"), MasterKey(Secret(bytes(range(32))))
+    connection = driver.connect(str(settled(data) / "kernel.db"), isolation_level=None)
+    for found in connection.execute("SELECT key_id, incarnation, purpose, wrapped FROM keys").fetchall():
+        row = rewrapped(KeyRow(*found), old, new)
+        connection.execute("UPDATE keys SET wrapped = ? WHERE key_id = ?", (row.wrapped, row.key_id))
+    connection.close()
+    with pytest.raises(Faulted, match="run the same solo keys rotate once more"):
+        await planned(data)
+    with pytest.raises(Faulted, match="solo keys rotate once more"):
+        await lives_on(data)
 
 
 async def test_where_nothing_can_be_saved(data: Path) -> None:

@@ -135,7 +135,7 @@ class Journal(Protocol):
         ...
 
     async def prune(self, upto: int) -> int:
-        """One step of deleting archived events up to `upto`, but never the last one; what `oldest_id` is now. Raises as `archive`."""
+        """One step of deleting archived events up to `upto`, never the last one; what `oldest_id` is now. As `archive`."""
         ...
 
     async def archive_state(self) -> ArchiveState: ...
@@ -145,7 +145,7 @@ class Journal(Protocol):
         ...
 
     async def erase(self, erasure: Erasure) -> bool:
-        """One step of erasing what an incarnation's events held, wherever they are, and the checkpoints from before it was asked.
+        """One step of erasing what an incarnation's events held, wherever they are, and checkpoints from before it was asked.
 
         True: all of it is done, and no event holds it any more. Raises as `archive`.
         """

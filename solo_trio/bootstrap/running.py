@@ -116,12 +116,8 @@ async def running_system(
                     nursery.start_soon(logs.run)
                     async with assemble(parts, keyring, settings, audit) as system:
                         _write_admin_token(data, system)
-                        make = partial(
-                            make_backup, running_source(data, master, audit_key, journal), backup_directory
-                        )
-                        system = evolve(
-                            system, token_file=_TokenFile(data), backups=Backups(system.core, make)
-                        )
+                        make = partial(make_backup, running_source(data, master, audit_key, journal), backup_directory)
+                        system = evolve(system, token_file=_TokenFile(data), backups=Backups(system.core, make))
                         yield system
                     nursery.cancel_scope.cancel()
         finally:

@@ -134,7 +134,7 @@ class Checkpoint:
 
 
 ERASED_TYPE: Final = "tenant_erased"
-"""The event that makes it lawful that the payloads of an incarnation before it are gone: without one they were tampered with."""
+"""The event that makes it lawful that the payloads of an incarnation before it are gone: without one they were changed."""
 
 
 @frozen
@@ -152,7 +152,7 @@ class EraseEvents:
 
 @frozen
 class Erasure:
-    """Something that is still to be erased. `event_id` None: a removal from before there was such an event; none says so yet."""
+    """Something that is still to be erased. `event_id` None: removed before there was such an event; none says so yet."""
 
     tenant_id: str
     incarnation: str

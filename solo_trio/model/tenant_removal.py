@@ -149,7 +149,7 @@ class FinishRemoval:
 
 @frozen
 class EraseTenant:
-    """A tenant was removed by a program that did not erase its events: they are erased now. The reply is the id of the event."""
+    """A tenant was removed by a program that did not erase its events: they are now. The reply is the id of the event."""
 
     RESERVED: ClassVar[bool] = True
 

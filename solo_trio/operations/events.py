@@ -108,7 +108,7 @@ async def watch_events_socket(caller: Caller, given: WatchInput) -> EventStream:
 class Records:
     """An async iterator of public events, for who is in the same process. It holds one page, whatever it is not asked for.
 
-    `compacted`: None, or the event that it went on with because those before it are no longer at hand: read the state anew then.
+    `compacted`: None, or the event that it went on with because those before it are not at hand: read the state anew then.
     """
 
     def __init__(self, watch: Watch) -> None:

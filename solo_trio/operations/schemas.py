@@ -33,6 +33,7 @@ from solo_trio.operations.audit import CREDENTIAL_PATTERN, CURSOR_PATTERN, TIME_
 from solo_trio.operations.capabilities import TTL_S_MAX, RateLimit
 from solo_trio.operations.changing import GRACE_MS_MAX, RestartLimitsChange
 from solo_trio.operations.paging import PAGE_MAX
+from solo_trio.operations.settings import KEEP_EVENTS_MAX
 from solo_trio.operations.states import CURSOR_PATTERN as STATE_CURSOR
 from solo_trio.operations.strict_json import INT_MAX, INT_MIN
 from solo_trio.operations.table import Operation
@@ -75,6 +76,7 @@ _FIELDS: Final[dict[str, Schema]] = {
     "at": {"minimum": 0},
     "since_id": {"minimum": 0},
     "grace_ms": {"minimum": 0, "maximum": GRACE_MS_MAX},
+    "keep_events": {"minimum": 0, "maximum": KEEP_EVENTS_MAX},
     "name": {"pattern": f"^{SECRET_NAME_PATTERN}$", "maxLength": 128},
     "value": {"writeOnly": True, "anyOf": [_SECRET_TEXT, _SECRET_BYTES]},
     "key": {"writeOnly": True, "minLength": 1, "maxLength": AGENT_KEY_CHARACTERS_MAX},

@@ -120,9 +120,8 @@ async def test_the_whole_log_can_be_folded_without_a_checkpoint(tmp_path: Path) 
         "c = driver.connect(sys.argv[1], isolation_level=None); c.execute('DELETE FROM checkpoints'); c.close()"
     )
     paths = os.pathsep.join(path for path in sys.path if path)
-    subprocess.run(
-        [sys.executable, "-c", script, str(data / "kernel.db")], check=True, env=os.environ | {"PYTHONPATH": paths}
-    )
+    command = [sys.executable, "-c", script, str(data / "kernel.db")]
+    await trio.run_process(command, env=os.environ | {"PYTHONPATH": paths})
     async with served(data) as server:
         tenant = server.tenant("acme")
         assert (await ok(await tenant.post("/services/calc/call/add", json={"args": [2, 3]})))["result"] == 5
@@ -142,7 +141,7 @@ async def test_a_removed_tenant_is_in_no_file(tmp_path: Path, archived: bool) ->
         await ok(await gone.put("/secrets/key", json={"value": f"{CANARY}-of-a-secret"}))
         await gone.post("/services/calc/call/fail")
         with trio.fail_after(30):
-            while (await ok(await gone.get("/services/calc")))["status"] != "stopped":
+            while (await ok(await gone.get("/services/calc")))["status"] != "stopped":  # noqa: ASYNC110 - of another process
                 await trio.sleep(0.05)
         await ok(await server.client.post("/system/checkpoint"))
         held = everything(data)

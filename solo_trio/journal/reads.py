@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -26,6 +27,9 @@ REWRITES_MAX: Final = 5
 """So often a segment is looked for again that is being written anew."""
 INTEGRITY_ERRORS_MAX: Final = 1
 """One finding is enough to refuse."""
+GIVE_WAY_OPERATIONS: Final = 10_000
+"""Of SQLite, after which a check of the tables asks whether it is in the way: some tens of milliseconds."""
+SQLITE_INTERRUPT: Final = 9
 
 _ROWS: Final = f"SELECT {', '.join(COLUMNS)} FROM events"  # noqa: S608
 _PAGE: Final = f"{_ROWS} WHERE id > ? ORDER BY id LIMIT {REPLAY_PAGE_ROWS}"
@@ -66,6 +70,8 @@ class Whole:
     archive: Archive
     key: bytes
     proofs: Proofs = field(factory=Proofs)
+    in_the_way: Callable[[], bool] | None = None
+    """Whether a long read has to end now: something waits until nobody reads. From another thread."""
 
 
 @frozen
@@ -168,14 +174,20 @@ def _locate(connection: driver.Connection, after: int, error: driver.Error) -> S
     return damaged(f"the events after {after} cannot be read ({error})")
 
 
-def check_tables(connection: driver.Connection) -> None:
-    """Compare tables and indexes: the chain covers rows, not the ways to find them."""
+def check_tables(connection: driver.Connection, in_the_way: Callable[[], bool] | None = None) -> bool:
+    """Compare tables and indexes: the chain covers rows, not the ways to find them. False: it gave way before its end."""
+    connection.set_progress_handler(in_the_way, GIVE_WAY_OPERATIONS)
     try:
         (finding,) = connection.execute(f"PRAGMA integrity_check({INTEGRITY_ERRORS_MAX})").fetchone()
     except driver.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_INTERRUPT:
+            return False
         raise at_open(error, "the data directory") from error
+    finally:
+        connection.set_progress_handler(None, 0)
     if finding != "ok":
         raise damaged(f"the database is inconsistent ({finding})")
+    return True
 
 
 NOTHING_ERASED: Final[Mask] = {}

@@ -36,6 +36,8 @@ from solo_trio.model.record import Archived, ArchiveState, Erasure, EventQuery, 
 
 BLANKED_PAGES: Final = 2
 """About how many pages an erased event dirties."""
+SHRED_RETRY_S: Final = 0.1
+"""After a step that came to nothing, because somebody reads."""
 _PAYLOAD: Final = COLUMNS.index("payload")
 
 
@@ -60,7 +62,7 @@ class Retaining:
 
     def whole(self) -> reads.Whole:
         """For one replay."""
-        return reads.Whole(self._archive, self._key)
+        return reads.Whole(self._archive, self._key, in_the_way=lambda: self._store.to_be_shredded)
 
     async def state(self) -> ArchiveState:
         return await self._points.run(pruning.archive_state)
@@ -185,6 +187,7 @@ class Retaining:
                 return False
             dropping = partial(self._store.change, erasing.drop_checkpoints(erasure), shred=True)
             if not await self._writer.run(dropping):
+                await trio.sleep(SHRED_RETRY_S)
                 return False  # somebody reads: what was erased may still be in the WAL
             await self._writer.run(partial(self._store.change, erasing.done(erasure)), after=self._store.tidy)
             self._progress.pop(erasure.incarnation, None)

@@ -41,6 +41,10 @@ from solo_trio.model.record import (
 POINT_ROWS_MAX: Final = 16
 """So many events may be read by their ids alone on the connection of the kernel's own reads."""
 
+CHECK_TRIES_MAX: Final = 60
+"""So often the check of the tables gives way to what waits until nobody reads."""
+CHECK_RETRY_S: Final = 1.0
+
 T = TypeVar("T")
 
 
@@ -243,10 +247,19 @@ class Replay:
             if self._whole is not None:
                 self._whole.proofs.check()
             if self._after == 0:
-                await self._journal.in_reader(reads.check_tables)
+                await self._check_tables()
         if not page.events:
             raise StopAsyncIteration
         return page.events
+
+    async def _check_tables(self) -> None:
+        in_the_way = None if self._whole is None else self._whole.in_the_way
+        if in_the_way is not None:
+            for _ in range(CHECK_TRIES_MAX):
+                if await self._journal.in_reader(partial(reads.check_tables, in_the_way=in_the_way)):
+                    return
+                await trio.sleep(CHECK_RETRY_S)
+        await self._journal.in_reader(reads.check_tables)
 
     def _begin(self, connection: driver.Connection) -> Head:
         if self._after == 0:

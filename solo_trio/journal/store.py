@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -42,6 +43,10 @@ CHECKPOINT_PAGES_MAX: Final = 1_000
 SWEEP_BYTES_MAX: Final = 256 * 1_048_576
 """What is stored, beyond which the database is not written anew while the kernel runs: some seconds, and that much memory."""
 SQLITE_NOMEM: Final = 7
+SHRED_WAIT_MS: Final = 50
+"""How long appends wait at a time for readers to end, where nobody's answer depends on it that the WAL is emptied now."""
+SHRED_RETRY_S: Final = 1.0
+"""After appends, before it is tried again."""
 TRANSACTION_PAGES: Final = 6
 """About how many pages one small transaction dirties: the ends of the table and its indexes."""
 
@@ -98,8 +103,9 @@ class Store:
         self._reserve = reserve
         self._checkpoint_pages = checkpoint_pages
         self._wal_pages = 0
-        self._to_be_shredded = False
-        """Something was deleted that the WAL still has: a reader, or a full disk, was in the way."""
+        self.to_be_shredded = False
+        """Something was deleted that the WAL still has: a reader, or a full disk, is in the way. Who reads for long, ends."""
+        self._shred_again_at = 0.0
         self.head = head
         self.checkpoint_key = checkpoint_key
         self.erased: erasing.Mask = {}
@@ -123,7 +129,7 @@ class Store:
             except OSError as error:
                 raise self._fail(f"the witness cannot be written ({error})") from error
         if any(statement in _SHREDDING for statement, _ in statements):
-            self._to_be_shredded = not self._checkpoint("TRUNCATE")
+            self._shred()
         asked = {item.incarnation: item.event_id for item in attachments if isinstance(item, EraseEvents)}
         self.erased = {**self.erased, **asked} if asked else self.erased
 
@@ -138,8 +144,8 @@ class Store:
         self._write_with_room(statements, reserved=False)
         self._wal_pages += TRANSACTION_PAGES + pages + _pages(statements)
         if shred:
-            self._to_be_shredded = not self._checkpoint("TRUNCATE")
-        return not self._to_be_shredded
+            self._shred(SHRED_WAIT_MS)
+        return not self.to_be_shredded
 
     @property
     def is_small(self) -> bool:
@@ -166,8 +172,8 @@ class Store:
                 raise self._fail(f"the database could not be written anew ({error})") from error
             self._checkpoint("TRUNCATE")
             raise StorageFull from error
-        self._to_be_shredded = not self._checkpoint("TRUNCATE")
-        return not self._to_be_shredded
+        self._shred(SHRED_WAIT_MS)
+        return not self.to_be_shredded
 
     def prune(self, to: Head, key: bytes, count: int) -> None:
         """Delete the events up to `to`, which are in the archive: `count` of them."""
@@ -236,8 +242,9 @@ class Store:
         if self.failure is not None:
             return
         try:
-            if self._to_be_shredded:
-                self._to_be_shredded = not self._checkpoint("TRUNCATE")
+            if self.to_be_shredded:
+                if time.monotonic() >= self._shred_again_at:
+                    self._shred(SHRED_WAIT_MS)
             elif self._wal_pages >= self._checkpoint_pages:
                 self._checkpoint("PASSIVE")
         except JournalFailed:
@@ -363,6 +370,18 @@ class Store:
             self._connection.execute("ROLLBACK")
         except driver.Error as error:
             raise self._fail(f"an append could not be taken back ({error})") from error
+
+    def _shred(self, wait_ms_max: int | None = None) -> None:
+        """Empty the WAL of what was deleted; it waits for those who read, or only so long. Raises `JournalFailed`."""
+        self.to_be_shredded = True
+        execute = self._connection.execute
+        (usual_ms,) = execute("PRAGMA busy_timeout").fetchone()
+        execute(f"PRAGMA busy_timeout = {usual_ms if wait_ms_max is None else min(usual_ms, wait_ms_max)}")
+        try:
+            self.to_be_shredded = not self._checkpoint("TRUNCATE")
+        finally:
+            execute(f"PRAGMA busy_timeout = {usual_ms}")
+            self._shred_again_at = time.monotonic() + SHRED_RETRY_S
 
     def _checkpoint(self, mode: str) -> bool:
         """Whether all of it was done; a full disk and a reader in the way mean that the WAL stays for now.

@@ -23,8 +23,7 @@ from solo_trio.ports import Journal, Telemetry
 FRESH_CHECKPOINTS: Final = 2
 """The newest, and one to fall back on."""
 STEP_RETRY_S: Final = 0.1
-"""Between steps that came to nothing, because somebody reads."""
-STEPS_IN_A_ROW: Final = 50
+"""Between sweeps that came to nothing, because somebody reads."""
 SWEEPS_MAX: Final = 3
 """Tried at once; then again after `ERASE_RETRY_S`. It may be too large until more of it is in the archive."""
 ERASE_RETRY_S: Final = 30.0
@@ -87,9 +86,6 @@ class Erasures:
         before = [each for each in await self._core.journal.checkpoint_ids() if each < erasure.event_id]
         for _ in range(FRESH_CHECKPOINTS if before else 0):
             await self._core.checkpoints.write()
-        steps = 0
         while not await self._core.journal.erase(erasure):
-            steps += 1
-            # Each step takes its turn with appends; only where nothing comes of one, somebody must end first.
-            await trio.sleep(STEP_RETRY_S if steps % STEPS_IN_A_ROW == 0 else 0)
+            await trio.lowlevel.checkpoint()  # each step takes its turn with appends
         self._core.hub.erase(erasure.incarnation, erasure.event_id)

@@ -4,7 +4,9 @@ import os
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,10 @@ from journal_samples import (
 )
 
 from solo_trio.errors import Faulted, KernelBug
+from solo_trio.journal import reads
 from solo_trio.journal.library import driver
-from solo_trio.journal.schema import MIGRATIONS, connect_reader, connect_writer
+from solo_trio.journal.opening import close_store, open_store
+from solo_trio.journal.schema import BUSY_TIMEOUT_MS, MIGRATIONS, connect_reader, connect_writer
 from solo_trio.journal.sqlite import open_journal
 from solo_trio.journal.writer import WRITER_QUEUE_JOBS_MAX
 from solo_trio.model.record import DropArtifact, DropSecrets, EventQuery, SecretRow
@@ -259,6 +263,7 @@ async def test_what_a_reader_kept_in_the_log_file_is_out_of_it_after_the_next_ap
 ) -> None:
     """A foreign tool that reads may be in the way of emptying the WAL; that is made up for."""
     monkeypatch.setattr("solo_trio.journal.schema.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("solo_trio.journal.store.SHRED_RETRY_S", 0.0)
     content = os.urandom(3_000)
     journal = await open_journal(tmp_path, KEY)
     try:
@@ -275,6 +280,81 @@ async def test_what_a_reader_kept_in_the_log_file_is_out_of_it_after_the_next_ap
         await journal.append([event(4)])  # what follows an append is done when the next one is
         for name in ("kernel.db", "kernel.db-wal"):
             assert content[100:200] not in read_elsewhere(tmp_path, name)
+    finally:
+        await journal.close()
+
+
+async def test_appends_do_not_wait_for_who_reads_while_the_log_file_is_to_be_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the one that asked for it does; the others try now and then, and briefly."""
+    await made(tmp_path, 3)
+    store, readers = open_store(tmp_path, KEY)
+    tried: list[float] = []
+
+    def trace(statement: str) -> None:
+        if "wal_checkpoint" in statement:
+            tried.append(time.monotonic())
+
+    try:
+        store.append([event(4)], [SecretRow("acme-1", "a", 1, "v", "k", b"sealed")], reserved=False)
+        readers.scans[0].execute("BEGIN")
+        readers.scans[0].execute("SELECT * FROM events").fetchone()
+        began = time.monotonic()
+        assert not store.change([("DELETE FROM secrets", [()])], shred=True)
+        assert time.monotonic() - began < BUSY_TIMEOUT_MS / 1000 / 2
+        (usual_ms,) = store.beside_appends(lambda connection: connection.execute("PRAGMA busy_timeout").fetchone())
+        assert usual_ms == BUSY_TIMEOUT_MS
+        monkeypatch.setattr(store, "_shred_again_at", time.monotonic() + 3_600)
+        store.beside_appends(lambda connection: connection.set_trace_callback(trace))
+        for id_ in range(5, 10):
+            store.append([event(id_)], [], reserved=False)
+            store.tidy()
+        assert tried == [] and store.to_be_shredded
+        monkeypatch.setattr(store, "_shred_again_at", time.monotonic())
+        store.tidy()
+        assert len(tried) == 1 and store.to_be_shredded
+        readers.scans[0].execute("ROLLBACK")
+        monkeypatch.setattr(store, "_shred_again_at", time.monotonic())
+        store.tidy()
+        assert not store.to_be_shredded
+    finally:
+        close_store(store, readers)
+
+
+async def test_a_check_of_the_tables_gives_way_to_what_is_to_be_in_no_file(tmp_path: Path) -> None:
+    await made(tmp_path, 5_000, group=5_000)
+    journal = await open_journal(tmp_path, KEY)
+    content = os.urandom(3_000)
+    await journal.append([event(5_001)], [SecretRow("acme-1", "a", 1, "v", "k", content)])
+    whole = journal._retaining.whole()
+    assert whole.in_the_way is not None and not whole.in_the_way()
+    begun, asked = threading.Event(), []
+
+    def in_the_way() -> bool:
+        """The check is under way: let the secret be deleted now, and hear that it is in the way of that."""
+        begun.set()
+        for _ in range(1_000):
+            asked.append(whole.in_the_way())
+            if asked[-1]:
+                return True
+            time.sleep(0.005)
+        return False
+
+    gave_way: list[bool] = []
+
+    async def check() -> None:
+        gave_way.append(not await journal.in_reader(partial(reads.check_tables, in_the_way=in_the_way)))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(check)
+            await trio.to_thread.run_sync(begun.wait)
+            await journal.append([event(5_002)], [DropSecrets("acme-1")])
+        assert gave_way == [True]
+        for name in ("kernel.db", "kernel.db-wal"):
+            assert content[100:200] not in read_elsewhere(tmp_path, name)
+        assert await replayed(journal) == events(1, 5_002), "it ends when nothing is in its way"
     finally:
         await journal.close()
 

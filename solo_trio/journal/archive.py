@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -174,6 +174,15 @@ class Archive:
             (self._directory / name).unlink()
         except FileNotFoundError:
             return
+        sync_directory(self._directory)
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove every other file, durably; nobody uses the directory. Raises OSError."""
+        if not self._directory.exists():
+            return
+        for path in self._directory.iterdir():
+            if path.name not in names:
+                path.unlink()
         sync_directory(self._directory)
 
     def sweep(self, known: Sequence[Segment]) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from solo_trio.errors import Faulted, Rejected, SoloError, StorageFull
 from solo_trio.journal import audit_reads, chain, pruning, reads, schema, witness
-from solo_trio.journal.archive import ARCHIVE_DIRECTORY
+from solo_trio.journal.archive import ARCHIVE_DIRECTORY, Archive
 from solo_trio.journal.audit_chain import BrokenChain
 from solo_trio.journal.audit_head import HeadFile
 from solo_trio.journal.audit_reads import AUDIT_FILE
@@ -150,6 +150,9 @@ def segments_of(directory: Path, key: bytes) -> list[str]:
 TAKES_AWAY: Final = ("capability_revoked",)
 """Events that say that a right is gone."""
 _AFTER: Final = (
+    # What is asked for without an event comes of a removal. If that is cut away, the tenant lives.
+    "DELETE FROM erasures WHERE event_id IS NULL AND incarnation IN "
+    "(SELECT incarnation FROM events WHERE id > ? AND type = 'tenant_removed')",
     "DELETE FROM events WHERE id > ?",
     "DELETE FROM checkpoints WHERE event_id > ?",
     "DELETE FROM idempotency WHERE event_id > ?",
@@ -178,11 +181,14 @@ def cut(directory: Path, key: bytes, event_id: int) -> list[StoredEvent]:
             connection.execute(statement, (event_id,))
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        named = {str(file) for (file,) in connection.execute("SELECT file FROM segments")}
     except driver.Error as error:
         raise _failed(directory / schema.DATABASE_FILE, error) from error
     finally:
         connection.close()
     witness.replace(directory, (event_id, hash_), key)
+    # Nothing would ever remove these: no erasure knows of what is in them.
+    Archive(directory).keep_only(named)
     sync_directory(directory)
     return taken
 

@@ -15,7 +15,7 @@ from journal_samples import KEY, SqliteJournal, artifact, checkpoint, event, eve
 
 from solo_trio.errors import Faulted, SoloError, StorageFull
 from solo_trio.journal import archive as segments_module
-from solo_trio.journal import pruning, reads, retaining
+from solo_trio.journal import backups, pruning, reads, retaining
 from solo_trio.journal.archive import Archive
 from solo_trio.journal.chain import GENESIS
 from solo_trio.journal.inspection import open_inspection
@@ -374,6 +374,42 @@ async def test_tenants_removed_before_there_was_erasing_are_known(tmp_path: Path
     await journal.append([told], [asked])
     await erased(journal)
     assert await replayed(journal) == [*blanked([*events(1, 8), gone], "acme-1", 10), told]
+    await journal.close()
+
+
+async def test_a_log_that_was_cut_leaves_no_segment_behind_that_nobody_names(tmp_path: Path) -> None:
+    """What is in such a file no erasure would ever find."""
+    journal = await open_journal(tmp_path, KEY)
+    for last in (100, 200, 300):
+        await journal.append([canary(id_) for id_ in range(last - 99, last + 1)])
+        await journal.archive(last)
+    await journal.append(events(301, 301))
+    await journal.close()
+    (kept, *_) = files(tmp_path)
+    backups.cut(tmp_path, KEY, 150)
+    assert files(tmp_path) == [kept]
+    journal = await open_journal(tmp_path, KEY)
+    assert len(await replayed(journal)) == 150
+    told, asked = erasing(151)
+    await journal.append([told], [asked])
+    await erased(journal)
+    await journal.close()
+    assert CANARY not in bytes_of(tmp_path)
+
+
+@pytest.mark.parametrize("at", [8, 9])
+async def test_a_removal_that_is_cut_away_erases_nothing(tmp_path: Path, at: int) -> None:
+    """A copy from before there was erasing: to migrate it asks for what its events say, which is cut away then."""
+    await made(tmp_path, 8)
+    gone = evolve(event(9), tenant_id="acme", incarnation="acme-1", type="tenant_removed", subject=None)
+    journal = await open_journal(tmp_path, KEY)
+    await journal.append([gone, event(10)])
+    await journal.close()
+    drops = [f"DROP TABLE {name}" for name in ("segments", "segment_subjects", "anchor", "erasures")]
+    sql(tmp_path, *drops, "PRAGMA user_version = 3")
+    backups.cut(tmp_path, KEY, at)
+    journal = await open_journal(tmp_path, KEY)
+    assert await journal.erasures() == ([Erasure("acme", "acme-1", None, gone.at_us)] if at >= gone.id else [])
     await journal.close()
 
 

@@ -7,6 +7,8 @@ tried again: nobody waits for it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -55,15 +57,25 @@ class Erasures:
 
     async def finish(self, incarnation: str | None) -> bool:
         """Erase what waits for it, of one incarnation or of all; whether that could be done. Raises nothing."""
+        async with self._turn:
+            return await self._contained(partial(self._finish, incarnation))
+
+    async def _finish(self, incarnation: str | None) -> bool:
+        done = True
+        for erasure in await self._core.journal.erasures():
+            if incarnation in (None, erasure.incarnation):
+                # One that cannot be done keeps none of the others waiting.
+                done = await self._contained(partial(self._erase, erasure)) and done
+        for _ in range(SWEEPS_MAX):
+            if await self._core.journal.sweep():
+                break
+            await trio.sleep(STEP_RETRY_S)
+        return done
+
+    async def _contained(self, work: Callable[[], Awaitable[bool]]) -> bool:
+        """What it says; False where it fails."""
         try:
-            async with self._turn:
-                for erasure in await self._core.journal.erasures():
-                    if incarnation in (None, erasure.incarnation):
-                        await self._erase(await self._recorded(erasure))
-                for _ in range(SWEEPS_MAX):
-                    if await self._core.journal.sweep():
-                        break
-                    await trio.sleep(STEP_RETRY_S)
+            return await work()
         except SoloError as error:
             if not submission_error(error):
                 self._core.telemetry.note("events of a removed tenant are erased later", error=str(error))
@@ -71,7 +83,6 @@ class Erasures:
         except Exception as error:  # noqa: BLE001 - contained: it is tried again
             self._core.telemetry.bug("erasing", error)
             return False
-        return True
 
     async def _recorded(self, erasure: Erasure) -> Erasure:
         """With an event that says so."""
@@ -81,7 +92,8 @@ class Erasures:
         event_id = await self._core.loop.report(Submission(command))
         return Erasure(erasure.tenant_id, erasure.incarnation, event_id, erasure.removed_at_us)
 
-    async def _erase(self, erasure: Erasure) -> None:
+    async def _erase(self, erasure: Erasure) -> bool:
+        erasure = await self._recorded(erasure)
         assert erasure.event_id is not None
         before = [each for each in await self._core.journal.checkpoint_ids() if each < erasure.event_id]
         for _ in range(FRESH_CHECKPOINTS if before else 0):
@@ -89,3 +101,4 @@ class Erasures:
         while not await self._core.journal.erase(erasure):
             await trio.lowlevel.checkpoint()  # each step takes its turn with appends
         self._core.hub.erase(erasure.incarnation, erasure.event_id)
+        return True

@@ -289,6 +289,22 @@ async def test_what_could_not_be_erased_is_tried_again(autojump_clock: MockClock
         assert journal.erased == [incarnation] and await journal.erasures() == []
 
 
+async def test_one_that_cannot_be_erased_keeps_nobody_waiting(autojump_clock: MockClock) -> None:
+    """Such as one of a tenant that is there."""
+    memory = memory_kernel()
+    journal: Any = memory.journal
+    async with opened(memory, bugs=9) as kernel:
+        await kernel.tenant("blau")
+        lives = kernel.system.core.loop.state.tenants["blau"].incarnation
+        journal._erasures[lives] = Erasure("blau", lives, None, 1)
+        journal.error = StorageFull()
+        incarnation = await gone(kernel)
+        journal.error = None
+        await trio.sleep(ERASE_RETRY_S + 1)
+        assert journal.erased == [incarnation]
+        assert [each.incarnation for each in await journal.erasures()] == [lives]
+
+
 async def test_the_next_kernel_goes_on_with_it(autojump_clock: MockClock) -> None:
     memory = memory_kernel()
     journal: Any = memory.journal

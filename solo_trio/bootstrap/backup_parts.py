@@ -22,7 +22,7 @@ from solo_trio.journal import backups
 from solo_trio.journal.archive import ARCHIVE_DIRECTORY
 from solo_trio.journal.audit_head import AUDIT_HEAD_FILE
 from solo_trio.journal.audit_reads import AUDIT_FILE
-from solo_trio.journal.lock import sync_directory
+from solo_trio.journal.lock import prepare_directory, sync_directory
 from solo_trio.journal.reserve import disk_bytes
 from solo_trio.journal.witness import WITNESS_FILE
 from solo_trio.vault.certificate_files import DIRECTORY as CERTIFICATES_DIRECTORY
@@ -49,11 +49,11 @@ def work_of(directory: Path, data: Path) -> Path:
 def prepare(data: Path, directory: Path) -> Path:
     """The empty directory to make it in. Raises `StorageFull`, `Faulted("backup_failed")`."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise Faulted(
-            "backup_failed", f"{directory} cannot be made ({error.strerror}): name another backup_dir"
-        ) from None
+        prepare_directory(directory)  # durably: the name of a backup is worth nothing in one that is lost
+    except Faulted as fault:
+        cause = fault.__cause__
+        why = cause.strerror if isinstance(cause, OSError) else cause
+        raise Faulted("backup_failed", f"{directory} cannot be used ({why}): name another backup_dir") from None
     work = work_of(directory, data)
     shutil.rmtree(work, ignore_errors=True)
     # The copies, and what they are packed into, which is not larger.

@@ -108,7 +108,7 @@ def restore_backup(
 
 def _restore(opened: Opened, data: Path, master: MasterKey, event_id: int, telling: _Telling) -> Restored:
     manifest = opened.read(_Sink(data, opened).put, telling.more)
-    for directory in {(data / member.name).parent for member in members_of(manifest)} | {data}:
+    for directory in directories_of(data, [member.name for member in members_of(manifest)]):
         sync_directory(directory)
     last_id, chain = int(manifest["last_event_id"]), str(manifest["chain"])
     witness_key = master.derive("witness")
@@ -122,6 +122,12 @@ def _restore(opened: Opened, data: Path, master: MasterKey, event_id: int, telli
     return Restored(
         data, event_id, last_id, str(manifest["made_at"]), begun, tuple(manifest["environments"]), tuple(warnings)
     )
+
+
+def directories_of(data: Path, names: Sequence[str]) -> list[Path]:
+    """Those with one of these files, or with a directory on the way to one, the innermost first."""
+    found = {data / parent for name in names for parent in Path(name).parents} | {data}
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
 
 def _check(opened: Opened, data: Path, master: MasterKey, telling: _Telling) -> list[str]:

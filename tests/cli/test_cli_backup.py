@@ -23,8 +23,9 @@ import pytest
 import trio
 from cli_rig import PIDS, SOLO, Server, environment, solo
 
-from solo_trio.bootstrap import restore_backup, verify_data
+from solo_trio.bootstrap import restore_backup, restoring, verify_data
 from solo_trio.bootstrap.backup_file import new_key
+from solo_trio.bootstrap.backup_parts import prepare
 from solo_trio.client import SoloClient, find_server
 from solo_trio.errors import Faulted
 from solo_trio.vault.keys import MasterKey
@@ -144,6 +145,36 @@ def test_a_place_that_cannot_be_is_refused_before_anything_is_written(server: Se
     assert elsewhere.returncode == 2 and "name no DEST" in elsewhere.stderr
     assert (tmp_path / "there").read_text() == "x"
     assert list((server.data / "backups").glob("*")) == before
+
+
+@pytest.fixture
+def forced_out(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What was forced to the disk, in order."""
+    found: list[Path] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        real(fd)
+        found.append(Path(f"/proc/self/fd/{fd}").readlink())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return found
+
+
+def test_the_name_of_a_new_place_is_forced_out(tmp_path: Path, forced_out: list[Path]) -> None:
+    prepare(tmp_path / "data", tmp_path / "some" / "where")
+    assert forced_out == [tmp_path, tmp_path / "some"]
+
+
+def test_a_restore_forces_every_directory_out(story: Story, tmp_path: Path, forced_out: list[Path]) -> None:
+    names = ["kernel.db", "certificates/a/b/c.pem", "archive/one", "archive/two"]
+    found = restoring.directories_of(tmp_path, names)
+    inner = ["certificates/a/b", "certificates/a", "certificates", "."]
+    assert [each for each in found if each.name != "archive"] == [tmp_path / each for each in inner]
+    assert found.count(tmp_path / "archive") == 1
+    restore_backup(story.backup, tmp_path / "new", nobody, key_file=story.key)
+    made = {path for path in (tmp_path / "new").rglob("*") if path.is_dir()}
+    assert {*made, tmp_path / "new", tmp_path} <= set(forced_out)
 
 
 def test_a_tenants_token_may_not_and_nobody_names_a_path(server: Server) -> None:

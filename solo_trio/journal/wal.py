@@ -18,6 +18,8 @@ WAL_HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24
 PAGE_BYTES: Final = 4_096
 """The page size of our databases, taken when a header is too damaged to say."""
+TRANSACTIONS_MIN: Final = 2
+"""What has fewer can have lost none but its last."""
 _MAGIC_LITTLE: Final = 0x377F0682
 _MAGIC_BIG: Final = 0x377F0683
 _MASK: Final = 0xFFFFFFFF
@@ -77,14 +79,18 @@ def find_damage(data: bytes) -> WalDamage | None:
         return None
     salts = header.salts if header.sound else frames[0].salts
 
-    bad, running = _first_bad(frames, header)
+    commits = [index for index, frame in enumerate(frames) if frame.commits and frame.salts == salts]
+    if len(commits) < TRANSACTIONS_MIN:
+        return None
+    # A frame behind the last but one is of the last transaction, or of none. That may be the whole database, written anew.
+    bad, running = _first_bad(frames[: commits[-TRANSACTIONS_MIN] + 1], header)
     if bad is None:
         return None
     own_commit = bad >= 0 and frames[bad].salts == salts and frames[bad].commits
-    for index in range(bad + 1, len(frames)):
-        frame = frames[index]
-        if frame.salts != salts or not frame.commits:
+    for index in commits:
+        if index <= bad:
             continue
+        frame = frames[index]
         seeds = [frames[index - 1].stored] if index else []
         if index == bad + 1:
             seeds.append(running)  # The bad frame may be bad in nothing but its own stored sum.

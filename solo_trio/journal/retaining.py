@@ -236,24 +236,30 @@ class Retaining:
     # -- reading
 
     async def newest_before(self, query: EventQuery, before: int) -> list[StoredEvent]:
-        """Of the archive, the newest that match with an id below `before`, ascending: for a query about one subject."""
+        """Of the archive, the newest that match with an id below `before`, ascending: for a query about one subject.
+
+        No segment is opened that ends before what the query is about, nor more than it allows.
+        """
         if query.incarnation is None or query.subject is None:
             return []
         found: list[StoredEvent] = []
-        while len(found) < query.limit:
-            work = partial(self._newest_of, incarnation=query.incarnation, subject=query.subject, before=before)
-            rows = await self._scans.run(work)
+        before = min(before, self.oldest_id)
+        segments = 0
+        while len(found) < query.limit and before - 1 > query.after and segments != query.segments_max:
+            rows = await self._scans.run(partial(self._newest_of, query=query, before=before))
             if not rows:
                 break
             before = rows[0][0]
+            segments += 1
             events = [erasing.masked(chain.event_of(row), self._store.erased) for row in rows if _matches(row, query)]
             found = events[max(0, len(events) + len(found) - query.limit) :] + found
         return found
 
-    def _newest_of(self, connection: driver.Connection, incarnation: str, subject: str, before: int) -> list[Row]:
+    def _newest_of(self, connection: driver.Connection, query: EventQuery, before: int) -> list[Row]:
         """The rows of the newest segment that has some about the subject, those that are before `before`."""
-        segment = pruning.segments_about(connection, incarnation, subject, before, self._key)
-        if segment is None:
+        assert query.incarnation is not None
+        segment = pruning.segments_about(connection, query.incarnation, query.subject, before, self._key)
+        if segment is None or segment.last_id <= query.after:
             return []
         rows, first_id = reads.archived(connection, segment.first_id, self._archive, self._key)
         return rows[: max(0, before - first_id)]

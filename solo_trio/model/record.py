@@ -234,6 +234,8 @@ class EventQuery:
     types: tuple[str, ...] | None = None
     newest: bool = False
     """Take the last `limit` that match instead of the first; still answered in ascending order."""
+    segments_max: int | None = None
+    """Of the archive, look into the newest so many segments only: what is in older ones is not found then."""
 
 
 @frozen

@@ -29,6 +29,8 @@ KERNEL_LOOK_BACK_EVENTS: Final = 20_000
 """Among so many of the newest, what happened to the kernel as a whole is looked for."""
 KERNEL_EVENTS_MAX: Final = 50
 INLINE_EVENTS_MAX: Final = 200
+ARCHIVE_SEGMENTS_MAX: Final = 16
+"""Of the archive, so many files are opened for one look; what older ones say is not told."""
 
 
 @operation(
@@ -39,14 +41,20 @@ async def explain_service(caller: Caller, given: ServiceInput) -> Answer:
     tenant = caller.tenant()
     state = caller.core.loop.state
     service = tenant.services.get(check_id("service_id", given.service_id))
-    begin = service.deployment if service is not None else await _last_deployment(caller, tenant, given.service_id)
-    if begin is None:
+    last = await _last_event(caller, tenant, given.service_id) if service is None else None
+    if service is not None:
+        begin = service.deployment
+    elif last is not None:
+        begin = getattr(codec.to_record(last).event, "deployment", last.id)
+    else:
         raise Rejected(
             "service_not_found",
             f"there was never a service '{given.service_id}' here, or the log has no event of it any more",
         )
     own, gap = await _own_events(caller, tenant, given.service_id, begin)
     complete = gap is None and bool(own) and own[0].id == begin  # older ones may be in the archive, or lost
+    if not own and last is not None:
+        own = [last]  # it was moved away between the two looks
     kernel = await _kernel_events(caller, begin, until=None if service is not None else own[-1].id)
     stored = sorted((each for each in (*own, *kernel) if each.id <= state.last_id), key=lambda each: each.id)
     work = partial(_told, tenant, service, stored, gap)
@@ -79,17 +87,20 @@ def _view(
     }
 
 
-async def _last_deployment(caller: Caller, tenant: TenantState, service_id: str) -> int | None:
-    """Of one that is gone, by the last event about it."""
+async def _last_event(caller: Caller, tenant: TenantState, service_id: str) -> StoredEvent | None:
+    """About one that is gone."""
     query = _about(tenant, service_id, types=tuple(sorted(SERVICE_TYPES)), newest=True, limit=1)
     found = await caller.core.journal.read(query)
-    return getattr(codec.to_record(found[0]).event, "deployment", found[0].id) if found else None
+    return found[0] if found else None
 
 
 async def _own_events(
     caller: Caller, tenant: TenantState, service_id: str, begin: int
 ) -> tuple[list[StoredEvent], int | None]:
-    """The events about the service since `begin`; and after which of them some are left out, if some are."""
+    """The events about the service since `begin`; and after which of them some are left out, if some are.
+
+    If the first one is in the archive, they are the newest only: how it began is not told then.
+    """
     types = tuple(sorted(SERVICE_TYPES))
     query = _about(tenant, service_id, types=types, after=begin - 1, newest=True, limit=EVENTS_MAX)
     newest = await caller.core.journal.read(query)
@@ -97,11 +108,19 @@ async def _own_events(
         return newest, None
     query = _about(tenant, service_id, types=types, after=begin - 1, limit=BEGINNING_EVENTS)
     first = [each for each in await caller.core.journal.read(query) if each.id < newest[0].id]
-    return [*first, *newest], first[-1].id if first else begin
+    if not first or first[0].id != begin:
+        return newest, None
+    return [*first, *newest], first[-1].id
 
 
 def _about(tenant: TenantState, service_id: str, **more: Any) -> EventQuery:
-    return EventQuery(tenant_id=tenant.tenant_id, incarnation=tenant.incarnation, subject=service_id, **more)
+    return EventQuery(
+        tenant_id=tenant.tenant_id,
+        incarnation=tenant.incarnation,
+        subject=service_id,
+        segments_max=ARCHIVE_SEGMENTS_MAX,
+        **more,
+    )
 
 
 async def _kernel_events(caller: Caller, begin: int, until: int | None) -> list[StoredEvent]:

@@ -127,6 +127,28 @@ async def test_the_newest_of_one_subject_are_found_in_the_archive_too(journal: A
     assert await journal.read(evolve(query, subject="loud", limit=60)) == loud[-60:]
 
 
+async def test_no_segment_is_opened_that_a_query_is_not_about(tmp_path: Path) -> None:
+    """Whoever would open one finds it missing."""
+    many = [evolve(event(id_), tenant_id="acme", incarnation="acme-1", subject="s") for id_ in range(1, 41)]
+    query = EventQuery(tenant_id="acme", incarnation="acme-1", subject="s", newest=True, limit=100)
+    journal = await open_journal(tmp_path, KEY)
+    await journal.append(many)
+    for upto in (10, 20, 30):
+        await compact(journal, upto)
+    first, second, third = files(tmp_path)
+    (tmp_path / "archive" / first).unlink()
+    assert await journal.read(evolve(query, after=10)) == many[10:]
+    assert await journal.read(evolve(query, segments_max=2)) == many[10:]
+    (tmp_path / "archive" / second).unlink()
+    (tmp_path / "archive" / third).unlink()
+    assert await journal.read(evolve(query, after=30)) == many[30:]
+    assert await journal.read(evolve(query, after=35, subject="nobody")) == []
+    assert await journal.read(evolve(query, segments_max=0)) == many[30:]
+    with pytest.raises(Faulted):
+        await journal.read(query)
+    await journal.close()
+
+
 async def test_an_erased_incarnation_is_read_without_its_payloads(journal: Any) -> None:
     await journal.append(events(1, 100))
     await compact(journal, 40)

@@ -150,4 +150,12 @@ async def test_a_long_one_is_read_in_part(autojump_clock: MockClock, monkeypatch
         assert left["id"] - left["first_id"] > 40
         memory.journal.oldest_id = left["id"]  # moved to the archive
         assert not (await tenant.explain("wild"))["complete"]
+        for oldest_id in (left["id"] - 5, left["id"] + 5):
+            memory.journal.oldest_id = oldest_id
+            answer = await tenant.explain("wild")
+            assert not answer["complete"] and answer["steps"], "how it began is not at hand"
+            assert not any("asked for wild" in each or "not told here" in each for each in texts(answer))
+        await tenant.kill("wild")
+        answer = await tenant.explain("wild")
+        assert answer["status"] == "gone" and not answer["complete"]
         memory.journal.oldest_id = 1

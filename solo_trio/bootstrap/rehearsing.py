@@ -17,7 +17,7 @@ import trio
 from attrs import asdict, define, field
 
 from solo_trio import __version__
-from solo_trio.bootstrap.directory import DATABASE_FILE, LOCKS_DIRECTORY
+from solo_trio.bootstrap.directory import DATABASE_FILE, LOCKS_DIRECTORY, RESTORING_FILE
 from solo_trio.bootstrap.master_key import master_key_of
 from solo_trio.bootstrap.running import sandboxing_of, start_of
 from solo_trio.errors import Faulted, Rejected, SoloError
@@ -78,7 +78,7 @@ def _is_new(data: Path) -> bool:
     if not data.exists():
         return True
     check_kinds(data)
-    if (data / DATABASE_FILE).exists() or (data / WITNESS_FILE).exists():
+    if any((data / name).exists() for name in (DATABASE_FILE, WITNESS_FILE, RESTORING_FILE)):
         return False
     check_files(data, None)
     return True

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cli_rig import PIDS, STUBBORN, Child, Server, solo
 
+from solo_trio.bootstrap.directory import RESTORING_FILE
 from solo_trio.client import SoloClient, find_server
 from solo_trio.journal.library import driver
 
@@ -149,3 +150,14 @@ def test_in_use_and_the_first_start(killed: Path, tmp_path: Path) -> None:
     with Server(killed):
         code, plan = plan_of(killed)
         assert code == 1 and plan["problems"][0]["code"] == "data_in_use"
+
+
+def test_a_restore_that_did_not_come_to_its_end(tmp_path: Path) -> None:
+    """Whether it was killed before or after it wrote a database: a start refuses both."""
+    (tmp_path / RESTORING_FILE).write_bytes(b"")
+    code, plan = plan_of(tmp_path)
+    assert code == 1 and not plan["would_start"] and not plan["first_start"]
+    [problem] = plan["problems"]
+    assert problem["code"] == "data_damaged" and "solo restore once more" in problem["detail"]
+    done = solo("serve", "--port", "0", "--data", tmp_path)
+    assert done.returncode != 0 and problem["detail"] in done.stderr

@@ -10,7 +10,7 @@ import trio
 from attrs import frozen
 
 from solo_trio.runtimes.fence import Outcome, fenced, innermost, message_of, reason_of, traceback_tail, type_of
-from solo_trio.service.calling import Caller, answering
+from solo_trio.service.calling import MAIN, Caller, answering
 from solo_trio.service.context import Context
 from solo_trio.service.module import FunctionNotFound, Module
 from solo_trio.service.values import NotJson
@@ -58,7 +58,7 @@ class Life:
 
     async def run(self) -> Verdict:
         """Until `main` ends, `stop` is called, or a call raises what no call may raise. Never raises by itself."""
-        answering(None)  # whatever it was that began this task: `main` is nobody's call
+        answering(MAIN)  # whatever it was that began this task: `main` is nobody's call
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             early, self._early = self._early, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Final, Literal
 
 May = Callable[[int, str, str], Awaitable[bool]]
 """(number of the call, resource, permission) -> whether the caller has that right now; raises `CallError`."""
@@ -65,14 +65,24 @@ class Caller:
         return f"<Caller {who}>"
 
 
-_current: ContextVar[Caller | None] = ContextVar("solo_caller", default=None)
+Main = Literal["main"]
+MAIN: Final = "main"
+"""Instead of a caller: `main`, and whatever it began, is nobody's call."""
+_current: ContextVar[Caller | Main | None] = ContextVar("solo_caller", default=None)
+"""None where nobody can tell: in a thread or a system task that was begun by hand, which forgets where it came from."""
 
 
 def caller() -> Caller | None:
     """Who made the call that is being answered; None in `main`, and in whatever `main` began."""
-    return _current.get()
+    found = _current.get()
+    return None if found == MAIN else found
 
 
-def answering(who: Caller | None) -> None:
+def is_known() -> bool:
+    """Whether the current task is known to answer a call, or to be of `main`."""
+    return _current.get() is not None
+
+
+def answering(who: Caller | Main) -> None:
     """What the current task does from now on, and whatever it begins, is for that call. For the runtime."""
     _current.set(who)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from solo_trio.service.calling import Caller, CallError, May, caller
+from solo_trio.service.calling import Caller, CallError, May, caller, is_known
 from solo_trio.service.values import plain, printable
 
 if TYPE_CHECKING:
@@ -158,9 +158,15 @@ class Context:
         return Caller(self, number, told, self._may)
 
     def _number(self) -> int:
-        """Of the call that is being answered; 0: none is."""
+        """Of the call that is being answered; 0: none is. Raises `CallError` where nobody can tell."""
         found = caller()
         if found is None:
+            if not is_known():
+                raise CallError(
+                    "permission_denied",
+                    "it is not known here whom this is asked for (a thread or a system task that is begun by hand forgets "
+                    "it): use ctx.own.call to ask as the service itself, or trio.to_thread.run_sync and a nursery",
+                )
             return 0
         if found.owner is not self:
             raise CallError("permission_denied", "this is done in a call of another service: use that service's ctx")

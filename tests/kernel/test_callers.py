@@ -21,6 +21,7 @@ from solo_trio.operations.deploying import deploy_spec
 from solo_trio.operations.perform import OPERATIONS, Request, perform
 from solo_trio.operations.settings import EMBEDDED
 from solo_trio.service import CallError
+from solo_trio.service.calling import MAIN, answering
 from solo_trio.testing import MemoryKernel
 from solo_trio.testing.clock import JumpingClock
 
@@ -68,6 +69,7 @@ class Link:
         """As `main` would."""
         assert self.ctx is not None
         self.callers.clear()
+        answering(MAIN)
         return await self.go(*path)
 
 

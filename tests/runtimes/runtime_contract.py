@@ -72,6 +72,7 @@ EXPORTS = """
         return 1
 """
 ASKS = """
+    import threading
     import trio
     from solo_trio import service
 
@@ -93,6 +94,25 @@ ASKS = """
     @service.export
     def ask_in_thread():
         return trio.from_thread.run(context.call, "other", "f"), repr(service.caller())
+
+    @service.export
+    async def ask_where_it_is_forgotten(how, by_itself):
+        call, done, found = context.own.call if by_itself else context.call, trio.Event(), []
+
+        async def ask():
+            try:
+                found.append(await call("other", "f"))
+            except service.CallError as error:
+                found.append([error.code, "ctx.own.call" in error.detail])
+            done.set()
+
+        if how == "thread":
+            token = trio.lowlevel.current_trio_token()
+            threading.Thread(target=lambda: trio.from_thread.run(ask, trio_token=token)).start()
+        else:
+            trio.lowlevel.spawn_system_task(ask)
+        await done.wait()
+        return found
 
     @service.export
     async def ask_below():
@@ -692,6 +712,11 @@ class RuntimeContract:
                     assert rig.mandates.pop() is mandate and not rig.mandates
             await running.call("ask_by_itself", [], {}, one)
             assert rig.mandates.pop() is None, "what it does by itself is nobody else's"
+            for how in ("thread", "system task"):
+                found = await running.call("ask_where_it_is_forgotten", [how, False], {}, one)
+                assert found == [["permission_denied", True]] and not rig.mandates, "it does not become the service"
+                await running.call("ask_where_it_is_forgotten", [how, True], {}, one)
+                assert rig.mandates.pop() is None
             await running.call("ask", [], {})
             assert rig.mandates.pop() is NOBODYS, "who says nothing may nothing"
 

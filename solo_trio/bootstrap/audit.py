@@ -74,6 +74,8 @@ def audit_check_offline(data: Path, master: MasterKey, keys: Sequence[KeyRow]) -
         if not there and not known:
             return Check("audit", "ok", "no kernel that keeps requests has used this data directory yet")
         return Check("audit", "failed", f"the key of {AUDIT_FILE if there else AUDIT_HEAD_FILE} is missing")
+    except Faulted as fault:
+        return Check("audit", "failed", f"the key of {AUDIT_FILE} cannot be opened: {fault.detail}")
     if not there:
         return Check(
             "audit", "warning", f"there is no {AUDIT_FILE}: what was kept of requests is lost, or nothing ever was"

@@ -14,7 +14,7 @@ from solo_trio.runtimes.tenant_files import TenantFiles
 DATABASE_FILE: Final = "kernel.db"
 LOCKS_DIRECTORY: Final = "tenants"
 LOGS_DIRECTORY: Final = "logs"
-RESTORING_FILE: Final = "restoring"
+RESTORING_FILE: Final = "kernel.restoring"
 """There while a backup is being restored into the directory: what lies beside it is not whole yet."""
 TAKE_OVER_TIMEOUT_S: Final = 10.0
 

@@ -30,6 +30,7 @@ from solo_trio.journal.lock import LOCK_FILE, DataLock, prepare_directory, sync_
 from solo_trio.vault.keys import MASTER_KEY_VARIABLE, MasterKey
 from solo_trio.vault.vault import NoKey, system_key
 
+MARKER: Final = b"A backup is being restored here. If no solo restore runs: do it once more.\n"
 MARGIN_BYTES: Final = 4 * 1_048_576
 """Of space, beside what the backup holds."""
 
@@ -184,7 +185,7 @@ def _check_empty(data: Path) -> None:
         return
     except OSError as error:
         raise Faulted("data_unwritable", f"{data} cannot be used ({error.strerror}): name a new directory") from None
-    if names - {LOCK_FILE} and RESTORING_FILE not in names:
+    if names - {LOCK_FILE} and not _is_marked(data):
         raise Rejected("file_exists", f"{data} is not empty: name a directory that is new, or empty")
 
 
@@ -215,10 +216,20 @@ def _place(data: Path) -> Iterator[None]:
         raise
 
 
+def _is_marked(data: Path) -> bool:
+    """Whether a restore began here, and did not come to its end: what lies here is its own, and may be thrown away."""
+    try:
+        fd = os.open(data / RESTORING_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    with open(fd, "rb") as file:
+        return file.read(len(MARKER) + 1) == MARKER
+
+
 def _write_marker(data: Path) -> None:
     fd = os.open(data / RESTORING_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(fd, b"A backup is being restored here. If no solo restore runs: do it once more.\n")
+        os.write(fd, MARKER)
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -18,6 +18,7 @@ from solo_trio.model.mandate import Mandate
 from solo_trio.model.rights import check_right
 from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.service_lookup import find_service
+from solo_trio.model.state import KernelState
 from solo_trio.model.tenant import TenantState, tenant_of
 from solo_trio.ports import CallOut, MayOut, Running
 
@@ -76,8 +77,12 @@ class Calls:
         timeout_s: float,
         mandate: Mandate,
     ) -> Any:
+        before = self._core.loop.state
         with trio.move_on_after(timeout_s):
             running = await self._wait_callable(tenant_id, service_id)
+            state = self._core.loop.state
+            if state is not before:  # while it waited, what it was allowed by may have been revoked
+                self._demand_again(state, tenant_id, service_id, mandate)
             return await running.call(function, args, kwargs, mandate)
         service = self._core.loop.state.service(tenant_id, service_id)
         if service is not None and service.status is Status.PAUSED:
@@ -85,6 +90,11 @@ class Calls:
         raise Faulted(
             "call_timeout", f"{service_id}.{function} took longer than {timeout_s:g} s; allow it more, or call less"
         )
+
+    def _demand_again(self, state: KernelState, tenant_id: str, service_id: str, mandate: Mandate) -> None:
+        if mandate.passed or mandate.authority is not None:
+            tenant = state.tenants[tenant_id]
+            mandate.demand(state, tenant, f"service:{service_id}", "call", self._core.loop.now())
 
     async def _wait_callable(self, tenant_id: str, service_id: str) -> Running:
         with self._core.hub.follow(tenant_id, service_id) as follow:
@@ -106,6 +116,10 @@ class Calls:
                         retry_after_s=None,
                     )
                 await self._next_change(follow)
+
+    def waiting(self, tenant_id: str, service_id: str) -> int:
+        """How many calls wait for a paused service."""
+        return self._held[tenant_id, service_id]
 
     @contextmanager
     def _held_call(self, tenant_id: str, service_id: str) -> Iterator[None]:

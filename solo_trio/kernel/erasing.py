@@ -17,6 +17,7 @@ from solo_trio.errors import SoloError
 from solo_trio.kernel.checkpoints import Checkpoints
 from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop, submission_error
+from solo_trio.kernel.past import PastStates
 from solo_trio.kernel.staging import Submission
 from solo_trio.model.record import Erasure
 from solo_trio.model.tenant_removal import EraseTenant
@@ -39,6 +40,7 @@ class Erasable(Protocol):
     journal: Journal
     telemetry: Telemetry
     checkpoints: Checkpoints
+    past: PastStates
 
 
 class Erasures:
@@ -101,4 +103,5 @@ class Erasures:
         while not await self._core.journal.erase(erasure):
             await trio.lowlevel.checkpoint()  # each step takes its turn with appends
         self._core.hub.erase(erasure.incarnation, erasure.event_id)
+        self._core.past.forget()
         return True

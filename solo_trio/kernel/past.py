@@ -18,6 +18,7 @@ from solo_trio.kernel.checkpoints import INLINE_BYTES_MAX, Kept, maybe_in_thread
 from solo_trio.kernel.log_checks import INLINE_RECORDS_MAX
 from solo_trio.kernel.surroundings import Surroundings
 from solo_trio.model import codec
+from solo_trio.model.evolving import evolve
 from solo_trio.model.record import EventQuery, StoredEvent
 from solo_trio.model.state import KernelState, apply
 from solo_trio.ports import Journal, Telemetry
@@ -105,6 +106,28 @@ def _fold(state: KernelState, page: Sequence[StoredEvent], event_id: int) -> Ker
     return state
 
 
+def _removed(state: KernelState, now: KernelState) -> frozenset[str]:
+    """The incarnations in `state` that are not there any more."""
+    return frozenset(each.incarnation for each in state.tenants.values()) - frozenset(
+        each.incarnation for each in now.tenants.values()
+    )
+
+
+def without_removed(state: KernelState, now: KernelState) -> KernelState:
+    """`state` without the tenants that were removed since: a checkpoint may have them until all of theirs is erased."""
+    gone = _removed(state, now)
+    if not gone:
+        return state
+    tenants, capabilities = state.tenants, state.capabilities
+    for tenant_id, tenant in state.tenants.items():
+        if tenant.incarnation in gone:
+            tenants = tenants.remove(tenant_id)
+    for capability_id, capability in state.capabilities.items():
+        if capability.incarnation in gone:
+            capabilities = capabilities.remove(capability_id)
+    return evolve(state, tenants=tenants, capabilities=capabilities)
+
+
 class PastStates:
     """Those of one running kernel."""
 
@@ -131,11 +154,17 @@ class PastStates:
                 )
             past = await self._fold_on(began, event_id)
             self._kept = (trio.current_time() + KEPT_S, past)
-            return past
+        return evolve(past, state=without_removed(past.state, self._core.loop.state))
+
+    def forget(self) -> None:
+        """What was folded before events were erased has them."""
+        self._kept = None
 
     async def _nearest(self, event_id: int) -> Past:
         """The newest state that there is, not after `event_id`."""
         kept = self._kept
+        if kept is not None and _removed(kept[1].state, self._core.loop.state):
+            kept = self._kept = None
         if kept is not None and (trio.current_time() >= kept[0] or kept[1].state.last_id < self._journal.oldest_id - 1):
             kept = self._kept = None
         if kept is not None and kept[1].state.last_id <= event_id:

@@ -23,7 +23,7 @@ from solo_trio.model.capability import Authority
 from solo_trio.model.caveat import read_caveats
 from solo_trio.model.certificate import Certificate
 from solo_trio.model.ids import check_id
-from solo_trio.model.record import EventQuery
+from solo_trio.model.record import EventQuery, StoredEvent
 from solo_trio.model.repair import IN_PLACE_OF_LOST
 from solo_trio.model.rights import SCOPED
 from solo_trio.model.tenant import TenantState, tenant_of
@@ -110,14 +110,27 @@ class Caller:
             Submission(command, self.authority, self.idempotency, correlation_id=self.request_id)
         )
         if isinstance(reply, Repeated):
-            [stored] = await self.core.journal.read(EventQuery(after=reply.event_id - 1, limit=1))
-            if stored.type in IN_PLACE_OF_LOST:
-                raise Rejected(
-                    "idempotency_conflict",
-                    "what a request with this Idempotency-Key was answered with was lost in a repair of the log: look at what"
-                    " is there now, and ask for what is missing with a new key",
-                )
+            stored = await self.stored_event(reply.event_id)
+            if stored is None or stored.type in IN_PLACE_OF_LOST:
+                raise no_longer_known("was lost in a repair of the log")
         return reply
+
+    async def stored_event(self, event_id: int) -> StoredEvent | None:
+        """The event of that id, which is the system's or of the caller's tenant; None if it is not at hand any more."""
+        found = await self.core.journal.read(EventQuery(after=event_id - 1, limit=1))
+        if not found or found[0].id != event_id:
+            return None
+        mine = self.authority.is_system or found[0].incarnation in (None, self.incarnation)
+        return found[0] if mine else None
+
+
+def no_longer_known(why: str) -> Rejected:
+    """For a request that is repeated."""
+    return Rejected(
+        "idempotency_conflict",
+        f"what a request with this Idempotency-Key was answered with {why}: look at what is there now, and ask for what is"
+        " missing with a new key",
+    )
 
 
 def authenticate(system: System, token: str | None, certificate: Certificate | None = None) -> Authority:

@@ -13,7 +13,6 @@ from solo_trio.model.capability import Authority, Capability, earliest, may_hand
 from solo_trio.model.capability_requests import Grant, Revoke, RevokeAttenuation, find_capability
 from solo_trio.model.caveat import ATTENUATION_ID, Rate, check_rate, links, write_caveats
 from solo_trio.model.instant import LATEST_US, rfc3339
-from solo_trio.model.record import EventQuery
 from solo_trio.model.rights import check_right
 from solo_trio.model.state import KernelState
 from solo_trio.operations.caller import Caller, authority_of
@@ -76,8 +75,8 @@ async def create_capability(caller: Caller, given: CreateCapabilityInput) -> Ans
         )
     )
     if isinstance(reply, Repeated):
-        [stored] = await caller.core.journal.read(EventQuery(after=reply.event_id - 1, limit=1))
-        reply = stored.subject or ""
+        stored = await caller.stored_event(reply.event_id)
+        reply = "" if stored is None else stored.subject or ""
     state = caller.core.loop.state
     capability = find_capability(state, caller.incarnation, reply)
     if not _granted_by(state, caller.authority, capability):

@@ -18,7 +18,7 @@ from solo_trio.model.service import Status
 from solo_trio.model.service_requests import Accepted, Kill, Pause, Restart, Resume, Update
 from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.system import SystemPaused
-from solo_trio.operations.caller import Caller
+from solo_trio.operations.caller import Caller, no_longer_known
 from solo_trio.operations.granting import check_secrets, granted
 from solo_trio.operations.outcomes import (
     RESTART_OUTCOMES,
@@ -96,10 +96,12 @@ async def _deployment_of(caller: Caller, reply: Accepted | Repeated) -> int:
         return reply.event_id
     if isinstance(event, ev.ServiceDeploymentFailed):  # it was as asked, since that one failed to replace it
         failed = await event_of(caller, event.deployment)
-        assert isinstance(failed, ev.ServiceDeploymentStarted) and failed.replaces is not None
+        if not isinstance(failed, ev.ServiceDeploymentStarted) or failed.replaces is None:
+            raise no_longer_known("is not at hand any more")
         return failed.replaces
     deployment = getattr(event, "deployment", None)
-    assert isinstance(deployment, int)
+    if not isinstance(deployment, int):
+        raise no_longer_known("is not at hand any more")
     return deployment
 
 

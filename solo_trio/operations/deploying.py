@@ -142,7 +142,7 @@ async def deploy_spec(
         if isinstance(record.event, ev.ServiceDeploymentFailed):
             await _wait_restored(caller, follow, service_id)
     if isinstance(record.event, ev.ServiceDeploymentFailed):
-        raise _start_failed(record.event, await _restored(caller, deployment))
+        raise _start_failed(record.event, await _restored(caller, service_id, deployment))
     if isinstance(record.event, ev.ServiceDeployed):
         view = version_view(caller, service_id, record.event, deployment)
         return Answer(view | told, 201, revision=deployment)
@@ -190,13 +190,16 @@ async def _check_form(caller: Caller, spec: ServiceSpec, source: bytes) -> None:
         await trio.to_thread.run_sync(environments.check, spec.environment)
 
 
-async def _restored(caller: Caller, deployment: int) -> int | None:
+async def _restored(caller: Caller, service_id: str, deployment: int) -> int | None:
     """The version that a failed deployment was to replace, and that is there again."""
     intent = await event_of(caller, deployment)
     if not isinstance(intent, ev.ServiceDeploymentStarted) or intent.replaces is None:
         return None
     before = await event_of(caller, intent.replaces)
-    return before.version if isinstance(before, ev.ServiceDeploymentStarted) else None
+    if isinstance(before, ev.ServiceDeploymentStarted):
+        return before.version
+    service = caller.core.loop.state.service(caller.tenant_id or "", service_id)
+    return service.version if service is not None and service.deployment == intent.replaces else None
 
 
 def _start_failed(failed: ev.ServiceDeploymentFailed, restored: int | None) -> Rejected:

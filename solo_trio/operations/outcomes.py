@@ -114,9 +114,9 @@ async def _next_match(caller: Caller, follow: Follow, matches: Callable[[Record]
 
 
 async def event_of(caller: Caller, event_id: int) -> Event | None:
-    """The event of that id; None if its payload was erased."""
-    [stored] = await caller.core.journal.read(EventQuery(after=event_id - 1, limit=1))
-    return codec.to_record(stored).event
+    """The event of that id, of the caller's tenant; None if it is not at hand any more, or its payload was erased."""
+    stored = await caller.stored_event(event_id)
+    return None if stored is None else codec.to_record(stored).event
 
 
 @frozen
@@ -129,7 +129,7 @@ class Deployment:
 
 
 async def deployment_of(caller: Caller, service_id: str, deployment: int) -> Deployment:
-    """Of the log, or, where that has lost the event, of the state. Raises `Rejected("service_deleted")` if neither has it."""
+    """Of the log, or, where the event is not at hand, of the state. Raises `Rejected("service_deleted")` if neither has it."""
     intent = await event_of(caller, deployment)
     if isinstance(intent, ev.ServiceDeploymentStarted):
         return Deployment(intent.version, intent.digest, intent.spec)

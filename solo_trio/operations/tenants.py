@@ -11,7 +11,6 @@ from solo_trio.errors import Rejected, SoloError
 from solo_trio.kernel.staging import Repeated
 from solo_trio.model.ids import check_id
 from solo_trio.model.limits import Limits
-from solo_trio.model.record import EventQuery
 from solo_trio.model.service import count_services
 from solo_trio.model.tenant import (
     CreateTenant,
@@ -85,8 +84,8 @@ async def create(
     if reply != incarnation:
         keyring.forget(key.key_id)
     if isinstance(reply, Repeated):
-        [stored] = await caller.core.journal.read(EventQuery(after=reply.event_id - 1, limit=1))
-        reply = stored.incarnation
+        stored = await caller.stored_event(reply.event_id)
+        reply = None if stored is None else stored.incarnation
     return tenant_of(caller.core.loop.state, tenant_id, reply)
 
 
@@ -170,8 +169,8 @@ async def remove(caller: Caller, tenant_id: str, grace_ms: int) -> dict[str, Any
     """Begin the removal, or join the one that runs; an answer when it is over, or takes longer than it should."""
     reply: Removing | Repeated = await caller.submit(RemoveTenant(tenant_id, grace_ms))
     if isinstance(reply, Repeated):
-        [stored] = await caller.core.journal.read(EventQuery(after=reply.event_id - 1, limit=1))
-        incarnation = stored.incarnation or ""
+        stored = await caller.stored_event(reply.event_id)
+        incarnation = "" if stored is None else stored.incarnation or ""
     else:
         incarnation = reply.incarnation
     with trio.move_on_after(grace_ms / 1_000 + REMOVAL_MARGIN_S):

@@ -218,7 +218,10 @@ async def test_queries(api: Api, calc: Client) -> None:
         for operation in WITH_QUERY:
             client, path = client_of(operation, api, calc), path_of(operation)
             body = REQUIRED.get(operation.name)
+            known = {attribute.name for attribute in attrs.fields(operation.input)}
             for bad in ("surprise=1", "=1", "%00=1", "tenant_id=t1", "SINCE_ID=1", "surprise", f"{'a' * 500}=1"):
+                if bad.partition("=")[0] in known:
+                    continue
                 document = refused(await client.request(operation.method, f"{path}?{bad}", json=body), "unknown_field")
                 assert document["detail"].isascii() and len(document["detail"]) < 500
             hints = get_type_hints(operation.input)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 import trio
 from api_rig import BOUND_S, Api, Client, refused
@@ -164,6 +165,26 @@ async def test_revoked_during_the_call_it_is_over_at_the_next_use(api: Api, shar
             await shared.ok("DELETE", f"/capabilities/{made['id']}")
             await shared.call("front", "go_on")
     assert answers == [[["credential", made["id"], ["front"]], "permission_denied"]]
+
+
+async def test_revoked_while_the_call_waits_it_is_not_made(api: Api, shared: Client) -> None:
+    made = await grant(shared, "service:back", "call")
+    await shared.ok("POST", "/services/back/pause")
+    answers: list[httpx.Response] = []
+
+    async def wait() -> None:
+        answers.append(await with_token(api, made["token"]).try_call("back", "thing"))
+
+    with trio.fail_after(BOUND_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            while not api.system.core.calls.waiting(shared.tenant_id or "", "back"):
+                await trio.lowlevel.checkpoint()
+            await shared.ok("DELETE", f"/capabilities/{made['id']}")
+            await shared.ok("POST", "/services/back/resume")
+    [answer] = answers
+    refused(answer, "permission_denied")
+    assert await shared.call("back", "thing")
 
 
 async def test_a_service_that_may_little_does_not_get_more_by_its_callers(api: Api, shared: Client) -> None:

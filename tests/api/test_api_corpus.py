@@ -332,6 +332,8 @@ async def test_every_query(judge: Judge) -> None:
             "a[]=1",
             "surprise=" + "x" * 8_000,
         ):
+            if query.partition("=")[0] in {one.name for one in known}:
+                continue
             await judge.refused(operation, "unknown_field", query=query, why="unknown")
         await judge.refused(operation, "too_large", query="x=" + "y" * 20_000, why="very long")
         for one in known:

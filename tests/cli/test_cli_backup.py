@@ -12,6 +12,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from cli_rig import PIDS, SOLO, Server, environment, solo
 from solo_trio.bootstrap import restore_backup, restoring, verify_data
 from solo_trio.bootstrap.backup_file import new_key
 from solo_trio.bootstrap.backup_parts import prepare
+from solo_trio.cli import backup_commands
+from solo_trio.cli.session import Place
 from solo_trio.client import SoloClient, find_server
 from solo_trio.errors import Faulted
 from solo_trio.vault.keys import MasterKey
@@ -201,6 +204,21 @@ def test_without_a_server_nothing_is_changed(story: Story, tmp_path: Path) -> No
     assert solo("verify", "--data", tmp_path / "new").returncode == 0
 
 
+def test_nobody_is_asked_how_far_it_is_where_nobody_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Place] = []
+
+    class Asked(Place):
+        def system(self) -> Any:
+            asked.append(self)
+            raise Faulted("not_reachable", "it is only seen that somebody asks")
+
+    for json_, terminal in ((False, False), (True, True), (False, True)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        with backup_commands._following(Asked(None, None, json_)):
+            pass
+    assert [place.json for place in asked] == [False], "at a terminal, and not where JSON is wanted"
+
+
 def test_on_a_terminal_its_progress_is_shown(story: Story, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     try:
@@ -226,7 +244,7 @@ def test_what_was_restored_is_the_kernel_again(story: Story, tmp_path: Path) -> 
     assert answer["event_id"] == answer["backup_event_id"] and answer["warnings"] == []
     assert [answer[name] for name in ("revoked", "lost_secrets", "lost_tokens", "lost_sources")] == [0, [], [], []]
     assert (data / "master.key").read_text() == story.key.read_text()
-    assert not (data / "restoring").exists() and stat.S_IMODE(data.stat().st_mode) == 0o700
+    assert not (data / "kernel.restoring").exists() and stat.S_IMODE(data.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in data.rglob("*") if path.is_file()} == {0o600}
     assert solo("verify", "--data", data).returncode == 0
     with Server(data), client_of(data) as client:
@@ -322,6 +340,9 @@ def test_a_directory_that_is_not_empty_is_left_alone(story: Story, tmp_path: Pat
     refusal(solo("restore", story.backup, "--data", tmp_path, "--master-key", story.key), "file_exists")
     assert contents(tmp_path) == {"mine": b"x"}
     refusal(solo("restore", story.backup, "--data", story.data, "--master-key", story.key), "file_exists")
+    (tmp_path / "kernel.restoring").write_text("a file of mine that is called so")
+    refusal(solo("restore", story.backup, "--data", tmp_path, "--master-key", story.key), "file_exists")
+    assert contents(tmp_path).keys() == {"mine", "kernel.restoring"}
     empty = tmp_path / "empty"
     empty.mkdir()
     restored(story.backup, empty, "--master-key", story.key)

@@ -457,7 +457,7 @@ def completed(words: str, cwd: Path, **more: str) -> list[str]:
 
 
 def test_completion_of_words_and_ids(tmp_path: Path) -> None:
-    assert completed("solo rest", tmp_path) == ["restart"]
+    assert completed("solo rest", tmp_path) == ["restart", "restore"]
     assert "--replace" in completed("solo deploy --r", tmp_path)
     assert completed("solo update x --limit mem", tmp_path) == ["memory_mb="]
     assert completed("solo status ", tmp_path) == []  # there is no server

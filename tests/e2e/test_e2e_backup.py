@@ -278,7 +278,7 @@ def test_a_restore_that_is_killed(tmp_path: Path) -> None:
     interrupted, random = 0, Random(3)
     for kill in range(KILLS):
         process = subprocess.Popen(arguments, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (new / "restoring").exists():
+        while process.poll() is None and not (new / "kernel.restoring").exists():
             pass
         wait_s = random.random() * (0.3 if kill % 2 else 3)
         try:
@@ -286,7 +286,7 @@ def test_a_restore_that_is_killed(tmp_path: Path) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if (new / "restoring").exists():
+        if (new / "kernel.restoring").exists():
             interrupted += 1
             with pytest.raises(Faulted, match="do the same solo restore once more"):
                 trio.run(open_kernel, new)

@@ -9,13 +9,13 @@ import trio
 from kernel_rig import Actor, crash_at, history, opened, recorded
 from trio.testing import MockClock
 
-from solo_trio.errors import Rejected
+from solo_trio.errors import Faulted, Rejected
 from solo_trio.journal.memory import MemoryJournal
 from solo_trio.kernel import past
 from solo_trio.kernel.checkpoints import reducer_version
 from solo_trio.kernel.past import past_state
 from solo_trio.kernel.staging import Submission
-from solo_trio.model.record import EventQuery, Scan
+from solo_trio.model.record import Erasure, EventQuery, Scan
 from solo_trio.model.state import fold
 from solo_trio.model.system import BeginShutdown
 from solo_trio.telemetry.diagnostics import Diagnostics
@@ -32,6 +32,14 @@ class CountingJournal(MemoryJournal):
     async def scan(self, query: EventQuery) -> Scan:
         self.after.append(query.after)
         return await super().scan(query)
+
+
+class SlowToErase(CountingJournal):
+    """Checkpoints from before a removal stay."""
+
+    async def erase(self, erasure: Erasure) -> bool:
+        await trio.sleep(10_000)
+        return await super().erase(erasure)
 
 
 async def filled(kernel: Any, count: int = 0) -> None:
@@ -146,3 +154,22 @@ async def test_a_large_one_holds_nobody_up() -> None:
             nursery.cancel_scope.cancel()
         assert found.state.last_id == 4_900 and found.replayed == 4_900
         assert late and max(late) < 0.5, "beside it, everything goes on"
+
+
+async def test_a_removed_tenant_is_in_no_state_of_the_past(autojump_clock: MockClock) -> None:
+    """Neither in one that was asked for before, nor in one that is folded from a checkpoint which still has it."""
+    memory = memory_kernel(SlowToErase())
+    async with opened(memory) as kernel:
+        await filled(kernel)
+        core = kernel.system.core
+        await core.checkpoints.write()
+        event_id = core.loop.state.last_id - 1
+        assert "acme" in (await core.past.at(event_id)).state.tenants
+        with pytest.raises(Faulted, match="its removal goes on"):
+            await kernel.remove_tenant("acme")
+        assert "acme" not in core.loop.state.tenants
+        assert await core.journal.checkpoint_ids()
+        for asked in (event_id, event_id + 1):
+            state = (await core.past.at(asked)).state
+            assert "acme" not in state.tenants
+            assert not [each for each in state.capabilities.values() if each.incarnation is not None]

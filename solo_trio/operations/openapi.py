@@ -118,7 +118,7 @@ def codes_of(operation: Operation) -> frozenset[str]:
     places = {each.name for each in parameters(operation) if each.place == "path"}
     codes = _ALWAYS | _OF_SCOPE[operation.scope] | _OWN_CODES.get(operation.name, frozenset())
     codes |= {code for name, code in _OF_FIELD.items() if name in places}
-    if "service_id" in {each.name for each in parameters(operation)} or places:
+    if {"service_id", "tenant_id"} & {each.name for each in parameters(operation)} or places:
         codes |= {"invalid_id"}
     if operation.scope == "system" and body_schema(operation) is not None:
         codes |= {"invalid_id"}

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from solo_trio.cli.session import Place
 
 DATABASE_FILE: Final = "kernel.db"
-LOOK_S: Final = 0.2
+LOOK_S: Final = 1.0
 PIECE_BYTES: Final = 1_048_576
 SYSTEM: Final = "the system"
 
@@ -99,8 +100,11 @@ def _offline(place: Place, destination: Path | None) -> dict[str, Any]:
 @contextmanager
 def _following(place: Place) -> Iterator[None]:
     """While a server writes one: how far it is, at a terminal."""
+    if place.json or not sys.stderr.isatty():
+        yield
+        return
     over = threading.Event()
-    with counting("bytes", quiet=place.json) as progress:
+    with counting("bytes") as progress:
 
         def look() -> None:
             try:

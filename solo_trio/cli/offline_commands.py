@@ -22,6 +22,7 @@ SOUND: Final = 0
 WRONG: Final = 1
 DATABASE_FILE: Final = "kernel.db"
 REPAIR_MARK_FILE: Final = "kernel.repair"
+KEEP_EVENTS_MAX: Final = 1_000_000_000
 COUNTS_SHOWN: Final = ("events", "tenants", "total", "wanted", "running", "given_up")
 WHY_HELD: Final = {"asked": "it was asked for", "boot_loop": "the kernel ended again and again after its start"}
 
@@ -104,7 +105,7 @@ def checkpoint(place: Place) -> None:
 @click.command()
 @click.option(
     "--keep-events",
-    type=click.IntRange(0),
+    type=click.IntRange(0, KEEP_EVENTS_MAX),
     help="Keep so many of the newest in the database, however young the others are. [as configured]",
 )
 @for_system

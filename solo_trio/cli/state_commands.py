@@ -11,7 +11,7 @@ import click
 from solo_trio.cli.options import TENANT, for_system
 from solo_trio.cli.showing import note, show_facts, show_json, show_line, show_table
 from solo_trio.cli.state_changes import changes
-from solo_trio.errors import Faulted
+from solo_trio.errors import Faulted, SoloError
 
 if TYPE_CHECKING:
     from solo_trio.cli.session import Place
@@ -43,8 +43,7 @@ def state(place: Place, at: int | None, since: int | None, tenant_id: str | None
         else:
             _show(found)
         return
-    later = _at(place, at, tenant_id)
-    earlier = _at(place, since, tenant_id)
+    earlier, later = _sides(place, since, at, tenant_id)
     found_changes = changes(earlier, later)
     if place.json:
         show_json({"from": earlier["event_id"], "to": later["event_id"], "changes": found_changes})
@@ -53,6 +52,21 @@ def state(place: Place, at: int | None, since: int | None, tenant_id: str | None
         show_line(each)
     if not found_changes:
         note(f"nothing is different at event {later['event_id']} from what was at event {earlier['event_id']}")
+
+
+def _sides(place: Place, since: int, at: int | None, tenant_id: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both, of which one may be without the tenant: it was not made yet, or is gone."""
+    found: list[dict[str, Any]] = []
+    lacking: SoloError | None = None
+    for event_id in (since, at):
+        try:
+            found.append(_at(place, event_id, tenant_id))
+        except SoloError as error:
+            if error.code != "tenant_not_found" or lacking is not None:
+                raise
+            lacking = error
+            found.append(_at(place, event_id, None) | {name: [] for name in LISTS})
+    return found[0], found[1]
 
 
 def _at(place: Place, at: int | None, tenant_id: str | None) -> dict[str, Any]:

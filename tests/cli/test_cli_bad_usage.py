@@ -18,6 +18,7 @@ from cli_rig import LONG_S, PIDS, SOLO, Server, environment
 
 from solo_trio.cli.commands import solo
 from solo_trio.cli.running import run
+from solo_trio.operations.settings import KEEP_EVENTS_MAX
 
 COMMAND_S = 20
 """No command takes this long to refuse anything."""
@@ -226,3 +227,8 @@ def test_commands_that_are_none(words: list[str], capsys: pytest.CaptureFixture[
     assert code == 2
     if words:
         judge(str(words)[:50], code, said.out, said.err, may_succeed=False)
+
+
+def test_the_most_that_is_kept_is_what_the_kernel_takes() -> None:
+    [option] = [each for each in COMMANDS["compact"].params if each.name == "keep_events"]
+    assert isinstance(option.type, click.IntRange) and option.type.max == KEEP_EVENTS_MAX

@@ -70,6 +70,14 @@ def test_what_is_different_between_two_events(killed: tuple[Path, dict[int, obje
     assert "secret default/api: new" in found["changes"]
     done = solo("state", "--data", data, "--diff", "0", "--at", "0")
     assert (done.returncode, done.stdout) == (0, "") and "nothing is different" in done.stderr
+    for since, at, change in (("0", str(len(told) - 1), "new"), (str(len(told) - 1), "0", "gone")):
+        done = solo("state", "--data", data, "--at", at, "--diff", since, "--tenant", "other", "--json")
+        assert done.returncode == 0, "a tenant that is not there on one side only"
+        changes = json.loads(done.stdout)["changes"]
+        assert any(each.startswith(f"tenant other: {change}") for each in changes)
+        assert not any("default" in each for each in changes)
+    done = solo("state", "--data", data, "--at", "1", "--diff", "0", "--tenant", "other")
+    assert done.returncode == 1 and "tenant_not_found" in done.stderr
 
 
 def test_refusals_say_what_to_do(killed: tuple[Path, dict[int, object]], tmp_path: Path) -> None:

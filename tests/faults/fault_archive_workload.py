@@ -171,12 +171,6 @@ def _segments_are_not_written_anew() -> None:
     erasing.holds = lambda rows, erased: False
 
 
-def _slack_is_not_swept() -> None:
-    from solo_trio.journal.store import Store
-
-    Store.sweep = lambda self: True  # type: ignore[method-assign]
-
-
 def _erased_without_an_event() -> None:
     erasing.Proofs.apply = lambda self, rows, events, erased: events  # type: ignore[method-assign]
 
@@ -207,7 +201,6 @@ BUGS: Final[dict[str, Callable[[], None]]] = {
         _anchor_in_the_next_transaction,
         _old_segments_stay,
         _segments_are_not_written_anew,
-        _slack_is_not_swept,
         _witness_left_behind,
         _erased_without_an_event,
     )

@@ -73,8 +73,11 @@ def bytes_of(directory: Path) -> bytes:
     return found
 
 
-async def look(data: Path, last: int, gone: set[str]) -> None:
+async def look(data: Path, mode: str, last: int, gone: set[str]) -> None:
     """A kernel that comes next: all is there, what was erased is not, what was begun is finished."""
+    at_rest = bytes_of(data) if mode == "all" else b""  # before it tidies up
+    for life in gone:
+        assert CANARY + life.encode() not in at_rest, f"{life} is still there where it was said to be gone"
     journal = await open_journal(data, KEY)
     try:
         found = [each async for page in journal.replay() for each in page]
@@ -139,7 +142,7 @@ def explored(
             seen.add(key)
             data = put(directory, image)
             try:
-                trio.run(look, data, last, gone)
+                trio.run(look, data, mode, last, gone)
             except (AssertionError, SoloError) as error:
                 wrong.append(f"step {position} ({step.kind} {step.path}), mode {mode}: {str(error)[:200]}")
             finally:

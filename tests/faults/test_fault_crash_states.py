@@ -59,7 +59,11 @@ def test_a_sample_of_the_crash_states_of_a_run(recording: Recording, directory: 
 
 @pytest.mark.parametrize("bug", sorted(set(fault_bugs.BUGS) - fault_bugs.AT_OPENING))
 def test_a_planted_defect_is_found(bug: str, directory: Path) -> None:
-    planted = record(directory / bug, PLANTED_OPERATIONS, seed=5, lives=1, bug=bug)
+    try:
+        planted = record(directory / bug, PLANTED_OPERATIONS, seed=5, lives=1, bug=bug)
+    except AssertionError as error:
+        assert "the recorded kernel failed" in str(error)
+        return  # the run itself finds it
     chosen = telling(planted.steps)
     found = explore(planted, directory / f"{bug}-explored", seed=5, chosen=chosen, seconds=PLANTED_SECONDS, enough=1)
     print(found, *found.violations, sep="\n")

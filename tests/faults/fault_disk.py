@@ -191,8 +191,8 @@ def _random_content(node: Node, chance: random.Random) -> bytes:
     for position, step in enumerate(steps):
         if step.kind == "truncate":
             sizes.append(step.offset)
-        else:
-            sizes.append(max(sizes[-1], step.offset + len(step.data)))
+            continue  # it happens or not: file systems write a size and what is freed by it together
+        sizes.append(max(sizes[-1], step.offset + len(step.data)))
         for at, part in _grains(step, grain, max(sizes)):
             if at not in moments:
                 moments[at] = _moment(chance, len(steps))

@@ -67,10 +67,13 @@ def backup(place: Place, destination: Path | None) -> None:
 def _check_destination(place: Place, destination: Path) -> None:
     if place.url or (place.data is None and os.environ.get("SOLO_URL")):
         raise click.UsageError("a server elsewhere writes its backups where it is (backup_dir): name no DEST")
-    if destination.exists() and not destination.is_dir():
-        raise Rejected("file_exists", f"{destination} is there already: name another file, or a directory")
-    if not destination.parent.is_dir():
-        raise Faulted("backup_failed", f"{destination.parent} is no directory: make it first")
+    try:
+        if destination.exists() and not destination.is_dir():
+            raise Rejected("file_exists", f"{destination} is there already: name another file, or a directory")
+        if not destination.parent.is_dir():
+            raise Faulted("backup_failed", f"{destination.parent} is no directory: make it first")
+    except OSError as error:
+        raise Faulted("backup_failed", f"no file can be made there ({error.strerror}): name another one") from None
 
 
 def _offline(place: Place, destination: Path | None) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Sealed files. Owns: a file that nobody reads, changes, cuts or lengthens without its key. Never: where the key is from.
 
-After the head, which is in the clear, the content is sealed in chunks (AES-256-GCM). A chunk's nonce is its number, and
-whether it is the last one (the STREAM construction: Hoang, Reyhanitabar, Rogaway, Vizár, CRYPTO 2015); each is bound to
-the head. So a chunk that was changed, moved, left out, or cut off behind does not open. A key is for one file alone:
-nonces begin at 0 in each.
+After the head, which is in the clear and has its SHA-256 behind it, the content is sealed in chunks (AES-256-GCM). A chunk's
+nonce is its number, and whether it is the last one (the STREAM construction: Hoang, Reyhanitabar, Rogaway, Vizár, CRYPTO
+2015); each is bound to the head. So a chunk that was changed, moved, left out, or cut off behind does not open. A key is for
+one file alone: nonces begin at 0 in each.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def write_head(file: BinaryIO, head: bytes) -> bytes:
     if len(head) > HEAD_BYTES_MAX:
         raise ValueError("the head of a sealed file is too long")
     begun = MAGIC + _LENGTH.pack(len(head)) + head
-    file.write(begun)
-    return hashlib.sha256(begun).digest()
+    bound = hashlib.sha256(begun).digest()
+    file.write(begun + bound)
+    return bound
 
 
 def read_head(file: BinaryIO) -> tuple[bytes, bytes]:
@@ -47,9 +48,10 @@ def read_head(file: BinaryIO) -> tuple[bytes, bytes]:
         raise NotSealed("it does not begin as a backup does")
     (size,) = _LENGTH.unpack(begun[len(MAGIC) :])
     head = file.read(size) if size <= HEAD_BYTES_MAX else b""
-    if len(head) != size:
+    bound = hashlib.sha256(begun + head).digest()
+    if len(head) != size or file.read(len(bound)) != bound:
         raise NotSealed("its head is not whole")
-    return head, hashlib.sha256(begun + head).digest()
+    return head, bound
 
 
 class SealedWriter(io.RawIOBase):

@@ -41,6 +41,7 @@ OWN_PROCESS = ("serve",)
 MAY_SUCCEED = {
     ("call", "arguments"),
     ("deploy", "depends_on"),
+    ("backup", "destination"),
     ("init", "directory"),
     ("config show", "data"),
     ("doctor", "data"),

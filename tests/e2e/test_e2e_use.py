@@ -134,6 +134,5 @@ async def test_kill_9_while_refusing(tmp_path: Path) -> None:
                     await trio.sleep(0.05)
             check_gapless(events)
             assert told.count(("circuit_opened", "one", "dies")) == 1
-            assert told.count(("load_shed", "two", None)) == 1, (
-                "the kernel that began to refuse is gone, and so is its end"
-            )
+            shed = [each["payload"]["phase"] for each in events if each["type"] == "load_shed"]
+            assert shed == ["began", "ended"], "the start after the kernel that began to refuse says that it is over"

@@ -194,7 +194,7 @@ def test_real_kills(tmp_path: Path, small: None) -> None:
         last = max((ack["last"] for ack in acknowledged if "last" in ack), default=0)
         gone = {ack["gone"] for ack in acknowledged if "gone" in ack}
         if number % 3 == 2:
-            trio.run(look, tmp_path / "data", last, gone)
+            trio.run(look, tmp_path / "data", "all", last, gone)
 
 
 def read_marks(path: Path) -> list[Step]:

@@ -6,7 +6,7 @@ deployment) is looked up in the world at the moment it is played.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from attrs import define, evolve, field, frozen
 from hypothesis import strategies as st
@@ -17,18 +17,22 @@ from solo_trio.kernel.hub import Hub
 from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.staging import Command
 from solo_trio.model import service_requests as requests
+from solo_trio.model.backup import RecordBackup, RestoreLog
 from solo_trio.model.capability import Authority, Capability
 from solo_trio.model.capability_requests import Grant, GrantSystem, Revoke, RevokeAttenuation, RotateToken, SweepExpired
 from solo_trio.model.caveat import Rate, read_caveats, write_caveats
 from solo_trio.model.checkpoint import RecordCheckpoint
+from solo_trio.model.compaction import RecordCompaction
 from solo_trio.model.denial import AccessAlert, CapabilityDenied, ReportDenials
 from solo_trio.model.ending import Ending
-from solo_trio.model.event import Now
+from solo_trio.model.event import Decision, Now, Proposed
 from solo_trio.model.limits import Limits
 from solo_trio.model.record import KeyRow, SecretRow
+from solo_trio.model.repair import AcceptLoss, EventLost, LogRepaired, LostSecret, RecordFix, restoring
 from solo_trio.model.resources import ReportPressure, ReportViolation, ResourceViolation, RuntimePressureHigh
 from solo_trio.model.secret_requests import RecordAccess, RecordDenials, RevokeSecret, StoreSecret
 from solo_trio.model.spec import RestartLimits, ServiceSpec
+from solo_trio.model.state import KernelState
 from solo_trio.model.system import (
     BeginShutdown,
     CompleteShutdown,
@@ -400,6 +404,48 @@ class Secrets(Move):
 
 
 @frozen
+class Mend:
+    """What a repair records where an event is lost and the state is taken from a checkpoint; see `bootstrap.repairing`."""
+
+    RESERVED: ClassVar[bool] = True
+
+    number: int
+
+    def decide(self, state: KernelState, now: Now) -> Decision:
+        held = [(tenant, name) for tenant in sorted(state.tenants) for name in sorted(state.tenants[tenant].secrets)]
+        newest = [(tenant, name, state.tenants[tenant].secrets[name].newest.version) for tenant, name in held]
+        secrets = tuple(LostSecret(*each) for each in newest[: self.number % 2])
+        sources = tuple(sorted(state.sources)[: self.number % 3])
+        lost = (state.last_id + 1, state.last_id + 1)
+        repaired = LogRepaired("checkpoint", lost, None, "damaged/1", ("a checksum is wrong",), secrets, sources, ())
+        return Decision((Proposed(EventLost()), *restoring(state), Proposed(repaired)))
+
+
+@frozen
+class Maintain(Move):
+    """The log as a whole is backed up, compacted, mended, restored; `number`: of whatever there are several."""
+
+    verb: Literal["backup", "compact", "fix", "mend", "accept", "restore"]
+    number: int
+
+    def command(self, world: World) -> Command:
+        last_id = world.state.last_id
+        match self.verb:
+            case "backup":
+                return RecordBackup(f"{self.number}.backup", last_id, 4_096, "d" * 64)
+            case "compact":
+                return RecordCompaction(min(last_id, self.number), self.number, 1)
+            case "fix":
+                return RecordFix("checkpoints", "rewritten", (f"checkpoint {self.number}",))
+            case "mend":
+                return Mend(self.number)
+            case "accept":
+                return AcceptLoss()
+            case "restore":
+                return RestoreLog(f"{last_id:032x}", last_id, last_id + self.number)
+
+
+@frozen
 class Keep(Move):
     def command(self, world: World) -> Command:
         return RecordCheckpoint(world.state.last_id, 1_000)
@@ -552,6 +598,14 @@ _shares: Final[list[tuple[int, st.SearchStrategy[Any]]]] = [
     (1, st.builds(Boot, st.just(0.0) | st.floats(0, 1e9), st.sampled_from((False, False, False, True)))),
     (1, st.builds(Shutdown, st.booleans())),
     (1, st.builds(Keep)),
+    (
+        1,
+        st.builds(
+            Maintain,
+            st.sampled_from(("backup", "compact", "fix", "mend", "mend", "mend", "accept", "accept", "restore")),
+            st.integers(0, 5),
+        ),
+    ),
     (
         2,
         st.builds(

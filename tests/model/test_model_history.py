@@ -206,7 +206,7 @@ def test_every_event_says_what_it_is_about(moves: list[Move]) -> None:
                 assert (stored.tenant_id, stored.incarnation) == (None, None)
                 assert stored.subject is None or stored.type in ("capability_granted", "capability_revoked")
                 continue
-            known_by = before if stored.type == "tenant_removed" else world.state
+            known_by = before if stored.type in ("tenant_removed", "tenant_erased") else world.state
             assert stored.incarnation == known_by.tenants[stored.tenant_id].incarnation
             if stored.type.startswith("service_") and stored.type != "service_deployment_started":
                 known = before.service(stored.tenant_id, stored.subject or "")

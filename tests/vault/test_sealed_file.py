@@ -75,6 +75,12 @@ def test_another_head_or_key_opens_nothing() -> None:
     data = sealed(b"content")
     with pytest.raises(NotSealed):
         opened(data.replace(HEAD, HEAD.replace(b"a", b"b")))
+    exchanged = io.BytesIO()
+    write_head(exchanged, HEAD.replace(b"a", b"b"))
+    begun = io.BytesIO()
+    write_head(begun, HEAD)
+    with pytest.raises(NotSealed):
+        opened(data.replace(begun.getvalue(), exchanged.getvalue()))
     with pytest.raises(NotSealed):
         opened(data, Secret(bytes(32)))
     for short in (b"", data[:5], data[:12], data[:20]):

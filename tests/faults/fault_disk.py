@@ -193,15 +193,14 @@ def _random_content(node: Node, chance: random.Random) -> bytes:
             sizes.append(step.offset)
             continue  # it happens or not: file systems write a size and what is freed by it together
         sizes.append(max(sizes[-1], step.offset + len(step.data)))
-        for at, part in _grains(step, grain, max(sizes)):
+        for at, (begin, part) in _grains(step, grain):
             if at not in moments:
                 moments[at] = _moment(chance, len(steps))
             if position >= moments[at]:
                 continue
             if len(content) < at * grain + grain:
                 _resize(content, at * grain + grain)
-            begin = part[0]
-            content[begin : begin + len(part[1])] = part[1]
+            content[begin : begin + len(part)] = part
     _resize(content, sizes[_moment(chance, len(steps))])
     return bytes(content)
 
@@ -211,14 +210,13 @@ def _moment(chance: random.Random, last: int) -> int:
     return last if choice < 0.5 else 0 if choice < 0.7 else chance.randint(0, last)
 
 
-def _grains(step: Step, grain: int, size: int) -> Iterator[tuple[int, tuple[int, bytes]]]:
-    """The parts of a step that are in one grain each: its number, where it begins, its bytes."""
-    begin, end = step.offset, (size if step.kind == "truncate" else step.offset + len(step.data))
+def _grains(write: Step, grain: int) -> Iterator[tuple[int, tuple[int, bytes]]]:
+    """The parts of a write that are in one grain each: its number, where it begins, its bytes."""
+    begin, end = write.offset, write.offset + len(write.data)
     while begin < end:
         at = begin // grain
         stop = min(end, (at + 1) * grain)
-        data = bytes(stop - begin) if step.kind == "truncate" else step.data[begin - step.offset : stop - step.offset]
-        yield at, (begin, data)
+        yield at, (begin, write.data[begin - write.offset : stop - write.offset])
         begin = stop
 
 

@@ -357,6 +357,26 @@ async def test_an_erased_tenant_is_in_no_file(tmp_path: Path) -> None:
     assert len(await _inspected(tmp_path)) == last + 1
 
 
+async def test_a_sweep_leaves_no_copy_between_the_rows(tmp_path: Path) -> None:
+    """What SQLite leaves in pages that nothing names, put there as plainly as it can be."""
+    journal = await open_journal(tmp_path, KEY)
+    await journal.append(events(1, 20))
+    told, erasure = erasing(21, life="acme-1")
+    await journal.append([told], [erasure])
+    await journal.close()
+    row = f"INSERT INTO artifacts VALUES ('{'0' * 64}', CAST('{CANARY.decode() * 100}' AS BLOB))"
+    sql(tmp_path, "PRAGMA secure_delete = OFF", row, "DELETE FROM artifacts", "PRAGMA wal_checkpoint(TRUNCATE)")
+    assert CANARY in (tmp_path / "kernel.db").read_bytes()
+    journal = await open_journal(tmp_path, KEY)
+    for each in await journal.erasures():
+        while not await journal.erase(each):
+            pass
+    assert CANARY in bytes_of(tmp_path), "it is the sweep that this is about"
+    assert await journal.sweep()
+    assert CANARY not in bytes_of(tmp_path)
+    await journal.close()
+
+
 async def test_a_tenant_that_is_erased_while_the_log_is_read(tmp_path: Path) -> None:
     """At the worst moment: between the last rows and what is known of erasures."""
     await made(tmp_path, 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import select
 import signal
@@ -11,6 +12,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+from solo_trio.client import SoloClient, find_server
 
 ROOT = Path(__file__).parents[2]
 SOLO = [sys.executable, "-c", "from solo_trio.cli import main; main()"]
@@ -32,6 +35,24 @@ def solo(
     return subprocess.run(
         command, input=text, capture_output=True, text=True, timeout=LONG_S, env=environment(**more), cwd=cwd
     )
+
+
+def at_terminal(*arguments: str | Path) -> tuple[int, str]:
+    """One command whose standard error is a terminal: how it ended, and what it showed there."""
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(
+            [*SOLO, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=environment(TERM="xterm"),
+            timeout=LONG_S,
+            check=False,
+        )
+        os.close(theirs)
+        return done.returncode, os.read(ours, 65_536).decode()
+    finally:
+        os.close(ours)
 
 
 class Child:
@@ -135,6 +156,17 @@ class Server(Child):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def used_and_left(data: Path) -> Path:
+    """A data directory that a kernel with one tenant and one service has used, and left."""
+    with Server(data) as server:
+        with SoloClient(**find_server(data, environment={}).options(), tenant="default") as client:
+            client.create_tenant("default")
+            client.deploy("pids", PIDS)
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+    return data
 
 
 def inside_pid(pid: int) -> int | None:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import pty
 import shutil
 import signal
 import stat
@@ -22,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from cli_rig import PIDS, SOLO, Server, environment, solo
+from cli_rig import PIDS, Server, at_terminal, solo
 
 from solo_trio.bootstrap import restore_backup, restoring, verify_data
 from solo_trio.bootstrap.backup_file import new_key
@@ -220,22 +219,8 @@ def test_nobody_is_asked_how_far_it_is_where_nobody_sees_it(monkeypatch: pytest.
 
 
 def test_on_a_terminal_its_progress_is_shown(story: Story, tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        done = subprocess.run(
-            [*SOLO, "backup", str(tmp_path), "--data", str(story.data)],
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            env=environment(TERM="xterm"),
-            timeout=60,
-            check=False,
-        )
-        os.close(theirs)
-        shown = os.read(ours, 65_536)
-    finally:
-        os.close(ours)
-    assert done.returncode == 0
-    assert b"bytes" in shown
+    code, shown = at_terminal("backup", tmp_path, "--data", story.data)
+    assert code == 0 and "bytes" in shown
 
 
 def test_what_was_restored_is_the_kernel_again(story: Story, tmp_path: Path) -> None:

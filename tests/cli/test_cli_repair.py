@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_rig import PIDS, SOLO, Server, environment, solo
+from cli_rig import SOLO, Server, environment, solo, used_and_left
 
 from solo_trio.client import SoloClient, find_server
 from solo_trio.journal.library import driver
@@ -20,15 +20,7 @@ from solo_trio.journal.library import driver
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory that a kernel has used, and left."""
-    data = tmp_path_factory.mktemp("repair") / "data"
-    with Server(data) as server:
-        with SoloClient(**find_server(data, environment={}).options(), tenant="default") as client:
-            client.create_tenant("default")
-            client.deploy("pids", PIDS)
-        server.send(signal.SIGTERM)
-        assert server.wait() == 0
-    return data
+    return used_and_left(tmp_path_factory.mktemp("repair") / "data")
 
 
 @pytest.fixture

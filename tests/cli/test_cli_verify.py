@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import shutil
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
-from cli_rig import PIDS, SOLO, Server, environment, solo
+from cli_rig import Server, at_terminal, solo, used_and_left
 
 from solo_trio.client import SoloClient, find_server
 from solo_trio.journal.library import driver
@@ -19,15 +15,7 @@ from solo_trio.journal.library import driver
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory that a kernel has used, and left."""
-    data = tmp_path_factory.mktemp("verify") / "data"
-    with Server(data) as server:
-        with SoloClient(**find_server(data, environment={}).options(), tenant="default") as client:
-            client.create_tenant("default")
-            client.deploy("pids", PIDS)
-        server.send(signal.SIGTERM)
-        assert server.wait() == 0
-    return data
+    return used_and_left(tmp_path_factory.mktemp("verify") / "data")
 
 
 def contents(data: Path) -> dict[str, bytes]:
@@ -84,22 +72,8 @@ def test_without_a_server_and_nothing_is_changed(used: Path) -> None:
 
 
 def test_on_a_terminal_its_progress_is_shown_and_taken_away(used: Path) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        done = subprocess.run(
-            [*SOLO, "verify", "--data", str(used)],
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            env=environment(TERM="xterm"),
-            timeout=60,
-            check=False,
-        )
-        os.close(theirs)
-        shown = os.read(ours, 65_536)
-    finally:
-        os.close(ours)
-    assert done.returncode == 0
-    assert b"events" in shown
+    code, shown = at_terminal("verify", "--data", used)
+    assert code == 0 and "events" in shown
 
 
 def test_damage_is_named_and_exits_1(used: Path, tmp_path: Path) -> None:

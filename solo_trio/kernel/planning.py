@@ -7,7 +7,7 @@ its way. So a plan is the log that a start would write, as far as it can be know
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from attrs import define, field, frozen
@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from solo_trio.errors import Faulted, Rejected
 from solo_trio.kernel.staging import Command, Draft, Submission, stage
 from solo_trio.model import service_reports as reports
-from solo_trio.model.dependencies import hopeless, waiting_for
+from solo_trio.model.dependencies import find_stuck, hopeless, waiting_for
 from solo_trio.model.ending import Ending, EndKind
 from solo_trio.model.event import Now
 from solo_trio.model.service import ServiceState, Status
@@ -71,18 +71,20 @@ def stop_reason(service: ServiceState, *, started_here: bool) -> str:
 
 @frozen
 class Lacking:
-    """`missing`: dependencies that are not ready; `fails`: why its first start cannot even begin, if it cannot."""
+    """`missing`: dependencies that are not ready; `lost`: those of them that nobody is about to make ready; `fails`: why its
+    first start cannot even begin, if it cannot."""
 
     missing: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     fails: str | None = None
 
 
-def lacking(services: Services, service: ServiceState) -> Lacking:
+def lacking(services: Services, service: ServiceState, stuck: Collection[str]) -> Lacking:
+    """`stuck`: see `model.dependencies.hopeless`."""
     missing = waiting_for(services, service)
-    lost = hopeless(services, service) if missing else ()
-    if lost and not service.confirmed:
-        return Lacking(missing, f"it depends on {', '.join(lost)}, which does not run")
-    return Lacking(missing)
+    lost = hopeless(services, service, stuck) if missing else ()
+    fails = f"it depends on {', '.join(lost)}, which does not run" if lost and not service.confirmed else None
+    return Lacking(missing, lost, fails)
 
 
 def failure_of(error: Faulted | Rejected) -> Ending:
@@ -154,7 +156,7 @@ class Rehearsal:
             raise AssertionError("a rehearsal that does not end")
         self._remove()
         for tenant, service in self.state.services():
-            missing = lacking(tenant.services, service).missing
+            missing = waiting_for(tenant.services, service)
             if service.wants_to_run and missing:
                 self.waiting.append(Waiting(tenant.tenant_id, service.service_id, missing))
 
@@ -165,6 +167,8 @@ class Rehearsal:
     def _round(self, number: int) -> bool:
         """One look at every service, as if all supervising tasks looked at the same moment; False: nothing was to be done."""
         found = False
+        tenants = self.state.tenants
+        stuck = {name: find_stuck(tenants[name].services, tenants[name].services) for name in tenants}
         for tenant, service in list(self.state.services()):
             which = (tenant.incarnation, service.service_id, service.deployment)
             if service.stop is not None:
@@ -175,7 +179,7 @@ class Rehearsal:
                 continue
             if not service.wants_to_run or service.status is Status.READY or self._is_settled(tenant, service):
                 continue
-            lacks = lacking(tenant.services, service)
+            lacks = lacking(tenant.services, service, stuck[tenant.tenant_id])
             if lacks.fails is not None:
                 self._do(reports.GiveUpDeployment(tenant.tenant_id, *which, lacks.fails))
                 self.failed.append(((tenant.tenant_id, service.service_id), lacks.fails))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -20,6 +20,19 @@ class Siblings:
         self._running: dict[str, trio.Event] = {}
         """Set when the supervising task of that service is over."""
         self._needed_by: dict[str, tuple[str, ...]] = {}
+        self._stuck: set[str] = set()
+
+    @property
+    def stuck(self) -> Collection[str]:
+        """Those that wait for what nobody is about to make ready, as far as they have looked themselves."""
+        return self._stuck
+
+    def tell_stuck(self, service_id: str, is_stuck: bool) -> None:
+        """Who waits for the service hears of it: so a long chain of them costs one look each."""
+        if is_stuck == (service_id in self._stuck):
+            return
+        (self._stuck.add if is_stuck else self._stuck.discard)(service_id)
+        self.touched(service_id)
 
     @contextmanager
     def waiting(self, service_ids: Iterable[str], wake: Wake) -> Iterator[None]:
@@ -48,6 +61,7 @@ class Siblings:
             yield
         finally:
             del self._running[service_id]
+            self._stuck.discard(service_id)
             ended.set()
 
     async def wait_ended(self, service_id: str) -> None:

@@ -241,7 +241,8 @@ class ServiceSupervisor:
     async def _wait_for_dependencies(self, service: ServiceState) -> bool:
         """Until all that it depends on is ready; False if something changed meanwhile (a dependency, or itself)."""
         services = self._core.loop.state.tenants[self._tenant_id].services
-        lacks = lacking(services, service)
+        lacks = lacking(services, service, self._siblings.stuck)
+        self._siblings.tell_stuck(self._service_id, bool(lacks.lost))
         if not lacks.missing:
             return True
         if lacks.fails is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from solo_trio.errors import Rejected
@@ -25,6 +25,8 @@ def check_dependencies(services: Services, service_id: str, depends_on: Iterable
             raise Rejected("dependency_not_found", f"deploy '{name}' first; '{service_id}' depends on it")
         if not dependency.wants_to_run:
             raise Rejected("dependency_not_running", f"'{name}' is {dependency.status}; see that it runs first")
+    for name in find_stuck(services, depends_on).intersection(depends_on):
+        raise Rejected("dependency_not_running", f"'{name}' waits for one that does not run; see that it runs first")
 
 
 def find_cycle(services: Services, service_id: str, depends_on: Iterable[str]) -> tuple[str, ...] | None:
@@ -56,13 +58,38 @@ def is_ready(services: Services, service_id: str) -> bool:
     return service is not None and service.status is Status.READY
 
 
-def hopeless(services: Services, service: ServiceState) -> tuple[str, ...]:
-    """The dependencies of `service` that nobody is about to make ready: gone, paused, stopped or given up."""
-    return tuple(
-        name
-        for name in service.spec.depends_on
-        if (dependency := services.get(name)) is None or not dependency.wants_to_run
-    )
+def hopeless(services: Services, service: ServiceState, stuck: Collection[str] | None = None) -> tuple[str, ...]:
+    """The dependencies of `service` that nobody is about to make ready: gone, paused, stopped, given up, or stuck.
+
+    `stuck`: the latter; found if not given, which takes a look at all that it depends on, and so on.
+    """
+    stuck = find_stuck(services, service.spec.depends_on) if stuck is None else stuck
+    return tuple(name for name in service.spec.depends_on if name in stuck or _is_down(services, name))
+
+
+def find_stuck(services: Services, service_ids: Iterable[str]) -> frozenset[str]:
+    """Which of `service_ids`, and of all that they depend on, wait for what nobody is about to make ready."""
+    found: dict[str, bool] = {}
+    entered: set[str] = set()
+    waiting = list(service_ids)
+    while waiting:
+        name = waiting[-1]
+        service = services.get(name)
+        if name in found or service is None or service.begun or not service.wants_to_run:
+            found.setdefault(name, False)
+            waiting.pop()
+        elif name not in entered:
+            entered.add(name)
+            waiting += service.spec.depends_on
+        else:
+            found[name] = any(found.get(each) or _is_down(services, each) for each in service.spec.depends_on)
+            waiting.pop()
+    return frozenset(name for name, is_stuck in found.items() if is_stuck)
+
+
+def _is_down(services: Services, service_id: str) -> bool:
+    service = services.get(service_id)
+    return service is None or not service.wants_to_run
 
 
 def dependents(services: Services, service_id: str) -> tuple[str, ...]:

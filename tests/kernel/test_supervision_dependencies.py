@@ -175,6 +175,65 @@ async def test_row_12_a_deployment_fails_when_its_dependency_gives_up_meanwhile(
     assert await story(memory, "b") == ["deployment_started", "deployment_failed"]
 
 
+async def test_row_12_nobody_waits_for_what_waits_in_vain(autojump_clock: MockClock) -> None:
+    """A chain, of which the first is paused when the others are to be started again."""
+    order = Order(slow_s=0)
+    memory = MemoryKernel(order.actors)
+    async with crashing(memory) as kernel:
+        tenant = await order.deploy_chain(kernel)
+        await tenant.pause("a")
+    async with opened(memory) as kernel:
+        await kernel.wait_recovered()
+        tenant = await kernel.tenant("acme")
+        with pytest.raises(Rejected) as caught:
+            await tenant.deploy("d", order.actors["d"], depends_on=["c"])
+        assert caught.value.code == "dependency_not_running" and "'c'" in caught.value.detail
+        with pytest.raises(Rejected) as caught:
+            await tenant.restart("c")
+        assert caught.value.code == "dependency_not_running"
+        await tenant.resume("a")
+        await tenant.deploy("d", order.actors["d"], depends_on=["c"])
+        assert [each["status"] for each in await tenant.services()] == ["ready"] * 4
+
+
+async def test_row_12_a_deployment_fails_when_what_it_waits_for_begins_to_wait_in_vain(
+    autojump_clock: MockClock,
+) -> None:
+    """However long the chain is; one that was ready before goes on waiting."""
+    runtime = PlannedRuntime(
+        {"a": [Plan(), Plan(ready_s=60)], "b": [Plan(ends_s=1)], "c": [Plan(ends_s=2)], "d": [Plan()]}
+    )
+    memory = MemoryKernel(runtimes={"process": runtime})
+    refusals: dict[str, str] = {}
+
+    async def refused(name: str, verb: Any, *arguments: Any, **options: Any) -> None:
+        with pytest.raises(Rejected) as caught:
+            await verb(name, *arguments, **options)
+        refusals[name] = f"{caught.value.code} {caught.value.detail}"
+
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        for name, needed in (("a", []), ("b", ["a"]), ("c", ["b"])):
+            await tenant.deploy(name, source=name, depends_on=needed, limits={"start_timeout_s": 100})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, "a", tenant.restart)
+            await recorded(kernel, "b", "service_crashed")
+            await recorded(kernel, "c", "service_crashed")
+            nursery.start_soon(lambda: refused("d", tenant.deploy, source="d", depends_on=["c"]))
+            await recorded(kernel, "d", "service_deployment_started")
+            await trio.sleep(10)
+            assert not refusals, "somebody is about to make them ready"
+            await tenant.pause("a")
+            nursery.cancel_scope.deadline = trio.current_time() + 30
+        assert refusals["a"] == "wrong_status it was paused while it started"
+        assert "service_start_failed" in refusals["d"] and "depends on c" in refusals["d"]
+        assert [each["status"] for each in await tenant.services()] == ["paused", "restarting", "restarting"]
+        with pytest.raises(Rejected):
+            await tenant.deploy("d", source="d", depends_on=["c"])
+        await tenant.resume("a")
+        await recorded(kernel, "c", "service_ready", count=2)
+
+
 async def test_row_12_what_others_need_is_not_deleted_unless_forced(autojump_clock: MockClock) -> None:
     order = Order(linger_s=0)
     memory = MemoryKernel(order.actors)

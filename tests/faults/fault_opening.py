@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 from attrs import define, field, frozen
@@ -37,6 +37,7 @@ from solo_trio.vault.keyring import Keyring
 from solo_trio.vault.vault import Vault
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 FACTS_MAX: Final = 64
 """So many sets of tables are remembered; crash states that follow each other have much in common."""
 TOKEN_FILE: Final = "admin.token"
@@ -147,7 +148,7 @@ class Opener:
         """What is there; a sentence if the start is refused, or finds what never was.
 
         The kernel's own opening is done for each image. Where every row of every table is then one that a start before has
-        read, checked and folded, that is not done again: equal rows come to the same.
+        read, checked and folded, that is not done again: equal rows come to the same. So with the files of the audit.
         """
         if truth is None:
             return self.open_there(self.put(image))
@@ -160,7 +161,11 @@ class Opener:
             pass  # the long way says the same, or more
         else:
             key = (events, tables, hash(image.get("master.key")))
-            if key in self._facts and audit in self._audits:
+            if key in self._facts:
+                refusal = None if audit in self._audits else self._try(_opens, self.put(image))
+                if refusal is not None:
+                    return refusal
+                self._audits.add(audit)
                 return Found(events, self._facts[key] | {"token": None if told is None else told.decode()})
         found = self.open_there(self.put(image), truth)
         if tables is not None and not isinstance(found, str):
@@ -172,9 +177,12 @@ class Opener:
 
     def open_there(self, data: Path, truth: Truth | None = None) -> Found | str:
         """The same for a directory as it is."""
+        return self._try(_found, data, truth)
+
+    def _try(self, opening: Callable[..., Awaitable[T]], data: Path, *more: Any) -> T | str:
         try:
             with self._another_boot():
-                return trio.run(_found, data, truth)
+                return trio.run(opening, data, *more)
         except SoloError as error:
             return f"the start is refused: {error.code}: {error.detail}"
         except AssertionError as error:
@@ -230,38 +238,49 @@ async def _all(journal: SqliteJournal) -> list[StoredEvent]:
     return found
 
 
-async def _found(data: Path, truth: Truth | None) -> Found:
-    """As `bootstrap.running` does it, up to where services would be started."""
-    told = (data / TOKEN_FILE).read_text() if (data / TOKEN_FILE).exists() else None
+@asynccontextmanager
+async def _opened(data: Path) -> AsyncIterator[tuple[SqliteJournal, Keyring, Vault]]:
+    """Journal, keys and audit, as `bootstrap.running` opens them."""
     with DataLock(data):
-        master = master_key_of(data)
+        master, entropy = master_key_of(data), SystemEntropy()
         journal = await open_journal(data, master.derive("witness"))
         audit = None
         try:
-            telemetry, clock, entropy = Diagnostics(), SystemClock(), SystemEntropy()
             keys = await journal.keys()
             keyring = Keyring(master, entropy, keys)
             keyring.check()
             audit_key = await audit_key_of(master, journal, keys)
-            audit = await open_audit_of(data, audit_key, journal, telemetry, Settings())
+            audit = await open_audit_of(data, audit_key, journal, Diagnostics(), Settings())
             assert audit.state.set_aside is None, f"the audit was set aside: {audit.state}"
-            events = await _all(journal)
-            start = StartSystem("test", platform.python_version())
-            recovery = await replay(
-                journal, clock, telemetry, reducer=reducer_version(), start=start, timeout_s=RECOVERY_S
-            )
-            if truth is not None:
-                assert truth.begins_with(await journal.in_reader(_rows)), "the log is not what was appended"
-            assert recovery.state == fold(map(codec.to_record, events)), "the state is not the fold of the events"
-            secrets = await journal.in_reader(_secrets)
-            artifacts = await journal.in_reader(_artifacts)
-            facts = _facts(recovery.state, secrets, artifacts, keyring, Vault(master, entropy, keys))
-            facts |= {f"idempotency/{row.key}": True for row in recovery.idempotency}
-            return Found(len(events), facts | {"token": told})
+            yield journal, keyring, Vault(master, entropy, keys)
         finally:
             if audit is not None:
                 await audit.close()
             await journal.close()
+
+
+async def _opens(data: Path) -> None:
+    async with _opened(data):
+        pass
+
+
+async def _found(data: Path, truth: Truth | None) -> Found:
+    """As `bootstrap.running` does it, up to where services would be started."""
+    told = (data / TOKEN_FILE).read_text() if (data / TOKEN_FILE).exists() else None
+    async with _opened(data) as (journal, keyring, vault):
+        events = await _all(journal)
+        start = StartSystem("test", platform.python_version())
+        recovery = await replay(
+            journal, SystemClock(), Diagnostics(), reducer=reducer_version(), start=start, timeout_s=RECOVERY_S
+        )
+        if truth is not None:
+            assert truth.begins_with(await journal.in_reader(_rows)), "the log is not what was appended"
+        assert recovery.state == fold(map(codec.to_record, events)), "the state is not the fold of the events"
+        secrets = await journal.in_reader(_secrets)
+        artifacts = await journal.in_reader(_artifacts)
+        facts = _facts(recovery.state, secrets, artifacts, keyring, vault)
+        facts |= {f"idempotency/{row.key}": True for row in recovery.idempotency}
+        return Found(len(events), facts | {"token": told})
 
 
 def _secrets(connection: Any) -> list[SecretRow]:

@@ -83,8 +83,11 @@ def lacking(services: Services, service: ServiceState, stuck: Collection[str]) -
     """`stuck`: see `model.dependencies.hopeless`."""
     missing = waiting_for(services, service)
     lost = hopeless(services, service, stuck) if missing else ()
-    fails = f"it depends on {', '.join(lost)}, which does not run" if lost and not service.confirmed else None
-    return Lacking(missing, lost, fails)
+    if (
+        lost and not service.confirmed and (lost := hopeless(services, service))
+    ):  # for good: what is stuck may be no more
+        return Lacking(missing, lost, f"it depends on {', '.join(lost)}, which does not run")
+    return Lacking(missing, lost)
 
 
 def failure_of(error: Faulted | Rejected) -> Ending:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
+
+from solo_trio.model.dependencies import find_stuck
+
+if TYPE_CHECKING:
+    from solo_trio.model.dependencies import Services
 
 START_LIMIT_PER_TENANT: Final = 16
 
@@ -20,19 +25,21 @@ class Siblings:
         self._running: dict[str, trio.Event] = {}
         """Set when the supervising task of that service is over."""
         self._needed_by: dict[str, tuple[str, ...]] = {}
-        self._stuck: set[str] = set()
+        self._stuck: frozenset[str] = frozenset()
 
     @property
-    def stuck(self) -> Collection[str]:
-        """Those that wait for what nobody is about to make ready, as far as they have looked themselves."""
+    def stuck(self) -> frozenset[str]:
+        """Those that wait for what nobody is about to make ready, when one of them looked last: it may be so no more."""
         return self._stuck
 
-    def tell_stuck(self, service_id: str, is_stuck: bool) -> None:
-        """Who waits for the service hears of it: so a long chain of them costs one look each."""
+    def looked(self, services: Services, service_id: str, *, is_stuck: bool) -> None:
+        """A service that waits looked at what it depends on. Where that is news, all of them are looked at, once, and who waits
+        for those that are stuck now hears of it."""
         if is_stuck == (service_id in self._stuck):
             return
-        (self._stuck.add if is_stuck else self._stuck.discard)(service_id)
-        self.touched(service_id)
+        before, self._stuck = self._stuck, find_stuck(services, services)
+        for name in self._stuck - before:
+            self.touched(name)
 
     @contextmanager
     def waiting(self, service_ids: Iterable[str], wake: Wake) -> Iterator[None]:
@@ -61,7 +68,7 @@ class Siblings:
             yield
         finally:
             del self._running[service_id]
-            self._stuck.discard(service_id)
+            self._stuck -= {service_id}
             ended.set()
 
     async def wait_ended(self, service_id: str) -> None:

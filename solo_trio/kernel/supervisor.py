@@ -242,14 +242,15 @@ class ServiceSupervisor:
         """Until all that it depends on is ready; False if something changed meanwhile (a dependency, or itself)."""
         services = self._core.loop.state.tenants[self._tenant_id].services
         lacks = lacking(services, service, self._siblings.stuck)
-        self._siblings.tell_stuck(self._service_id, bool(lacks.lost))
+        if service.confirmed:
+            self._siblings.looked(services, self._service_id, is_stuck=bool(lacks.lost))
         if not lacks.missing:
             return True
         if lacks.fails is not None:
             which = (self._tenant_id, self._incarnation, self._service_id, self.deployment)
             await self._report(reports.GiveUpDeployment(*which, lacks.fails))
             return False
-        with self._siblings.waiting(lacks.missing, self.notify):
+        with self._siblings.waiting(service.spec.depends_on, self.notify):
             await self._changed.wait()
         return False
 

@@ -66,6 +66,11 @@ class TenantSupervisor:
                 self.supervisors[service_id] = supervisor
                 self._nursery.start_soon(self._supervise, service_id, supervisor, name=f"{self.tenant_id}/{service_id}")
 
+    @property
+    def stuck(self) -> frozenset[str]:
+        """See `Siblings.stuck`."""
+        return self._siblings.stuck
+
     def remove(self) -> None:
         """The tenant is gone, and nothing of it runs."""
         self._removed = True

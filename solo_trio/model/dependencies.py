@@ -25,8 +25,11 @@ def check_dependencies(services: Services, service_id: str, depends_on: Iterable
             raise Rejected("dependency_not_found", f"deploy '{name}' first; '{service_id}' depends on it")
         if not dependency.wants_to_run:
             raise Rejected("dependency_not_running", f"'{name}' is {dependency.status}; see that it runs first")
-    for name in find_stuck(services, depends_on).intersection(depends_on):
-        raise Rejected("dependency_not_running", f"'{name}' waits for one that does not run; see that it runs first")
+    stuck = find_stuck(services, depends_on)
+    for name in depends_on:
+        if name in stuck:
+            down = down_below(services, name)
+            raise Rejected("dependency_not_running", f"'{name}' waits for '{down}'; see that that one runs first")
 
 
 def find_cycle(services: Services, service_id: str, depends_on: Iterable[str]) -> tuple[str, ...] | None:
@@ -68,14 +71,17 @@ def hopeless(services: Services, service: ServiceState, stuck: Collection[str] |
 
 
 def find_stuck(services: Services, service_ids: Iterable[str]) -> frozenset[str]:
-    """Which of `service_ids`, and of all that they depend on, wait for what nobody is about to make ready."""
+    """Which of `service_ids`, and of all that they depend on, wait for what nobody is about to make ready.
+
+    Not one in its first deployment: that fails, and is gone then, or is again what it was before.
+    """
     found: dict[str, bool] = {}
     entered: set[str] = set()
     waiting = list(service_ids)
     while waiting:
         name = waiting[-1]
         service = services.get(name)
-        if name in found or service is None or service.begun or not service.wants_to_run:
+        if name in found or service is None or service.begun or not service.wants_to_run or not service.confirmed:
             found.setdefault(name, False)
             waiting.pop()
         elif name not in entered:
@@ -85,6 +91,15 @@ def find_stuck(services: Services, service_ids: Iterable[str]) -> frozenset[str]
             found[name] = any(found.get(each) or _is_down(services, each) for each in service.spec.depends_on)
             waiting.pop()
     return frozenset(name for name, is_stuck in found.items() if is_stuck)
+
+
+def down_below(services: Services, service_id: str) -> str:
+    """What keeps it from being ready, if it is stuck or down: itself, or the first one below it that is down."""
+    stuck = find_stuck(services, (service_id,))
+    while not _is_down(services, service_id):
+        below = services[service_id].spec.depends_on
+        service_id = next(name for name in below if name in stuck or _is_down(services, name))
+    return service_id
 
 
 def _is_down(services: Services, service_id: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from attrs import frozen
 
 from solo_trio.model import service_events as ev
+from solo_trio.model.dependencies import hopeless
 from solo_trio.model.ending import Ending
 from solo_trio.model.event import Decision, Event, Now
 from solo_trio.model.resources import ResourceViolation
@@ -170,6 +171,8 @@ class GiveUpDeployment:
         service = _current(state, self.tenant_id, self.incarnation, self.service_id, self.deployment)
         if service is None or service.confirmed or service.begun or not service.wants_to_run:
             return Decision()
+        if not hopeless(state.tenants[self.tenant_id].services, service):
+            return Decision()  # any more: it was reported late
         failed = ev.ServiceDeploymentFailed(service.deployment, service.generation, self.reason, traceback="")
         return about(state, self.tenant_id, service, failed)
 

@@ -13,7 +13,7 @@ from solo_trio.errors import Faulted, Rejected
 from solo_trio.hardening.finding import Finding
 from solo_trio.model import service_events as ev
 from solo_trio.model.capability import EMBEDDER, Authority, grantor_of
-from solo_trio.model.dependencies import check_dependencies, dependents, hopeless
+from solo_trio.model.dependencies import check_dependencies, dependents, down_below, hopeless
 from solo_trio.model.event import Decision, Event, Now, Proposed
 from solo_trio.model.evolving import evolve
 from solo_trio.model.ids import check_id
@@ -291,9 +291,10 @@ def _settled(state: KernelState, tenant_id: str, service_id: str, revision: int 
 
 def _check_startable(state: KernelState, tenant_id: str, service: ServiceState) -> None:
     """Raise `Rejected("dependency_not_running")` if it would wait for something that nobody is about to start."""
-    lost = hopeless(state.tenants[tenant_id].services, service)
-    if lost:
-        raise Rejected("dependency_not_running", f"see that {', '.join(lost)} runs first, which it depends on")
+    services = state.tenants[tenant_id].services
+    if lost := hopeless(services, service):
+        down = down_below(services, lost[0])
+        raise Rejected("dependency_not_running", f"see that {down} runs first, which it depends on")
 
 
 def _mismatch(service: ServiceState | None) -> Rejected:

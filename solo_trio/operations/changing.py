@@ -204,8 +204,10 @@ def _never_ready(caller: Caller, tenant_id: str, service_id: str, deployment: in
         return Rejected("service_deleted", "it was deleted or replaced while it started")
     if not service.wants_to_run:
         return Rejected("wrong_status", f"it is {service.status}")
-    lost = hopeless(caller.tenant().services, service)
-    if lost and not service.begun:
+    services, supervisor = caller.tenant().services, caller.core.tenants.get(tenant_id)
+    if service.begun or supervisor is None or not hopeless(services, service, supervisor.stuck):
+        return None
+    if lost := hopeless(services, service):
         return Rejected("dependency_not_running", f"see that {', '.join(lost)} runs, which it depends on and waits for")
     return None
 

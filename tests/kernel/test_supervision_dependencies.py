@@ -6,11 +6,22 @@ from typing import Any
 
 import pytest
 import trio
-from kernel_rig import Actor, Plan, PlannedRuntime, SlowActor, crashing, history, opened, recorded, story
+from kernel_rig import (
+    Actor,
+    GatedJournal,
+    Plan,
+    PlannedRuntime,
+    SlowActor,
+    crashing,
+    history,
+    opened,
+    recorded,
+    story,
+)
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from solo_trio import service
-from solo_trio.errors import Rejected
+from solo_trio.errors import Rejected, StorageFull
 from solo_trio.testing import MemoryKernel
 
 
@@ -187,10 +198,10 @@ async def test_row_12_nobody_waits_for_what_waits_in_vain(autojump_clock: MockCl
         tenant = await kernel.tenant("acme")
         with pytest.raises(Rejected) as caught:
             await tenant.deploy("d", order.actors["d"], depends_on=["c"])
-        assert caught.value.code == "dependency_not_running" and "'c'" in caught.value.detail
+        assert caught.value.code == "dependency_not_running" and "'c' waits for 'a'" in caught.value.detail
         with pytest.raises(Rejected) as caught:
             await tenant.restart("c")
-        assert caught.value.code == "dependency_not_running"
+        assert caught.value.code == "dependency_not_running" and "see that a runs" in caught.value.detail
         await tenant.resume("a")
         await tenant.deploy("d", order.actors["d"], depends_on=["c"])
         assert [each["status"] for each in await tenant.services()] == ["ready"] * 4
@@ -232,6 +243,115 @@ async def test_row_12_a_deployment_fails_when_what_it_waits_for_begins_to_wait_i
             await tenant.deploy("d", source="d", depends_on=["c"])
         await tenant.resume("a")
         await recorded(kernel, "c", "service_ready", count=2)
+
+
+@pytest.mark.parametrize("length", [2, 10])
+@pytest.mark.parametrize("later", [0, 6])
+async def test_row_12_nothing_fails_for_what_was_so_a_moment_ago(
+    autojump_clock: MockClock, length: int, later: int
+) -> None:
+    """The first of a chain that waited in vain is resumed while somebody deploys behind its end."""
+    names = [f"s{number}" for number in range(length)]
+    runtime = PlannedRuntime({name: [Plan()] for name in (*names, "d")})
+    memory = MemoryKernel(runtimes={"process": runtime})
+    async with crashing(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        for number, name in enumerate(names):
+            await tenant.deploy(name, source=name, depends_on=names[max(0, number - 1) : number])
+        await tenant.pause("s0")
+    async with opened(memory) as kernel:
+        await kernel.wait_recovered()
+        tenant = await kernel.tenant("acme")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tenant.resume, "s0")
+            for _ in range(later):
+                await trio.lowlevel.checkpoint()
+            await recorded(kernel, "s0", "service_resumed")
+            nursery.start_soon(lambda: tenant.deploy("d", source="d", depends_on=names[-1:]))
+    assert await story(memory, "d") == ["deployment_started", "started deploy", "ready", "deployed"]
+
+
+async def test_row_12_a_replacement_that_fails_takes_nobody_with_it(autojump_clock: MockClock) -> None:
+    """Who waits for it waits for what it was before."""
+    runtime = PlannedRuntime({"a": [Plan(), Plan(ready_s=60)], "b": [Plan()], "d": [Plan()]})
+    memory = MemoryKernel(runtimes={"process": runtime})
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await tenant.deploy("a", source="a", limits={"start_timeout_s": 100})
+        await tenant.deploy("b", source="b")
+
+        async def refused(verb: Any) -> None:
+            with pytest.raises(Rejected):
+                await verb()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, lambda: tenant.restart("a"))
+            await trio.sleep(1)
+            nursery.start_soon(refused, lambda: tenant.deploy("b", source="b", depends_on=["a"], replace=True))
+            await recorded(kernel, "b", "service_deployment_started", count=2)
+            nursery.start_soon(lambda: tenant.deploy("d", source="d", depends_on=["b"]))
+            await recorded(kernel, "d", "service_deployment_started")
+            await tenant.pause("a")
+        assert {each["service_id"]: each["status"] for each in await tenant.services()} == {
+            "a": "paused",
+            "b": "ready",
+            "d": "ready",
+        }
+
+
+async def test_row_12_a_dependency_that_was_ready_goes_down_while_another_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    runtime = PlannedRuntime({"a": [Plan(), Plan(ready_s=60)], "x": [Plan()], "d": [Plan()]})
+    memory = MemoryKernel(runtimes={"process": runtime})
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await tenant.deploy("a", source="a", limits={"start_timeout_s": 100})
+        await tenant.deploy("x", source="x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tenant.restart, "a")
+            await trio.sleep(1)
+            before = trio.current_time()
+
+            async def deploy() -> None:
+                with pytest.raises(Rejected) as caught:
+                    await tenant.deploy("d", source="d", depends_on=["a", "x"])
+                assert "depends on x" in caught.value.detail and trio.current_time() - before < 2
+
+            nursery.start_soon(deploy)
+            await recorded(kernel, "d", "service_deployment_started")
+            await tenant.pause("x")
+
+
+async def test_row_12_a_failure_that_could_not_be_recorded_in_time_is_none(autojump_clock: MockClock) -> None:
+    """The disk is full; when there is space again, what it would have failed for is over."""
+    runtime = PlannedRuntime({"a": [Plan(), Plan(ready_s=60), Plan()], "d": [Plan()]})
+    journal, full = GatedJournal(), True
+
+    def fails(events: Any, reserved: bool) -> Exception | None:
+        failing = any(each.type == "service_deployment_failed" for each in events)
+        return StorageFull("no space") if full and failing else None
+
+    journal.failures.append(fails)
+    memory = MemoryKernel(runtimes={"process": runtime}, journal=journal)
+    async with opened(memory) as kernel:
+        tenant = await kernel.tenant("acme")
+        await tenant.deploy("a", source="a", limits={"start_timeout_s": 100})
+
+        async def restart() -> None:
+            with pytest.raises(Rejected):
+                await tenant.restart("a")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(restart)
+            await trio.sleep(1)
+            nursery.start_soon(lambda: tenant.deploy("d", source="d", depends_on=["a"]))
+            await recorded(kernel, "d", "service_deployment_started")
+            await tenant.pause("a")
+            await tenant.resume("a")
+            await trio.sleep(5)
+            full = False
+        assert [each["status"] for each in await tenant.services()] == ["ready", "ready"]
 
 
 async def test_row_12_what_others_need_is_not_deleted_unless_forced(autojump_clock: MockClock) -> None:

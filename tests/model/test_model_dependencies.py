@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_driver import with_service
 
-from solo_trio.model.dependencies import find_stuck, hopeless
+from solo_trio.model.dependencies import down_below, find_stuck, hopeless
 from solo_trio.model.service import ServiceState, Status
 
 SAMPLE = with_service().service()
@@ -27,6 +27,7 @@ def graphs(draw: st.DrawFn) -> dict[str, ServiceState]:
             service_id=f"s{number}",
             status=status,
             begun=begun,
+            confirmed=draw(st.sampled_from((True, True, True, False))),
             spec=evolve(SAMPLE.spec, depends_on=tuple(depends_on)),
         )
     return {name: found[name] for name in draw(st.permutations(sorted(found)))}
@@ -34,7 +35,7 @@ def graphs(draw: st.DrawFn) -> dict[str, ServiceState]:
 
 def waits_in_vain(services: dict[str, ServiceState], name: str) -> bool:
     service = services[name]
-    if service.begun or service.status not in WANTED:
+    if service.begun or service.status not in WANTED or not service.confirmed:
         return False
     return any(
         each not in services or services[each].status not in (*WANTED, Status.READY) or waits_in_vain(services, each)
@@ -47,9 +48,12 @@ def test_stuck_is_who_waits_in_vain(services: dict[str, ServiceState]) -> None:
     expected = {name for name in services if waits_in_vain(services, name)}
     assert find_stuck(services, services) == expected
     for name, service in services.items():
-        if service.status in WANTED and not service.begun:
+        if service.status in WANTED and not service.begun and service.confirmed:
             assert bool(hopeless(services, service)) == (name in expected)
             assert hopeless(services, service) == hopeless(services, service, expected)
+    for name in expected:
+        down = down_below(services, name)
+        assert down not in services or services[down].status not in (*WANTED, Status.READY)
 
 
 def test_a_long_chain_is_looked_at_once() -> None:

@@ -15,7 +15,7 @@ from simulation.world import World
 from solo_trio.kernel.checkpoints import reducer_version
 from solo_trio.model import codec, snapshot
 from solo_trio.model.record import ERASED_TYPE, StoredEvent
-from solo_trio.model.service import Status
+from solo_trio.model.service import ServiceState, Status
 from solo_trio.model.state import KernelState, apply, fold
 
 
@@ -185,7 +185,7 @@ class Checks:
             if service.status is Status.READY:
                 if running is None or running.launch.generation != service.generation:
                     self.world.violate(f"{name} is said to be ready, and does not run")
-            elif service.wants_to_run and not service.spec.depends_on:
+            elif service.wants_to_run and not (service.confirmed and _waits_in_vain(tenant.services, service)):
                 self.world.violate(f"{name} is still {service.status}")
             elif running is not None and not service.wants_to_run:
                 self.world.violate(f"{name} is {service.status}, and runs")
@@ -202,6 +202,14 @@ class Checks:
         of_secrets = {row.incarnation for row in journal._secrets.values()}
         if (of_keys | of_secrets) - known:
             self.world.violate("keys or secrets of a tenant that is gone are left")
+
+
+def _waits_in_vain(services: Any, service: ServiceState) -> bool:
+    """Written again, apart from `model.dependencies`."""
+    below = [services.get(name) for name in service.spec.depends_on]
+    return any(each is None or not each.wants_to_run for each in below) or any(
+        each.status is not Status.READY and _waits_in_vain(services, each) for each in below
+    )
 
 
 def _word(status: Status, held: bool) -> str:

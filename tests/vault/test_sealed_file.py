@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import pytest
@@ -44,6 +45,13 @@ def test_what_was_written_comes_out(size: int) -> None:
     assert opened(sealed(content)) == content
     assert sealed(content) == sealed(content, pieces=7_919), "however it is written"
     assert read_head(io.BytesIO(sealed(content)))[0] == HEAD
+
+
+def test_the_bytes_are_what_they_were() -> None:
+    """Files that were written stay readable: what changes these bytes is another format, with another magic or number."""
+    data = sealed(b"content")
+    assert data[:25] == b"solobk1\n\x00\x00\x00\r" + HEAD
+    assert hashlib.sha256(data).hexdigest() == "460790491fba6407db0ee4db9ca0751f2b336b00c348f401615a5dc326aee2f3"
 
 
 def test_chunks_have_their_places_and_their_number() -> None:

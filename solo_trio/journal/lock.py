@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -14,6 +15,10 @@ from solo_trio.journal.library import no_space
 
 LOCK_FILE: Final = "lock"
 LOCK_TEXT_BYTES_MAX: Final = 256
+BUSY: Final = (errno.EWOULDBLOCK, errno.EACCES)
+INHERITED_S_MAX: Final = 2.0
+"""So long is waited for the lock of a kernel that is gone: what it was just forking has it, until it is another program."""
+INHERITED_POLL_S: Final = 0.01
 
 
 def prepare_directory(directory: Path) -> None:
@@ -73,15 +78,16 @@ class DataLock:
                 return self  # a copy without it: no kernel has ever used this very directory
             raise _unwritable(self._directory, error) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(fd)
         except OSError as error:
             holder = _holder(fd)
             os.close(fd)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            if error.errno not in BUSY:
                 raise _unwritable(self._directory, error) from error
+            who = "of unknown pid" if holder is None else f"pid {holder}"
             raise Faulted(
                 "data_in_use",
-                f"another kernel ({holder}) uses {self._directory}: stop it, or name another directory",
+                f"another kernel ({who}) uses {self._directory}: stop it, or name another directory",
             ) from error
         self._fd = fd
         if not self._still:
@@ -101,9 +107,30 @@ class DataLock:
             os.close(fd)
 
 
-def _holder(fd: int) -> str:
+def _take(fd: int) -> None:
+    """Raises OSError, one of `BUSY` if somebody else has it."""
+    until = time.monotonic() + INHERITED_S_MAX
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in BUSY or not _is_gone(_holder(fd)) or time.monotonic() >= until:
+                raise
+        time.sleep(INHERITED_POLL_S)
+
+
+def _is_gone(pid: int | None) -> bool:
+    """Whether it runs no more; one of unknown id does, for all that is known."""
+    try:
+        return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] in ("Z", "X")
+    except OSError:
+        return True
+
+
+def _holder(fd: int) -> int | None:
     text = os.pread(fd, LOCK_TEXT_BYTES_MAX, 0).split(b"\n", 1)[0]
-    return f"pid {int(text)}" if text.isdigit() else "of unknown pid"
+    return int(text) if text.isdigit() else None
 
 
 def _describe(fd: int, text: str) -> None:

@@ -167,8 +167,11 @@ class ServiceSupervisor:
         service = self._state()
         if service is None or not service.begun:
             return frozenset()
-        wanted = effective(service.spec.limits, self._core.ceiling_of(self._tenant_id)).given()
-        before = self._limits.given()
+        limits = effective(service.spec.limits, self._core.ceiling_of(self._tenant_id))
+        if limits == self._limits:  # mostly; each start looks several times
+            self._later = {}
+            return frozenset()
+        wanted, before = limits.given(), self._limits.given()
         changed = {name for name, value in wanted.items() if before.get(name) != value} - SUPERVISED_LIMITS
         if self.running is None:  # it is being started with what was wanted before; looked at again right after
             return frozenset(changed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from attrs import asdict, fields, frozen
+from attrs import fields, frozen
 
 from solo_trio.errors import Rejected
 from solo_trio.model.evolving import evolve
@@ -37,16 +37,18 @@ class Limits:
     def lowest(self, other: Limits) -> Limits:
         """Field by field the lower of the two; None counts as no limit."""
         changes: dict[str, Any] = {}
-        for attribute in fields(Limits):
-            mine, theirs = getattr(self, attribute.name), getattr(other, attribute.name)
+        for name in NAMES:
+            mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None and (mine is None or theirs < mine):
-                changes[attribute.name] = theirs
-        return evolve(self, **changes)
+                changes[name] = theirs
+        return evolve(self, **changes) if changes else self
 
     def given(self) -> dict[str, Any]:
         """Only what is set."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name in NAMES if (value := getattr(self, name)) is not None}
 
+
+NAMES: Final = tuple(attribute.name for attribute in fields(Limits))
 
 RANGES: Final[dict[str, tuple[float, float]]] = {
     "memory_mb": (16, 1_048_576),

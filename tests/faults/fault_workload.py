@@ -61,6 +61,7 @@ class Marks:
         for mark in self.read(path):
             self._note(mark)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # a mark that a kill has cut off
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

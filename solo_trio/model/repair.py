@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOSSES_MAX: Final = 20
 """So many are told of until they are accepted; of more, the newest."""
+LOST_SOURCES_MAX: Final = 4_096
+"""So many are known as lost; of more, the newest."""
 ITEMS_MAX: Final = 20
 """Named in one event; `count` has all."""
 
@@ -189,19 +191,18 @@ class LogRepaired(Event):
         if self.lost or self.unread or self.secrets or self.sources or self.tokens:
             loss = Loss(stamp.id, self.lost, self.unread, len(self.secrets), len(self.sources), self.tokens)
             losses = (*losses, loss)[-LOSSES_MAX:]
-        before = [
-            each for each in state.system.lost_sources if each[0] in state.sources and each[0] not in self.sources
-        ]
-        gone = (*before, *((digest, stamp.id) for digest in self.sources))
+        # Whether anybody still has them must not count: what a tenant recorded may be erased, and this is folded again.
+        before = [each for each in state.system.lost_sources if each[0] not in self.sources]
+        gone = (*before, *((digest, stamp.id) for digest in self.sources))[-LOST_SOURCES_MAX:]
         return evolve(state, system=evolve(state.system, losses=losses, lost_sources=gone))
 
 
 def without_version(state: KernelState, lost: LostSecret) -> KernelState:
-    """Raises LookupError if there is no such secret."""
+    """The same state if there is no such secret: what its tenant recorded may have been erased since, this event not."""
     tenant = state.tenants.get(lost.tenant_id)
     secret = None if tenant is None else tenant.secrets.get(lost.name)
     if tenant is None or secret is None:
-        raise LookupError(f"no secret {lost.tenant_id}/{lost.name}")
+        return state
     versions = tuple(each for each in secret.versions if each.version != lost.version)
     secrets = tenant.secrets.remove(lost.name)
     if versions:

@@ -9,12 +9,14 @@ from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_driver import Driver, replay, with_service
-from model_histories import Move, Remove, World, histories
+from model_histories import AddService, AddTenant, Boot, Maintain, Move, Observe, Remove, Secrets, World, histories
 
 from solo_trio.errors import KernelBug, Rejected
 from solo_trio.model import codec
+from solo_trio.model.ending import Ending
 from solo_trio.model.event import Now
 from solo_trio.model.record import ERASED_TYPE, StoredEvent
+from solo_trio.model.spec import ServiceSpec
 from solo_trio.model.state import KernelState, apply, fold
 from solo_trio.model.tenant_removal import EraseTenant, FinishRemoval, RemoveTenant
 
@@ -97,3 +99,24 @@ def test_one_that_was_removed_before_is_erased_when_its_id_has_another() -> None
     before = driver.state
     driver.do(EraseTenant("acme", "inc_0", 5))
     assert (driver.state.tenants, driver.state.removed) == (before.tenants, before.removed), "the later one counts"
+
+
+def test_a_repair_names_what_is_erased_later() -> None:
+    """The repair's own event is the system's, and stays: it is folded again without what it names."""
+    world = World()
+    spec = ServiceSpec(entry="source", digest="d" * 64)
+    for move in (
+        Boot(0.0),
+        AddTenant("acme", None, False),
+        AddService("acme", "calc", spec, False),
+        Secrets("store", "acme", 0),
+        Maintain("mend", 5),
+        Maintain("mend", 0),
+        Remove("acme", 0),
+        Observe("stopped", 0, False, None, Ending("stopped", ""), False),
+        Remove("acme", None),
+    ):
+        world.play(move)
+    stored = [record.stored for record in world.records]
+    assert stored[-1].type == ERASED_TYPE and [each.type for each in stored].count("log_repaired") == 2
+    assert replay(without_payloads(stored)) == world.state

@@ -64,6 +64,8 @@ class Zygote:
         self.pid = keeper
         self.fork_s_max = FORK_S_MAX
         self._pidfd = pidfd
+        self._inner: int | None = None
+        """The pidfd of the inner process: it outlives a keeper that was killed until all of its namespace have ended."""
         self._control = control
         self._lock = lock
         self._closed = False
@@ -236,6 +238,7 @@ class Zygote:
     def _take(self, message: dict[str, Any], descriptors: list[int]) -> None:
         match message:
             case {"ready": _}:
+                self._inner = descriptors[0] if descriptors else None  # there may be none left here
                 self._ready.set()
             case {"failed": str(report)}:
                 self._failure = report
@@ -296,19 +299,27 @@ class Zygote:
                 if not await self._has_exited():
                     self._kill(kill)
             await self._has_exited()
-        trio.lowlevel.notify_closing(self._pidfd)
+            if self._inner is not None:
+                await _has_exited(self._inner)
         await _release(self._lock)
         for give_back in self._owed:
             give_back()
         self.gone.set()
-        os.close(self._pidfd)
+        for pidfd in (self._pidfd, self._inner):
+            if pidfd is not None:
+                trio.lowlevel.notify_closing(pidfd)
+                os.close(pidfd)
 
     async def _has_exited(self) -> bool:
-        # Of the pidfd, which is the keeper's whoever reaps it: nobody but the kernel of the machine, if SIGCHLD is ignored.
-        with trio.move_on_after(ZYGOTE_EXIT_S_MAX):
-            await trio.lowlevel.wait_readable(self._pidfd)
-            return True
-        return False
+        return await _has_exited(self._pidfd)
+
+
+async def _has_exited(pidfd: int) -> bool:
+    """Wait for it. By its pidfd, whoever reaps it: nobody but the kernel of the machine, if SIGCHLD is ignored."""
+    with trio.move_on_after(ZYGOTE_EXIT_S_MAX):
+        await trio.lowlevel.wait_readable(pidfd)
+        return True
+    return False
 
 
 async def _release(path: Path) -> None:

@@ -18,6 +18,9 @@ _THREADS: Final = 20 - 3
 _START: Final = 22 - 3
 _RSS: Final = 24 - 3
 
+_ENDED: Final = ("Z", "X")
+"""A zombie, and one that is being reaped just now."""
+
 _UNSHARED: Final = re.compile(rb"^Rss(?:Anon|Shmem):\s*(\d+) kB", re.MULTILINE)
 
 
@@ -59,7 +62,7 @@ def usage(pid: int, inherited: Inherited | None = None) -> dict[str, float]:
     count those of another user's process.
     """
     fields = _stat(pid)
-    if fields is None or fields[_STATE] == "Z":
+    if fields is None or fields[_STATE] in _ENDED:
         return {}
     before = Inherited() if inherited is None else inherited
     rss_bytes = int(fields[_RSS]) * _PAGE_BYTES

@@ -4,7 +4,7 @@ service code, starts a thread.
 The control socket is SOCK_SEQPACKET; one JSON object a packet.
     kernel -> zygote   {"spawn": number, "limits": {...}, "uid": number or null}
                            with the service's socket, stdout, stderr, and the cgroup.procs files that it belongs to
-    zygote -> kernel   {"ready": pid}
+    zygote -> kernel   {"ready": pid}       with a pidfd of its own
                        {"spawned": number}  with a pidfd
                        {"refused": number, "reason": text}
                        {"exited": number, "status": wait status, "cpu_s": seconds, "rss_max_bytes": bytes}
@@ -45,7 +45,7 @@ def serve(control: int, bell: int, plan: Plan, link: Link) -> NoReturn:
     gc.collect()
     gc.freeze()
     zygote = _Zygote(socket.socket(fileno=control), bell, tasks, prepared, link)
-    zygote.send({"ready": os.getpid()})
+    zygote.say_ready()
     zygote.loop()
 
 
@@ -74,6 +74,13 @@ class _Zygote:
                 self._reap(os.WNOHANG)
             if self._control.fileno() in ready:
                 self._request()
+
+    def say_ready(self) -> None:
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            self.send({"ready": os.getpid()}, (pidfd,))
+        finally:
+            os.close(pidfd)
 
     def send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
         try:

@@ -78,7 +78,7 @@ async def test_one_that_is_idle_ends_and_the_next_start_makes_another(tmp_path: 
         await ended(await rig.ready(IDLE))
         [zygote] = zygotes(rig)
         await zygote.gone.wait()
-        assert procfs.start_time(zygote.pid) is None
+        assert not procfs.usage(zygote.pid)
         assert os.listdir(tmp_path / "locks") == ["beef.lock"]
         while zygotes(rig):  # noqa: ASYNC110 - bounded by the rig
             await trio.sleep(0.01)
@@ -179,7 +179,7 @@ async def test_an_environments_ancestor_ends_with_its_last_zygote(tmp_path: Path
         assert not first.over and await two.call("value", [], {}) == "first"
         await ended(two)
         await first.gone.wait()
-        assert procfs.start_time(first.pid) is None and not ancestors(rig)[NO_ENVIRONMENT].over
+        assert not procfs.usage(first.pid) and not ancestors(rig)[NO_ENVIRONMENT].over
         make_environment(tmp_path / "environments" / "science", "second")
         again = await rig.ready(source, environment="science")
         assert await again.call("value", [], {}) == "second"
@@ -224,7 +224,7 @@ async def test_a_tenant_that_is_removed_has_none_when_that_returns(tmp_path: Pat
             await ended(running)
         await runtime_of(rig).forget(INCARNATION)
         assert not zygotes(rig) and all(each.gone.is_set() for each in gone)
-        assert not [each for each in gone if procfs.start_time(each.pid) is not None]
+        assert not [each for each in gone if procfs.usage(each.pid)]
         assert os.listdir(tmp_path / "locks") == ["beef.lock"]
         await science.gone.wait()
         await runtime_of(rig).forget(INCARNATION)

@@ -85,7 +85,7 @@ async def running_system(
             keyring = Keyring(master, entropy, keys)
             keyring.check()
             tasks = TaskRuntime({} if callables is None else callables, settings.allowed_imports)
-            sandboxing = sandboxing_of(data, settings)
+            processes = ProcessRuntime(locks, sandboxing_of(data, settings))
             logs = ServiceLogFiles(data / LOGS_DIRECTORY, clock, telemetry)
             audit_key = await audit_key_of(master, journal, keys)
             audit = await open_audit_of(data, audit_key, journal, telemetry, settings)
@@ -96,7 +96,7 @@ async def running_system(
                 clock=clock,
                 entropy=entropy,
                 telemetry=telemetry,
-                runtimes={"process": ProcessRuntime(locks, sandboxing), "task": tasks},
+                runtimes={"process": processes, "task": tasks},
                 logs=logs,
                 ceiling=settings.limits,
                 machine=OwnProcess(data),
@@ -114,7 +114,8 @@ async def running_system(
             with watchdog(tasks.owners, telemetry), _bare_errors():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(logs.run)
-                    async with assemble(parts, keyring, settings, audit) as system:
+                    likely = await journal.holds_artifacts()
+                    async with _ready_beside(processes, likely), assemble(parts, keyring, settings, audit) as system:
                         _write_admin_token(data, system)
                         make = partial(make_backup, running_source(data, master, audit_key, journal), backup_directory)
                         system = evolve(system, token_file=_TokenFile(data), backups=Backups(system.core, make))
@@ -124,6 +125,23 @@ async def running_system(
             if audit is not None:
                 await audit.close()
             await close_journal(journal, telemetry)
+
+
+@asynccontextmanager
+async def _ready_beside(processes: ProcessRuntime, likely: bool) -> AsyncIterator[None]:
+    """What services are forked from gets ready beside the replay, on another processor, if there are `likely` to be any.
+
+    The kernel closes its runtimes; one that fails before it runs has no time to.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            if likely:
+                nursery.start_soon(processes.warm_up)
+            yield
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await processes.close(trio.current_time())
 
 
 class _TokenFile(TokenFile):

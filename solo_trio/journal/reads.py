@@ -34,6 +34,7 @@ SQLITE_INTERRUPT: Final = 9
 _ROWS: Final = f"SELECT {', '.join(COLUMNS)} FROM events"  # noqa: S608
 _PAGE: Final = f"{_ROWS} WHERE id > ? ORDER BY id LIMIT {REPLAY_PAGE_ROWS}"
 _CHAIN: Final = "SELECT chain FROM events WHERE id = ?"
+_ARTIFACT: Final = "SELECT content FROM artifacts WHERE digest = ?"
 
 
 def head(connection: driver.Connection) -> Head:
@@ -235,13 +236,18 @@ def scan(
 
 
 def artifact(connection: driver.Connection, digest: str) -> Artifact:
-    rows = list(tables(connection).table("artifacts").rows_where("digest = ?", [digest]))
-    if not rows:
+    row = connection.execute(_ARTIFACT, (digest,)).fetchone()  # each start reads one: nothing is asked about the table
+    if row is None:
         raise damaged(f"artifact {digest} is missing")
-    content = rows[0]["content"]
+    (content,) = row
     if not isinstance(content, bytes) or hashlib.sha256(content).hexdigest() != digest:
         raise damaged(f"artifact {digest} does not have its digest: it was changed")
     return Artifact(digest, content)
+
+
+def holds_artifacts(connection: driver.Connection) -> bool:
+    (found,) = connection.execute("SELECT EXISTS (SELECT 1 FROM artifacts)").fetchone()
+    return bool(found)
 
 
 def keys(connection: driver.Connection) -> list[KeyRow]:

@@ -150,6 +150,10 @@ class SqliteJournal:
     async def artifact(self, digest: str) -> Artifact:
         return await self._points.run(lambda connection: reads.artifact(connection, digest))
 
+    async def holds_artifacts(self) -> bool:
+        """Whether there is any source: then services are likely to be started from it."""
+        return await self._points.run(reads.holds_artifacts)
+
     async def keys(self) -> list[KeyRow]:
         return await self._points.run(reads.keys)
 

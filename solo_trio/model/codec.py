@@ -22,8 +22,6 @@ _converter: Final = cattrs.Converter(forbid_extra_keys=True, detailed_validation
 _converter.register_structure_hook_func(lambda kind: kind == dict[str, Any], lambda value, _: dict(value))
 # A tenant's own JSON, of any shape: it is written as it is, for a walk through its values takes long.
 _converter.register_unstructure_hook_func(lambda kind: kind == dict[str, Any], lambda value: value)
-for _cls in KINDS.values():
-    _converter.register_structure_hook(_cls, make_dict_structure_fn(_cls, _converter))
 _hooks: Final[dict[type[Event], Callable[[Any, Any], Any]]] = {}
 """What decodes each kind, found once: a long log is decoded event by event."""
 
@@ -44,7 +42,7 @@ def decode(type_: str, schema: int, payload: bytes) -> Event:
             fields = UPCASTERS[type_, version](fields)
         hook = _hooks.get(cls)
         if hook is None:
-            hook = _hooks[cls] = _converter.get_structure_hook(cls)
+            hook = _hooks[cls] = make_dict_structure_fn(cls, _converter)
         event: Event = hook(fields, cls)
     except Exception as error:  # whatever the payload is, it is not ours to crash on
         raise Faulted("data_damaged", f"an event of type {type_} cannot be decoded: {error}") from error

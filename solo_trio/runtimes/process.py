@@ -4,6 +4,7 @@ from it, also those that wait. Never: decides what should run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import resource
@@ -71,6 +72,10 @@ class _Tenant:
     """Services, and those that are being started."""
     idle_since: float = 0.0
 
+    @property
+    def can_fork(self) -> bool:
+        return self.zygote is not None and not self.zygote.over and not self.starting.locked()
+
 
 @define
 class _Environment:
@@ -123,6 +128,13 @@ class ProcessRuntime:
         if self._sandboxing.own_ancestors:
             ancestor.close()
         return ancestor.layers
+
+    async def warm_up(self) -> None:
+        """Have the ancestor ready before the first start needs it. Raises nothing: that start hears what is wrong."""
+        if not self._sandboxing.own_ancestors:
+            with contextlib.suppress(Faulted):
+                self._prepare()
+                await self._ancestor(NO_ENVIRONMENT)
 
     def confinement(self) -> dict[str, Any]:
         """See `ports.Runtime.confinement`."""
@@ -367,6 +379,8 @@ class ProcessRuntime:
 
     async def _tenant(self, incarnation: str, environment: str) -> _Tenant:
         tenant = self._tenants.setdefault((incarnation, environment), _Tenant())
+        if tenant.can_fork and not self._closed:
+            return tenant
         async with tenant.starting:
             if tenant.zygote is not None and tenant.zygote.over:
                 await tenant.zygote.gone.wait()  # its services are dead then: no two copies

@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 
 from solo_trio.errors import Faulted
 from solo_trio.runtimes.ancestry import Ancestor
+from solo_trio.runtimes.procfs import Inherited, inherited
 from solo_trio.runtimes.tenant_lock import kill_below, kill_tree, lock_path, remove, take_lock, write_record
 
 ZYGOTE_START_S_MAX: Final = 60.0
@@ -44,6 +45,8 @@ class Spawned:
     pid: int
     pidfd: int
     exit: Exit
+    inherited: Inherited
+    """What it has in memory of the zygote's."""
 
 
 @define
@@ -74,6 +77,8 @@ class Zygote:
         self._next = 1
         self._requests: dict[int, _Request] = {}
         self._exits: dict[int, Exit] = {}
+        self._inherited = Inherited()
+        """By what it forks. Read of the first: it does not grow, and reading it takes a twentieth of all that a start takes."""
         self._owed: list[Callable[[], None]] = []
         """What is given back when all its processes are gone."""
         self._sending = trio.Lock()
@@ -250,7 +255,9 @@ class Zygote:
                 if pid is None:  # the child ends by itself: its socket will be closed
                     self._refuse(number, "no descriptor is left for its pidfd")
                     return
-                request.spawned = Spawned(pid, descriptors[0], found)
+                if not self._inherited.rss_bytes:
+                    self._inherited = inherited(pid)
+                request.spawned = Spawned(pid, descriptors[0], found, self._inherited)
                 request.answered.set()
                 if request.abandoned:  # its socket is closed already, so it ends by itself
                     os.close(descriptors[0])

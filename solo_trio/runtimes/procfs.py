@@ -50,7 +50,7 @@ class Inherited(NamedTuple):
 
 
 def inherited(pid: int) -> Inherited:
-    """To be read right after the fork."""
+    """To be read right after the fork. Nothing, if there is no such process any more."""
     fields = _stat(pid)
     return Inherited() if fields is None else Inherited(int(fields[_RSS]) * _PAGE_BYTES, _unshared(pid) or 0)
 

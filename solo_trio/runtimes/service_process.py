@@ -121,7 +121,6 @@ class ServiceProcess:
         self.ended = trio.Event()
         self.ending: Ending | None = None
         self.pid = spawned.pid
-        self._inherited = procfs.inherited(spawned.pid)
         self._shares_cpu = "cpu_percent" in launch.limits
         """Then it is worth a look whether it is held to that."""
         self._launch = launch
@@ -218,7 +217,7 @@ class ServiceProcess:
         """See `ports.Running.usage`."""
         if self._exited:
             return {}
-        found = procfs.usage(self.pid, self._inherited)
+        found = procfs.usage(self.pid, self._sandbox.spawned.inherited)
         if found:
             found |= self._door.usage()
         throttled_s = self._sandbox.group.throttled_s() if found and self._shares_cpu else None

@@ -256,7 +256,8 @@ class Zygote:
                     self._refuse(number, "no descriptor is left for its pidfd")
                     return
                 if not self._inherited.rss_bytes:
-                    self._inherited = inherited(pid)
+                    with contextlib.suppress(OSError):  # no descriptor is left to look with: the next one is looked at
+                        self._inherited = inherited(pid)
                 request.spawned = Spawned(pid, descriptors[0], found, self._inherited)
                 request.answered.set()
                 if request.abandoned:  # its socket is closed already, so it ends by itself

@@ -132,7 +132,7 @@ class ProcessRuntime:
     async def warm_up(self) -> None:
         """Have the ancestor ready before the first start needs it. Raises nothing: that start hears what is wrong."""
         if not self._sandboxing.own_ancestors:
-            with contextlib.suppress(Faulted):
+            with contextlib.suppress(Faulted, OSError, RuntimeError):  # the last: no thread can be had
                 self._prepare()
                 await self._ancestor(NO_ENVIRONMENT)
 
@@ -249,10 +249,10 @@ class ProcessRuntime:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise Faulted("runtime_unavailable", f"cannot prepare {self._directory}: {error}") from error
-        self._forks = trio.CapacityLimiter(STARTING_MAX)
         take_short_turns()  # the kernel's own loop: every call passes it twice
         self._cgroups = Cgroups(find(self._name))
         self._cgroups.remove()  # what a kernel left whose keepers were killed too
+        self._forks = trio.CapacityLimiter(STARTING_MAX)  # last: it says that all is prepared
 
     async def _run(self, service: ServiceProcess, tenant: _Tenant) -> None:
         try:

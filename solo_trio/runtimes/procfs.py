@@ -51,8 +51,8 @@ class Inherited(NamedTuple):
 
 def inherited(pid: int) -> Inherited:
     """To be read right after the fork. Nothing, if there is no such process any more."""
-    fields = _stat(pid)
-    return Inherited() if fields is None else Inherited(int(fields[_RSS]) * _PAGE_BYTES, _unshared(pid) or 0)
+    fields, unshared = _stat(pid), _unshared(pid)
+    return Inherited(int(fields[_RSS]) * _PAGE_BYTES, unshared) if fields and unshared else Inherited()
 
 
 def usage(pid: int, inherited: Inherited | None = None) -> dict[str, float]:

@@ -15,6 +15,7 @@ import trio.testing
 from solo_trio.embedding import Kernel
 from solo_trio.errors import Faulted
 from solo_trio.runtimes import procfs
+from solo_trio.runtimes.process import ProcessRuntime
 
 SOURCE = "async def main(ctx): pass"
 BOUND_S = 60
@@ -55,6 +56,8 @@ async def test_none_where_nothing_was_ever_deployed(tmp_path: Path) -> None:
         async with Kernel.open(tmp_path) as kernel:
             await kernel.tenant("acme")
             await trio.testing.wait_all_tasks_blocked()
+            runtime = kernel.system.core.runtimes["process"]
+            assert isinstance(runtime, ProcessRuntime) and runtime._forks is None, "nothing was prepared"
             assert set(procfs.children(os.getpid())) <= before
 
 

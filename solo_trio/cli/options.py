@@ -194,6 +194,9 @@ def for_tenant(function: Callable[..., R]) -> Callable[..., R]:
 _TENANT_LIMITS: Final = (
     click.option("--max-services", type=click.IntRange(0), help="How many services it may have."),
     click.option(
+        "--max-memory-mb", type=click.FloatRange(16), help="How much memory all its services may use together."
+    ),
+    click.option(
         "--requests-per-second", type=click.FloatRange(0.001), help="How many requests it may send in the long run."
     ),
     click.option("--burst", type=click.IntRange(1), help="How many of them at once, after a quiet time."),
@@ -208,6 +211,7 @@ def tenant_limits(command: Callable[..., None]) -> Callable[..., None]:
     def collected(
         *args: Any,
         max_services: int | None,
+        max_memory_mb: float | None,
         requests_per_second: float | None,
         burst: int | None,
         in_flight: int | None,
@@ -215,6 +219,7 @@ def tenant_limits(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         asked = {
             "max_services": max_services,
+            "max_memory_mb": max_memory_mb,
             "requests_per_second": requests_per_second,
             "burst": burst,
             "in_flight": in_flight,

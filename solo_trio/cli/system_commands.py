@@ -157,7 +157,7 @@ def update_tenant(
     """Change what a tenant may have, at once also for what runs; what is not named stays as it is."""
     if limits is None and not service_limits and hardening is None:
         raise click.UsageError(
-            "say what to change: --max-services, --requests-per-second, --burst, --in-flight,"
+            "say what to change: --max-services, --max-memory-mb, --requests-per-second, --burst, --in-flight,"
             " --service-limit NAME=NUMBER or --hardening"
         )
     with place.system() as client:

@@ -338,7 +338,10 @@ class Core:
     def ceiling_of(self, tenant_id: str) -> Limits:
         """What no service of the tenant may exceed: the lowest of what the tenant may have and the configuration says."""
         tenant = self.loop.state.tenants.get(tenant_id)
-        return self.ceiling if tenant is None else self.ceiling.lowest(tenant.service_limits)
+        if tenant is None:
+            return self.ceiling
+        ceiling, together = self.ceiling.lowest(tenant.service_limits), tenant.limits.max_memory_mb
+        return ceiling if together is None else ceiling.lowest(Limits(memory_mb=together))
 
     def running(self, tenant_id: str, service: ServiceState) -> Running | None:
         tenant = self.tenants.get(tenant_id)

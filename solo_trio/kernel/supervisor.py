@@ -27,6 +27,7 @@ from solo_trio.model.service import ServiceState, StopRequest
 from solo_trio.policy.backoff import restart_delay
 from solo_trio.policy.egress import NOWHERE, Reach, service_list
 from solo_trio.policy.redaction import Redactor
+from solo_trio.policy.together import RESOURCE as TOGETHER
 from solo_trio.ports import Launch, LogSink, Running
 
 STORAGE_RETRY_S: Final = 1.0
@@ -447,6 +448,8 @@ class ServiceSupervisor:
         limit = self._limits.given().get(breach.resource, 0.0) if breach.limit is None else breach.limit
         value = limit if breach.value is None else breach.value
         reason = f"killed for its use of {breach.resource}: {value:g} of {limit:g}"
+        if breach.resource == TOGETHER:
+            reason = f"killed, as it used most of what its tenant may use together ({TOGETHER}): {value:g} of {limit:g}"
         if self._log is not None:
             self._log("log", "error", reason, {"resource": breach.resource, "value": value, "limit": limit})
         return evolve(ending, kind="crashed", reason=reason, breach=Breach(breach.resource, value, limit))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class ResourceViolation(Event):
     """A generation came near a limit of its own, or reached it. `value` and `limit` are in the unit of the limit `resource`.
 
-    `action`: what was done about it: warn (nothing), kill, or throttle.
+    `action`: what was done about it: warn (nothing), kill, or throttle. Of `max_memory_mb`, which is a limit of the tenant, the
+    value is what all its services use together; it is told of the one that uses most.
     """
 
     deployment: int

@@ -30,9 +30,13 @@ Hardening = Literal["off", "warn", "refuse"]
 
 @frozen
 class TenantLimits:
-    """Bounds on one tenant; None: the configuration's (see `contract.md`, `POST /tenants`)."""
+    """Bounds on one tenant; None: the configuration's (see `contract.md`, `POST /tenants`).
+
+    `max_memory_mb`: of all its services together; without one each has its own limit, and no more.
+    """
 
     max_services: int | None = None
+    max_memory_mb: float | None = None
     requests_per_second: float | None = None
     burst: int | None = None
     in_flight: int | None = None
@@ -74,7 +78,7 @@ class TenantState:
     """Its requests are being refused."""
 
 
-@event("tenant_created", schema=2)
+@event("tenant_created", schema=3)
 @frozen
 class TenantCreated(Event):
     """A tenant exists. `key_id`: the wrapped root key its tokens are made with; `capability_id`: its own capability."""
@@ -93,7 +97,7 @@ class TenantCreated(Event):
         return evolve(state, tenants=state.tenants.insert(stamp.tenant_id, tenant))
 
 
-@event("tenant_updated", schema=2)
+@event("tenant_updated", schema=3)
 @frozen
 class TenantUpdated(Event):
     """The operator changed what a tenant may have: `limits` of its own, `service_limits` for each of its services."""
@@ -114,8 +118,13 @@ def _before_limits_on_use(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "limits": {**fields["limits"], **more}}
 
 
-UPCASTERS["tenant_created", 1] = _before_limits_on_use
-UPCASTERS["tenant_updated", 1] = _before_limits_on_use
+def _before_limits_on_memory(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "limits": {**fields["limits"], "max_memory_mb": None}}
+
+
+for _kind in ("tenant_created", "tenant_updated"):
+    UPCASTERS[_kind, 1] = _before_limits_on_use
+    UPCASTERS[_kind, 2] = _before_limits_on_memory
 
 
 @event("tenant_hardening_changed")

@@ -30,6 +30,7 @@ from solo_trio.operations.views import counts_view, tenant_view
 
 TENANT_RANGES: Final[dict[str, tuple[float, float]]] = {
     "max_services": (0, 1_000_000),
+    "max_memory_mb": (16, 1_048_576),
     "requests_per_second": (0.001, 1_000_000),
     "burst": (1, 1_000_000),
     "in_flight": (1, 1_000_000),

@@ -294,8 +294,8 @@ def test_tenants(command: Run, server: Server) -> None:
     )
     assert parsed(command("tenant", "show", "agent", "--json"))["hardening"] == "refuse"
     use = ["--requests-per-second", "2.5", "--burst", "10", "--in-flight", "4"]
-    assert done(command("tenant", "update", "agent", *use)) == (
-        'agent updated: {"max_services": 0, "requests_per_second": 2.5, "burst": 10, "in_flight": 4}\n'
+    assert done(command("tenant", "update", "agent", "--max-memory-mb", "256", *use)) == (
+        'agent updated: {"max_services": 0, "max_memory_mb": 256.0, "requests_per_second": 2.5, "burst": 10, "in_flight": 4}\n'
     )
     assert command("tenant", "create", "busy", *use)[0] == 0
     assert parsed(command("tenant", "show", "busy", "--json"))["limits"] == {

@@ -173,12 +173,12 @@ SAMPLES: Final[dict[str, Event]] = {
         SystemShutdownStarted("SIGTERM"),
         SystemStarted("0.1.0", "3.11.7", clean=False, hold="boot_loop"),
         TokenRotated("cap_2", "key_2", "cap_1", kept=True),
-        TenantCreated("key_1", "cap_1", TenantLimits(10, 2.5, 20, 8)),
+        TenantCreated("key_1", "cap_1", TenantLimits(10, 512.0, 2.5, 20, 8)),
         TenantHardeningChanged("refuse"),
         TenantRemovalStarted(grace_ms=5_000),
         TenantRemoved(),
         TenantErased(1_700_000_000_000_000),
-        TenantUpdated(TenantLimits(20, 1_000.0, 2_000, 100), Limits(memory_mb=64.0, fds=128)),
+        TenantUpdated(TenantLimits(20, 512.0, 1_000.0, 2_000, 100), Limits(memory_mb=64.0, fds=128)),
     )
 }
 
@@ -205,6 +205,8 @@ OLD_SAMPLES: Final[dict[tuple[str, int], Event]] = {
     ),
     ("system_started", 1): SystemStarted("0.1.0", "3.11.7", clean=False, hold=None),
     ("tenant_created", 1): TenantCreated("key_1", "cap_1", TenantLimits(max_services=10)),
+    ("tenant_created", 2): TenantCreated("key_1", "cap_1", TenantLimits(10, None, 2.5, 20, 8)),
     ("tenant_updated", 1): TenantUpdated(TenantLimits(max_services=20), Limits(memory_mb=64.0, fds=128)),
+    ("tenant_updated", 2): TenantUpdated(TenantLimits(20, None, 1_000.0, 2_000, 100), Limits(memory_mb=64.0, fds=128)),
 }
 """What the samples of older versions are read as, where the newest has more to say."""

@@ -41,6 +41,7 @@ from solo_trio.model.tenant import TenantCreated, TenantHardeningChanged, Tenant
 from solo_trio.model.tenant_removal import TenantErased, TenantRemovalStarted, TenantRemoved
 from solo_trio.model.use import CircuitClosed, CircuitOpened, LoadShed
 from solo_trio.operations.explaining.phrases import counted, listed, plain, reason, seconds, sha, times
+from solo_trio.policy.together import RESOURCE as TOGETHER
 
 E = TypeVar("E", bound=Event)
 Words = Callable[[Any, StoredEvent], str]
@@ -187,6 +188,8 @@ def _stopped(event: services.ServiceStopped, stamp: StoredEvent) -> str:
 @_words(ResourceViolation)
 def _violation(event: ResourceViolation, stamp: StoredEvent) -> str:
     done = {"warn": "near its limit", "kill": "so it was killed", "throttle": "so it was slowed down"}[event.action]
+    if event.resource == TOGETHER:
+        return f"its tenant's services used {event.value:g} of {event.limit:g} {TOGETHER} together, it the most: {done}"
     return f"it used {event.value:g} of {event.limit:g} {event.resource}: {done}"
 
 

@@ -63,7 +63,8 @@ async def test_the_one_that_uses_most_ends_and_starts_again(autojump_clock: Mock
         await other.deploy("other", source="other")
         await tenant.deploy("small", source="small")
         await tenant.deploy("big", source="big")
-        await recorded(running, "big", "service_ready", count=2)
+        with trio.fail_after(BOUND_S):
+            await recorded(running, "big", "service_ready", count=2)
         await trio.sleep(60)
         crash = (await tenant.status("big"))["last_crash"]
         assert (
@@ -87,7 +88,8 @@ async def test_the_next_one_ends_until_what_is_left_is_below(autojump_clock: Moc
         await trio.sleep(10)
         assert runtime.starts == dict.fromkeys("abcd", 1)
         assert (await change(running, 90))["limits"] == {"max_memory_mb": 90}, "it counts for what runs"
-        await recorded(running, "b", "service_ready", count=2)
+        with trio.fail_after(BOUND_S):
+            await recorded(running, "b", "service_ready", count=2)
         await trio.sleep(60)
         assert runtime.starts == {"a": 2, "b": 2, "c": 1, "d": 1}
     assert [(subject, action) for subject, *_, action in await told(kernel)] == [("a", "kill"), ("b", "kill")]

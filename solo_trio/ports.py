@@ -278,11 +278,11 @@ class Running(Protocol):
         """What `Launch.egress` says has changed: cut connections that it no longer admits."""
         ...
 
-    def usage(self) -> dict[str, float]:
+    def usage(self, *, exactly: bool = False) -> dict[str, float]:
         """What the runtime can tell of `rss_bytes memory_bytes cpu_s threads fds throttled_s`; {}: nothing.
 
         `memory_bytes` is what counts against `memory_mb`: its own, without what it shares with others. `throttled_s`: how
-        long it was held back because of `cpu_percent`.
+        long it was held back because of `cpu_percent`. `exactly`: `memory_bytes` without any file, also of a small service.
         """
         ...
 

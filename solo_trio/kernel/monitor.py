@@ -1,4 +1,5 @@
-"""Who watches what services use. Owns: a sample of each a second, what follows. Never: when it does (`policy`).
+"""Who watches what services use. Owns: a sample of each a second, what follows. Never: when it does (`policy.violations`), sums
+(`tenant_memory`).
 
 A sample is one read of small files per service, on the loop but a few services at a time, so that it holds up nobody; with so
 many services that it would take more than `SHARE_MAX` of a processor, it is made less often. A kernel whose services cannot be
@@ -8,7 +9,7 @@ measured (tasks) is not woken for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
 import trio
@@ -19,9 +20,9 @@ from solo_trio.kernel.loop import Loop
 from solo_trio.kernel.staging import Submission
 from solo_trio.kernel.supervisor import ServiceSupervisor
 from solo_trio.kernel.tenant import TenantSupervisor
+from solo_trio.kernel.tenant_memory import TenantMemory, Use
 from solo_trio.model.ending import Breach
 from solo_trio.model.resources import ReportViolation, ResourceViolation
-from solo_trio.policy.together import Together
 from solo_trio.policy.violations import MEBIBYTE, Crossing, Watched
 from solo_trio.ports import Telemetry
 
@@ -40,15 +41,6 @@ class Watchable(Protocol):
     loop: Loop
     telemetry: Telemetry
     tenants: dict[str, TenantSupervisor]
-
-
-@frozen
-class _Use:
-    """What one service of a tenant that has a limit of its own uses."""
-
-    memory_mb: float
-    service_id: str
-    supervisor: ServiceSupervisor
 
 
 @frozen
@@ -72,8 +64,7 @@ class Monitor:
     def __init__(self, core: Watchable) -> None:
         self._core = core
         self._watched: dict[Key, Watched] = {}
-        self._together: dict[str, Together] = {}
-        """By incarnation, of tenants with a limit of their own."""
+        self._tenant_memory = TenantMemory(self._tenant_limit)
         self._started = trio.Event()
         self.rounds = 0
 
@@ -104,45 +95,26 @@ class Monitor:
         """One sample of everything; how many could be measured."""
         watched: dict[Key, Watched] = {}
         found: list[_Found] = []
-        shared: dict[str, list[_Use]] = {}
+        limited: dict[TenantSupervisor, list[Use]] = {}
         for number, (tenant, service_id, supervisor) in enumerate(list(self._supervisors()), 1):
-            memory_mb = self._sample(tenant, service_id, supervisor, watched, found)
-            if memory_mb is not None and self._limit(tenant) is not None:
-                shared.setdefault(tenant.tenant_id, []).append(_Use(memory_mb, service_id, supervisor))
+            usage = self._sample(tenant, service_id, supervisor, watched, found)
+            if "memory_bytes" in usage and supervisor.running is not None and self._tenant_limit(tenant) is not None:
+                memory_mb = usage["memory_bytes"] / MEBIBYTE
+                use = Use(service_id, supervisor, supervisor.running, supervisor.generation, memory_mb)
+                limited.setdefault(tenant, []).append(use)
             if number % SLICE_SERVICES == 0:
                 await self._report(found)
                 found = []
                 await trio.lowlevel.checkpoint()
-        self._compare(shared, found)
+        for told in await self._tenant_memory.compare(limited.items()):
+            found.append(_Found(told.tenant, told.service_id, told.deployment, told.generation, told.crossing))
         await self._report(found)
         self._watched = watched
         return len(watched)
 
-    def _limit(self, tenant: TenantSupervisor) -> float | None:
+    def _tenant_limit(self, tenant: TenantSupervisor) -> float | None:
         state = self._core.loop.state.tenants.get(tenant.tenant_id)
-        return None if state is None else state.limits.max_memory_mb
-
-    def _compare(self, shared: dict[str, list[_Use]], found: list[_Found]) -> None:
-        """What the services of a tenant use together with what it may."""
-        kept: dict[str, Together] = {}
-        at = trio.current_time()
-        for tenant_id, uses in shared.items():
-            tenant = self._core.tenants.get(tenant_id)
-            limit = None if tenant is None else self._limit(tenant)
-            if tenant is None or limit is None:
-                continue
-            before = self._together.get(tenant.incarnation) or Together.since(at)
-            used = sum(use.memory_mb for use in uses)
-            kept[tenant.incarnation], crossing = before.step(used, limit, at)
-            if crossing is None:
-                continue
-            most = max(uses, key=lambda use: use.memory_mb)
-            if crossing.action == "kill":
-                most.supervisor.end_for(Breach(crossing.resource, crossing.value, crossing.limit))
-            else:
-                supervisor = most.supervisor
-                found.append(_Found(tenant, most.service_id, supervisor.deployment, supervisor.generation, crossing))
-        self._together = kept
+        return None if state is None or state.incarnation != tenant.incarnation else state.limits.max_memory_mb
 
     def _supervisors(self) -> Iterator[tuple[TenantSupervisor, str, ServiceSupervisor]]:
         for tenant in self._core.tenants.values():
@@ -156,17 +128,17 @@ class Monitor:
         supervisor: ServiceSupervisor,
         watched: dict[Key, Watched],
         found: list[_Found],
-    ) -> float | None:
-        """Its memory, if that is known and it goes on."""
+    ) -> Mapping[str, float]:
+        """What it uses; nothing, if that cannot be told."""
         running = supervisor.running
         if running is None or running.ended.is_set():
-            return None
+            return {}
         try:
             usage = running.usage()
         except OSError:  # no descriptor is left to look with: the next round may have one
-            return None
+            return {}
         if not usage:
-            return None
+            return {}
         deployment, generation = supervisor.deployment, supervisor.generation
         key = (tenant.incarnation, service_id, deployment, generation)
         at = trio.current_time()
@@ -175,9 +147,9 @@ class Monitor:
         for crossing in crossings:
             if crossing.action == "kill":  # it is recorded together with the crash that this is
                 supervisor.end_for(Breach(crossing.resource, crossing.value, crossing.limit))
-                return None
+                return usage
             found.append(_Found(tenant, service_id, deployment, generation, crossing))
-        return usage["memory_bytes"] / MEBIBYTE if "memory_bytes" in usage else None
+        return usage
 
     async def _report(self, found: list[_Found]) -> None:
         if not found:

@@ -96,10 +96,11 @@ class ServiceSupervisor:
         return self._limits
 
     def end_for(self, breach: Breach) -> None:
-        """Kill what runs because of a limit: a crash, unless it is being ended anyway."""
-        if self.running is None or self.running.ended.is_set() or self.ending_until is not None:
+        """Kill what runs because of a limit: a crash, unless it is being ended anyway, with a grace that is over now."""
+        if self.running is None or self.running.ended.is_set():
             return
-        self._breach = breach
+        if self.ending_until is None and self._breach is None:
+            self._breach = breach
         self.running.kill()
 
     def _state(self) -> ServiceState | None:

@@ -55,11 +55,11 @@ def inherited(pid: int) -> Inherited:
     return Inherited(int(fields[_RSS]) * _PAGE_BYTES, unshared) if fields and unshared else Inherited()
 
 
-def usage(pid: int, inherited: Inherited | None = None) -> dict[str, float]:
+def usage(pid: int, inherited: Inherited | None = None, *, exactly: bool = False) -> dict[str, float]:
     """`{rss_bytes, memory_bytes, cpu_s, threads, fds}`, or {} if there is no such process. Costs about 35 µs.
 
     `memory_bytes`: without files and what is `inherited`; never more than what it has for itself. No `fds` where nobody may
-    count those of another user's process.
+    count those of another user's process. `exactly`: of a little one too; it costs half as much again.
     """
     fields = _stat(pid)
     if fields is None or fields[_STATE] in _ENDED:
@@ -67,7 +67,7 @@ def usage(pid: int, inherited: Inherited | None = None) -> dict[str, float]:
     before = Inherited() if inherited is None else inherited
     rss_bytes = int(fields[_RSS]) * _PAGE_BYTES
     memory_bytes = max(0, rss_bytes - before.rss_bytes)
-    if memory_bytes > LITTLE_BYTES:
+    if exactly or memory_bytes > LITTLE_BYTES:
         unshared = _unshared(pid)
         if unshared is None:
             return {}

@@ -213,11 +213,11 @@ class ServiceProcess:
         """See `ports.Running.reconsider_egress`."""
         self._door.reconsider()
 
-    def usage(self) -> dict[str, float]:
+    def usage(self, *, exactly: bool = False) -> dict[str, float]:
         """See `ports.Running.usage`."""
         if self._exited:
             return {}
-        found = procfs.usage(self.pid, self._sandbox.spawned.inherited)
+        found = procfs.usage(self.pid, self._sandbox.spawned.inherited, exactly=exactly)
         if found:
             found |= self._door.usage()
         throttled_s = self._sandbox.group.throttled_s() if found and self._shares_cpu else None

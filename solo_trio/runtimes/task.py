@@ -110,7 +110,7 @@ class ServiceTask:
     def reconsider_egress(self) -> None:
         """Nothing: a task is trusted, with the network too."""
 
-    def usage(self) -> dict[str, float]:
+    def usage(self, *, exactly: bool = False) -> dict[str, float]:
         """Nothing: a task has no memory of its own to measure."""
         return {}
 

@@ -107,7 +107,7 @@ class FakeRunning:
     def reconsider_egress(self) -> None:
         """There are no connections to cut."""
 
-    def usage(self) -> dict[str, float]:
+    def usage(self, *, exactly: bool = False) -> dict[str, float]:
         return {} if self.plan.uses is None else dict(self.plan.uses(trio.current_time() - self._began))
 
 

@@ -234,7 +234,9 @@ async def test_stubborn_service_is_killed_after_its_grace(tenant: Client) -> Non
 async def test_tenants(api: Api) -> None:
     answer = (await api.admin.ok("GET", "/tenants")) | {"seen": True}
     assert answer == {"tenants": [], "next": None, "seen": True}
-    response = await api.admin.post("/tenants", {"tenant_id": "t1", "limits": {"max_services": 1, "max_memory_mb": 256}})
+    response = await api.admin.post(
+        "/tenants", {"tenant_id": "t1", "limits": {"max_services": 1, "max_memory_mb": 256}}
+    )
     assert response.status_code == 201
     assert response.json().keys() == {"tenant_id", "token"}
     client = await api.client(response.json()["token"])

@@ -174,7 +174,7 @@ class PlannedRunning:
     def reconsider_egress(self) -> None:
         self.reconsidered += 1
 
-    def usage(self) -> dict[str, float]:
+    def usage(self, *, exactly: bool = False) -> dict[str, float]:
         if self._plan.uses is None:
             return {}
         return dict(self._plan.uses(trio.current_time() - self._started_at))

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from solo_trio.embedding import Kernel
 from solo_trio.errors import Rejected
+from solo_trio.kernel.tenant_memory import TenantMemory, Use
 from solo_trio.model.capability import EMBEDDER
 from solo_trio.model.limits import Limits
 from solo_trio.model.resources import ResourceViolation
@@ -95,6 +96,41 @@ async def test_the_next_one_ends_until_what_is_left_is_below(autojump_clock: Moc
     assert [(subject, action) for subject, *_, action in await told(kernel)] == [("a", "kill"), ("b", "kill")]
 
 
+async def test_a_patient_stop_buys_no_memory(autojump_clock: MockClock) -> None:
+    """Whoever is being stopped counts; it has no grace any more when it is the one that uses most."""
+    kernel = MemoryKernel()
+    async with opened(kernel) as running:
+        late = Plan(uses=lambda seconds: {"memory_bytes": (10 if seconds < 30 else 59) * MEBIBYTE, "cpu_s": 0.0})
+        runtime = with_plans(running, hog=[using(60)], late=[late])
+        await limited(running, 100)
+        tenant = await running.tenant("acme")
+        await tenant.deploy("hog", source="hog", limits={"stop_timeout_s": 600})
+        await tenant.deploy("late", source="late")
+        began = trio.current_time()
+        await tenant.pause("hog")
+        assert trio.current_time() - began < 60
+        await trio.sleep(60)
+        assert runtime.starts == {"hog": 1, "late": 1} and (await tenant.status("late"))["status"] == "ready"
+    assert await told(kernel) == []
+
+
+async def test_what_was_sampled_of_an_earlier_generation_does_not_count(autojump_clock: MockClock) -> None:
+    async with opened(MemoryKernel()) as running:
+        runtime = with_plans(running, one=[using(90), using(1)], two=[using(30)])
+        tenant = await running.tenant("acme")
+        await tenant.deploy("one", source="one")
+        await tenant.deploy("two", source="two")
+        supervising = running.system.core.tenants["acme"]
+        uses = []
+        for name, supervisor in supervising.supervisors.items():
+            assert supervisor.running is not None
+            uses.append(Use(name, supervisor, supervisor.running, supervisor.generation, 60.0))
+        await tenant.restart("one")
+        assert await TenantMemory(lambda _: 100.0).compare([(supervising, uses)]) == []
+        await trio.sleep(10)
+        assert runtime.starts == {"one": 2, "two": 1}
+
+
 async def test_near_the_limit_it_is_told_once(autojump_clock: MockClock) -> None:
     kernel = MemoryKernel()
     async with opened(kernel) as running:
@@ -154,3 +190,24 @@ async def test_real_processes(tmp_path: Path) -> None:
             await recorded(kernel, "three", "service_ready", count=2)
             assert [(await tenant.status(name))["restarts"] for name in ("one", "two", "three")] == [0, 0, 1]
             assert await tenant.call("one", "hold", 1) == await tenant.call("two", "hold", 1) == 1
+
+
+async def test_real_services_that_do_nothing_use_nothing(tmp_path: Path) -> None:
+    """Each has read files for more than an eighth of the limit; that is nobody's memory."""
+    async with Kernel.open(tmp_path) as kernel:
+        with trio.fail_after(BOUND_S):
+            await limited(kernel, 16)
+            tenant = await kernel.tenant("acme")
+            for number in range(8):
+                await tenant.deploy(
+                    f"s{number}", source="import trio\nasync def main(ctx):\n    await trio.sleep_forever()\n"
+                )
+            monitor = kernel.system.core.monitor
+            began = monitor.rounds
+            while monitor.rounds < began + 3:  # noqa: ASYNC110 - bounded
+                await trio.sleep(0.05)
+            supervisors = kernel.system.core.tenants["acme"].supervisors.values()
+            sampled = [each.running.usage()["memory_bytes"] for each in supervisors if each.running is not None]
+            assert sum(sampled) > 16 * MEBIBYTE, "else this shows nothing"
+            assert [(await tenant.status(f"s{number}"))["restarts"] for number in range(8)] == [0] * 8
+            assert "resource_violation" not in [each["type"] for each in await tenant.events()]

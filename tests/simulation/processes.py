@@ -36,7 +36,7 @@ class SimRunning(FakeRunning):
         if not self._life.dead:
             super().kill()
 
-    def usage(self) -> dict[str, float]:
+    def usage(self, *, exactly: bool = False) -> dict[str, float]:
         return {}
 
 

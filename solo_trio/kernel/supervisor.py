@@ -96,11 +96,10 @@ class ServiceSupervisor:
         return self._limits
 
     def end_for(self, breach: Breach) -> None:
-        """Kill what runs because of a limit: a crash, unless it is being ended anyway, with a grace that is over now."""
-        if self.running is None or self.running.ended.is_set():
+        """Kill what runs because of a limit: a crash, unless it is being ended anyway."""
+        if self.running is None or self.running.ended.is_set() or self.ending_until is not None:
             return
-        if self.ending_until is None and self._breach is None:
-            self._breach = breach
+        self._breach = self._breach or breach  # the first is the reason, if it takes a while to die
         self.running.kill()
 
     def _state(self) -> ServiceState | None:

@@ -75,7 +75,9 @@ class TenantMemory:
             if crossing is None:
                 continue
             most = max(uses, key=lambda use: use.memory_mb)
-            if crossing.action == "kill":
+            if crossing.action == "kill" and most.supervisor.ending_until is not None:
+                most.running.kill()  # it is being stopped: its grace is over
+            elif crossing.action == "kill":
                 most.supervisor.end_for(Breach(crossing.resource, crossing.value, crossing.limit))
             else:
                 told.append(Told(tenant, most.service_id, most.supervisor.deployment, most.generation, crossing))

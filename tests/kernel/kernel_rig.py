@@ -121,6 +121,8 @@ class Plan:
     """The runtime cannot start it."""
     uses: Callable[[float], Mapping[str, float]] | None = None
     """What it uses so many seconds after its start."""
+    exactly: Mapping[str, float] | None = None
+    """What is said of that to who asks for it exactly; None: the same."""
 
 
 class PlannedRunning:
@@ -177,6 +179,8 @@ class PlannedRunning:
     def usage(self, *, exactly: bool = False) -> dict[str, float]:
         if self._plan.uses is None:
             return {}
+        if exactly and self._plan.exactly is not None:
+            return dict(self._plan.exactly)
         return dict(self._plan.uses(trio.current_time() - self._started_at))
 
 

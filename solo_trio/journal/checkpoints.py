@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from solo_trio.errors import Faulted
 from solo_trio.journal.chain import HASH_BYTES
-from solo_trio.journal.library import damaged, driver, means
+from solo_trio.journal.library import READ_ERRORS, damaged, driver, means
 from solo_trio.journal.witness import Head
 from solo_trio.model.record import Checkpoint
 
@@ -71,7 +71,7 @@ def read(connection: driver.Connection, event_id: int, chain: bytes | None, key:
     """One checkpoint; `chain` is the hash of its event in the log. Raises `Faulted("data_damaged")`, saying what is wrong."""
     try:
         row = connection.execute(_ONE, (event_id,)).fetchone()
-    except driver.Error as error:
+    except READ_ERRORS as error:
         if means(error) != "damaged":
             raise
         raise _useless(event_id, f"cannot be read ({error})") from error
@@ -111,7 +111,7 @@ def _readable(connection: driver.Connection) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     try:
         found.extend(connection.execute(_HEADS))
-    except driver.Error as error:
+    except READ_ERRORS as error:
         if means(error) != "damaged":
             raise
     return found

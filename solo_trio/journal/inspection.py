@@ -17,7 +17,7 @@ from solo_trio.errors import Faulted
 from solo_trio.journal import checkpoints, pruning, reads, schema, witness
 from solo_trio.journal.archive import Archive
 from solo_trio.journal.inventory import inventory
-from solo_trio.journal.library import at_open, driver
+from solo_trio.journal.library import READ_ERRORS, at_open, driver
 from solo_trio.journal.opening import check_files, check_kinds, check_witness
 from solo_trio.journal.sqlite import Replay
 from solo_trio.journal.turns import Lane
@@ -69,7 +69,7 @@ def _open(directory: Path, key: bytes) -> Inspection:
         except BaseException:
             connection.close()
             raise
-    except (driver.Error, OSError) as error:
+    except (*READ_ERRORS, OSError) as error:
         raise at_open(error, directory) from error
     return Inspection(
         connection, head, oldest_id, checkpoint_key, archive, keeps_checkpoints=version >= schema.CHECKPOINTS_SINCE

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     from sqlite_utils.utils import sqlite3 as driver
 
-__all__ = ["RESTORE", "at_open", "damaged", "driver", "means", "no_space", "warning_for"]
+__all__ = ["READ_ERRORS", "RESTORE", "at_open", "damaged", "driver", "means", "no_space", "warning_for"]
 
 WAL_RESET_FLAW_FIRST: Final = (3, 7, 0)
 WAL_RESET_FLAW_LAST: Final = (3, 51, 2)
@@ -36,6 +36,9 @@ RESTORE: Final = (
     "restore the whole directory from a backup, or see what can be saved with: solo repair;"
     " do not delete or edit single files of it"
 )
+
+READ_ERRORS: Final = (driver.Error, UnicodeDecodeError)
+"""Of reading what may be damaged: where SQLite's own message quotes a damaged name, the driver cannot decode it."""
 
 Meaning = Literal["full", "damaged", "unwritable", "other"]
 
@@ -56,6 +59,8 @@ def means(error: BaseException) -> Meaning:
         if no_space(error):
             return "full"
         return "unwritable" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "other"
+    if isinstance(error, UnicodeDecodeError):
+        return "damaged"
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         # The driver's own complaint about a cell, e.g. text that is not UTF-8.

@@ -18,7 +18,7 @@ from attrs import frozen
 from solo_trio.errors import Faulted
 from solo_trio.journal import checkpoints, erasing, pruning, reads, repair, schema, wal, witness
 from solo_trio.journal.archive import Archive
-from solo_trio.journal.library import at_open, damaged, driver, means
+from solo_trio.journal.library import READ_ERRORS, at_open, damaged, driver, means
 from solo_trio.journal.lock import prepare_directory, sync_directory
 from solo_trio.journal.reserve import (
     PAGE_BYTES,
@@ -49,13 +49,13 @@ def open_store(directory: Path, key: bytes) -> tuple[Store, Readers]:
     """The writing side and the connections of the reading side; raises what `open_journal` says."""
     try:
         return _open(directory, key)
-    except (driver.Error, OSError) as error:
+    except (*READ_ERRORS, OSError) as error:
         # The reserve is there so that a kernel can still stop services on a full disk; for that it must start.
         if not _is_full(directory, error) or not Reserve(directory, 0).free():
             raise at_open(error, directory) from error
     try:
         return _open(directory, key)
-    except (driver.Error, OSError) as error:
+    except (*READ_ERRORS, OSError) as error:
         raise at_open(error, directory) from error
 
 

@@ -13,7 +13,7 @@ from solo_trio.journal import chain, erasing, pruning
 from solo_trio.journal.archive import Archive, Row
 from solo_trio.journal.chain import COLUMNS, GENESIS
 from solo_trio.journal.erasing import Mask, Proofs
-from solo_trio.journal.library import at_open, damaged, driver
+from solo_trio.journal.library import READ_ERRORS, at_open, damaged, driver
 from solo_trio.journal.schema import tables
 from solo_trio.journal.witness import NO_EVENTS, Head
 from solo_trio.model.record import Artifact, EventQuery, IdempotencyRow, KeyRow, Scan, SecretRow, StoredEvent
@@ -121,7 +121,7 @@ def _at_once(connection: driver.Connection, after: int, masked: bool) -> tuple[l
 def _rows_after(connection: driver.Connection, after: int) -> list[Row]:
     try:
         return connection.execute(_PAGE, (after,)).fetchall()
-    except driver.Error as error:
+    except READ_ERRORS as error:
         raise _locate(connection, after, error) from error
 
 
@@ -165,12 +165,12 @@ def raw(connection: driver.Connection, after: Head, upto: int, erased: Mask) -> 
     return [erasing.blank(row, erased) for row in rows], (after[0] + len(events), hash_)
 
 
-def _locate(connection: driver.Connection, after: int, error: driver.Error) -> SoloError:
+def _locate(connection: driver.Connection, after: int, error: Exception) -> SoloError:
     """Read one by one what could not be read together, to name the event."""
     for id_ in range(after + 1, after + REPLAY_PAGE_ROWS + 1):
         try:
             connection.execute(f"{_ROWS} WHERE id = ?", (id_,)).fetchone()
-        except driver.Error as single:
+        except READ_ERRORS as single:
             return damaged(f"event {id_} cannot be read ({single})")
     return damaged(f"the events after {after} cannot be read ({error})")
 
@@ -180,7 +180,7 @@ def check_tables(connection: driver.Connection, in_the_way: Callable[[], bool] |
     connection.set_progress_handler(in_the_way, GIVE_WAY_OPERATIONS)
     try:
         (finding,) = connection.execute(f"PRAGMA integrity_check({INTEGRITY_ERRORS_MAX})").fetchone()
-    except driver.Error as error:
+    except READ_ERRORS as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_INTERRUPT:
             return False
         raise at_open(error, "the data directory") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from solo_trio.errors import Faulted
 from solo_trio.journal import reads, schema, witness
-from solo_trio.journal.library import at_open, driver
+from solo_trio.journal.library import READ_ERRORS, at_open
 from solo_trio.journal.opening import check_files, check_kinds, check_witness, close_store, open_store
 from solo_trio.journal.witness import NO_EVENTS, Head
 from solo_trio.model.record import KeyRow
@@ -45,7 +45,7 @@ def settle(directory: Path, old_key: bytes, new_key: bytes, is_new: Callable[[li
         return under_new
     try:
         head, rows = _look(directory, known)
-    except (driver.Error, OSError) as error:
+    except (*READ_ERRORS, OSError) as error:
         raise at_open(error, directory) from error
     new = is_new(rows) if rows else under_new
     if new and not under_new:

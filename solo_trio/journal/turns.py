@@ -15,7 +15,7 @@ import trio
 from attrs import define, field
 
 from solo_trio.errors import KernelBug
-from solo_trio.journal.library import at_open, driver
+from solo_trio.journal.library import READ_ERRORS, at_open, driver
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Lane:
 def _query(query: Callable[[driver.Connection], T], connection: driver.Connection) -> T:
     try:
         return query(connection)
-    except driver.Error as error:
+    except READ_ERRORS as error:
         raise at_open(error, "the data directory") from error
 
 

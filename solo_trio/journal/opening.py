@@ -16,7 +16,7 @@ from typing import Final
 from attrs import frozen
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import checkpoints, erasing, pruning, reads, repair, schema, wal, witness
+from solo_trio.journal import checkpoints, erasing, pruning, reads, repair, schema, shape, wal, witness
 from solo_trio.journal.archive import Archive
 from solo_trio.journal.library import READ_ERRORS, at_open, damaged, driver, means
 from solo_trio.journal.lock import prepare_directory, sync_directory
@@ -34,6 +34,12 @@ from solo_trio.journal.witness import NEW_WITNESS_FILE, NO_EVENTS, WITNESS_FILE,
 
 SCAN_READERS: Final = 2
 POINT_READERS: Final = 1
+MAGIC: Final = b"SQLite format 3\0"
+WRITE_VERSION_AT: Final = 18
+HEADER_BYTES: Final = 20
+"""So much is looked at, up to the two versions of the file format."""
+FORMAT_VERSIONS: Final = (b"\1\1", b"\2\2")
+"""For writing and for reading: without and with a WAL. Source: sqlite.org/fileformat2.html."""
 _OPENED_AS_THEY_ARE: Final = (WITNESS_FILE, NEW_WITNESS_FILE, RESERVE_FILE)
 
 
@@ -119,6 +125,7 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
         stack.callback(connection.close)
         version = schema.version(connection)
         if version:
+            shape.check(connection)
             readers.append(_reader(directory))
         head = reads.head(connection) if version else NO_EVENTS
         check_witness(connection, known, head)
@@ -164,9 +171,14 @@ def _reader(directory: Path) -> driver.Connection:
 def check_files(directory: Path, known: Head | None) -> None:
     """What can be seen before SQLite looks, and perhaps throws something away."""
     try:
-        database_bytes = (directory / schema.DATABASE_FILE).stat().st_size
+        with (directory / schema.DATABASE_FILE).open("rb") as database:
+            header = database.read(HEADER_BYTES)
+            database_bytes = os.fstat(database.fileno()).st_size
     except FileNotFoundError:
-        database_bytes = 0
+        header, database_bytes = b"", 0
+    if header.startswith(MAGIC) and header[WRITE_VERSION_AT:] not in FORMAT_VERSIONS:
+        # SQLite refuses what has another beginning; this it would open, and let us only read.
+        raise damaged(f"{schema.DATABASE_FILE}: its header is not as SQLite writes it")
     try:
         log = (directory / schema.WAL_FILE).read_bytes()
     except FileNotFoundError:

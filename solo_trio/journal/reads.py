@@ -9,7 +9,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from solo_trio.errors import SoloError
-from solo_trio.journal import chain, erasing, pruning
+from solo_trio.journal import chain, erasing, pruning, shape
 from solo_trio.journal.archive import Archive, Row
 from solo_trio.journal.chain import COLUMNS, GENESIS
 from solo_trio.journal.erasing import Mask, Proofs
@@ -179,6 +179,7 @@ def check_tables(connection: driver.Connection, in_the_way: Callable[[], bool] |
     """Compare tables and indexes: the chain covers rows, not the ways to find them. False: it gave way before its end."""
     connection.set_progress_handler(in_the_way, GIVE_WAY_OPERATIONS)
     try:
+        shape.check(connection)
         (finding,) = connection.execute(f"PRAGMA integrity_check({INTEGRITY_ERRORS_MAX})").fetchone()
     except READ_ERRORS as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_INTERRUPT:

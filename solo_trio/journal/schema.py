@@ -200,10 +200,10 @@ def version(connection: driver.Connection) -> int:
     return int(found)
 
 
-def migrate(connection: driver.Connection) -> None:
-    """Bring the file to the newest version, one transaction a step."""
+def migrate(connection: driver.Connection, to: int = len(MIGRATIONS)) -> None:
+    """Bring the file to version `to`, one transaction a step."""
     db = tables(connection)
-    for number in range(version(connection), len(MIGRATIONS)):
+    for number in range(version(connection), to):
         with db.atomic():
             MIGRATIONS[number](db)
             connection.execute(f"PRAGMA user_version = {number + 1}")

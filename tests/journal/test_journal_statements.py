@@ -25,6 +25,8 @@ LOOKED_AT = {
     ("audit_reads.py", "narrower"): "names of columns, from a tuple of this function",
     ("backups.py", "marks"): "question marks",
     ("pruning.py", "where"): "texts of this function",
+    ("shape.py", "table"): "a name that our own migrations gave, read from what they make in memory",
+    ("shape.py", "way"): "texts of this function, and such a name",
 }
 """Local names in statements; whoever adds one says what it holds."""
 

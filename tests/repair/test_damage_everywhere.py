@@ -18,6 +18,7 @@ from repair_rig import copied, flip, folded, made, sql, verified
 
 from solo_trio.bootstrap.master_key import master_key_of
 from solo_trio.errors import Faulted, SoloError
+from solo_trio.journal.opening import HEADER_BYTES
 from solo_trio.journal.sqlite import open_journal
 from solo_trio.journal.wal import FRAME_HEADER_BYTES, PAGE_BYTES, WAL_HEADER_BYTES
 from solo_trio.kernel.checkpoints import reducer_version
@@ -140,6 +141,19 @@ async def test_any_page_of_the_database(settled: Path, tmp_path: Path, pytestcon
     for at, mask in flips(settled / "kernel.db", pytestconfig.option.hypothesis_seed):
         await judge(f"kernel.db {at} ^ {mask}", lambda data, at=at, mask=mask: flip(data / "kernel.db", at, mask))  # type: ignore[misc]
     assert judge.unseen <= UNSEEN_MAX * (judge.seen + judge.unseen), (judge.seen, judge.unseen)
+
+
+@pytest.mark.slow
+async def test_every_bit_that_leads_to_a_table(settled: Path, tmp_path: Path) -> None:
+    """The file's own header up to what it says of its size, and of each page which kind it is: none may go unnoticed."""
+    judge = Judge(settled, tmp_path / "data", await folded(copied(settled, tmp_path / "whole")))
+    content = (settled / "kernel.db").read_bytes()
+    kinds = {0x02, 0x05, 0x0A, 0x0D}
+    heads = [page for page in range(PAGE_BYTES, len(content), PAGE_BYTES) if content[page] in kinds]
+    for at in [*range(HEADER_BYTES), *heads]:
+        for mask in (1 << bit for bit in range(8)):
+            await judge(f"kernel.db {at} ^ {mask}", lambda data, at=at, mask=mask: flip(data / "kernel.db", at, mask))  # type: ignore[misc]
+    assert judge.unseen == 0
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ while that is allowed, rights are dropped before what cannot be undone, and the 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import os
@@ -21,6 +22,7 @@ from typing import Any, Final, NoReturn
 from attrs import define
 
 from solo_trio.runtimes.host import Link, host
+from solo_trio.runtimes.rehearsal import rehearse
 from solo_trio.runtimes.sandbox import landlock, root, seccomp, system
 from solo_trio.runtimes.sandbox.layers import LEVEL_LIMITED
 from solo_trio.runtimes.sandbox.plan import Prepared
@@ -40,7 +42,8 @@ MEBIBYTE: Final = 1024 * 1024
 class Setup:
     """What the zygote hands to its child: descriptors, limits (as in `ports.Launch`), how it is confined, its link.
 
-    `groups`: cgroup.procs files; `uid`: its own, None to keep the zygote's; `parent`: the zygote's pid as the child sees it.
+    `groups`: entrances of its cgroups; `uid`: its own, None to keep the zygote's; `parent`: the pid of the zygote, as the
+    child sees it; `ahead`: there is time to make what its start would wait for.
     """
 
     service_socket: int
@@ -52,6 +55,7 @@ class Setup:
     parent: int
     prepared: Prepared
     link: Link
+    ahead: bool = False
     ruleset: int | None = None
 
 
@@ -63,6 +67,9 @@ def become_service(setup: Setup) -> NoReturn:
     except BaseException:  # noqa: BLE001 - nothing may unwind into the zygote's stack
         os.write(2, traceback.format_exc().encode("utf-8", "replace")[-4096:])
         os._exit(STEP_FAILED)
+    if setup.ahead:
+        with contextlib.suppress(Exception):  # of limits that are too narrow for two lives
+            rehearse(1)
     host(setup.link, socket.socket(fileno=SERVICE_SOCKET))
 
 

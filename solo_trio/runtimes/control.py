@@ -144,15 +144,17 @@ class Zygote:
         uid: int | None,
         descriptors: Sequence[int],
         give_back: Callable[[], None] = lambda: None,
+        *,
+        ahead: bool = False,
     ) -> Spawned:
-        """Fork a service with (socket, stdout, stderr, cgroups), which stay the caller's.
+        """Fork a service with (socket, stdout, stderr, cgroups), which stay the caller's. `ahead`: nobody waits for it yet.
 
         Raises `Faulted("runtime_unavailable")`. Then, and when it is cancelled, `give_back` is called as soon as nothing runs
         that was forked for it.
         """
         number, self._next = self._next, self._next + 1
         request = self._requests[number] = _Request()
-        packet = json.dumps({"spawn": number, "limits": dict(limits), "uid": uid}).encode()
+        packet = json.dumps({"spawn": number, "limits": dict(limits), "uid": uid, "ahead": ahead}).encode()
         sent = taken = False
         try:
             with trio.move_on_after(self.fork_s_max):

@@ -35,6 +35,8 @@ FOUNDING_MAX: Final = 8
 """Zygotes that are being started at the same time."""
 FORCED_CLOSE_S_MAX: Final = 5.0
 """After the deadline of `close`, for the kernel to bury what was killed."""
+SPARES_LOOK_S: Final = 1.0
+"""Between looks whether one of those in advance has ended or waited for too long."""
 REFILL_DELAY_S: Final = 0.05
 """After a start, before another sandbox is made in advance: whatever else is to start comes first."""
 ZYGOTE_IDLE_S_MAX: Final = 60.0
@@ -107,6 +109,8 @@ class ProcessRuntime:
         self._founding = trio.CapacityLimiter(FOUNDING_MAX)
         self._pool = Pool(self._sandboxing.spares)
         self._refilling = False
+        self._wanted = trio.Event()
+        """Set at each start, for the task that makes sandboxes in advance."""
         self._retiring = False
         self._closed = False
         name = hashlib.sha256(os.fsencode(directory.absolute())).digest()
@@ -273,15 +277,20 @@ class ProcessRuntime:
         self._refill_soon()
         return found
 
-    async def _make(self, tenant: _Tenant, incarnation: str, shape: Mapping[str, float]) -> Sandbox:
+    async def _make(
+        self, tenant: _Tenant, incarnation: str, shape: Mapping[str, float], *, ahead: bool = False
+    ) -> Sandbox:
         assert self._forks is not None and self._cgroups is not None
         async with self._forks:
             zygote = tenant.zygote
             if zygote is None or zygote.over:  # it died while this waited
                 raise Faulted("runtime_unavailable", "the zygote of the tenant died")
-            return await make(zygote, incarnation, shape, self._cgroups, self._uids, own_uid=tenant.own_uid)
+            return await make(
+                zygote, incarnation, shape, self._cgroups, self._uids, own_uid=tenant.own_uid, ahead=ahead
+            )
 
     def _refill_soon(self) -> None:
+        self._wanted.set()
         if self._sandboxing.spares and not self._refilling and not self._closed:
             self._refilling = True
             # A system task: the pool is nobody's service. It lets nothing out.
@@ -292,6 +301,7 @@ class ProcessRuntime:
         assert self._forks is not None
         try:
             while not self._closed:
+                self._wanted = trio.Event()  # before the look: whoever comes after it is seen by the next one
                 await trio.sleep(REFILL_DELAY_S)
                 kind = self._pool.lacks(trio.current_time())
                 if kind is not None and not self._forks.borrowed_tokens:
@@ -301,7 +311,8 @@ class ProcessRuntime:
                 if look_again is None and kind is None:
                     return
                 if kind is None and look_again is not None:
-                    await trio.sleep(min(1.0, max(0.0, look_again - trio.current_time())))
+                    with trio.move_on_after(min(SPARES_LOOK_S, max(0.0, look_again - trio.current_time()))):
+                        await self._wanted.wait()
         finally:
             self._refilling = False
 
@@ -311,7 +322,7 @@ class ProcessRuntime:
             self._pool.clear(kind)
             return
         try:
-            made = await self._make(tenant, kind.incarnation, dict(kind.shape))
+            made = await self._make(tenant, kind.incarnation, dict(kind.shape), ahead=True)
         except Exception:  # noqa: BLE001 - whoever starts something hears it; a system task must let nothing out
             self._pool.clear(kind)
             return

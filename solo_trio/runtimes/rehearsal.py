@@ -3,6 +3,8 @@
 Python makes much only when it is first used: specialised bytecode, caches of look-ups, compiled patterns. What was made before
 the fork is made once and shared; after it, each service would make it for itself, in memory that it shares until it writes.
 So the ancestor hosts a service of its own a few times. That takes 1.1 ms and 130 pages off the start of every service.
+
+A sandbox that waits does it once more: what it writes to it no longer shares, and its copies are made before they are needed.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ async def main(ctx):
 """What most services do in their first milliseconds."""
 
 
-def rehearse() -> None:
-    for _ in range(LIVES):
+def rehearse(lives: int = LIVES) -> None:
+    """Raises RuntimeError, or what a socket raises that cannot be made."""
+    for _ in range(lives):
         ours, theirs = socket.socketpair()
         with ours, theirs:
             _prompt(ours)

@@ -101,9 +101,19 @@ class Sandbox:
 
 
 async def make(
-    zygote: Zygote, incarnation: str, shape: Mapping[str, float], cgroups: Cgroups, uids: Uids, *, own_uid: bool
+    zygote: Zygote,
+    incarnation: str,
+    shape: Mapping[str, float],
+    cgroups: Cgroups,
+    uids: Uids,
+    *,
+    own_uid: bool,
+    ahead: bool = False,
 ) -> Sandbox:
-    """Have one forked; every descriptor has an owner at every point. Raises `Faulted("runtime_unavailable")`."""
+    """Have one forked, `ahead` of whoever will want it; every descriptor has an owner at every point.
+
+    Raises `Faulted("runtime_unavailable")`.
+    """
     with contextlib.ExitStack() as mine, contextlib.ExitStack() as held:
         group = cgroups.service(incarnation, shape)
         held.callback(group.close)
@@ -124,7 +134,8 @@ async def make(
                 raise Faulted("runtime_unavailable", f"cannot connect to a new service: {error}") from error
             # Given up half-way there may be a process in the cgroup and under the uid: they are free when it has ended.
             give_back = held.pop_all().close
-            spawned = await zygote.spawn(shape, uid, (theirs.fileno(), stdout_write, stderr_write, *groups), give_back)
+            childs_ends = (theirs.fileno(), stdout_write, stderr_write, *groups)
+            spawned = await zygote.spawn(shape, uid, childs_ends, give_back, ahead=ahead)
         mine.pop_all()
         return Sandbox(spawned, ours, stdout, stderr, group, uid, uids)
 

@@ -2,8 +2,8 @@
 service code, starts a thread.
 
 The control socket is SOCK_SEQPACKET; one JSON object a packet.
-    kernel -> zygote   {"spawn": number, "limits": {...}, "uid": number or null}
-                           with the service's socket, stdout, stderr, and the cgroup.procs files that it belongs to
+    kernel -> zygote   {"spawn": number, "limits": {...}, "uid": number or null, "ahead": whether nobody waits for it}
+                           with the service's socket, stdout, stderr, and the entrances of its cgroups
     zygote -> kernel   {"ready": pid}       with a pidfd of its own
                        {"spawned": number}  with a pidfd
                        {"refused": number, "reason": text}
@@ -100,7 +100,7 @@ class _Zygote:
         request = json.loads(data)
         number = request["spawn"]
         try:
-            pid = self._fork(request["limits"], request["uid"], descriptors)
+            pid = self._fork(request, descriptors)
         except OSError as error:
             self.send({"refused": number, "reason": f"fork: {error.strerror}"})
             return
@@ -118,7 +118,7 @@ class _Zygote:
         finally:
             os.close(pidfd)
 
-    def _fork(self, limits: dict[str, float], uid: int | None, descriptors: list[int]) -> int:
+    def _fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
         if len(descriptors) < DESCRIPTORS_LEAST:
             raise OSError(errno.EMFILE, "the zygote has no descriptors left")
         service_socket, stdout, stderr, *groups = descriptors
@@ -130,7 +130,16 @@ class _Zygote:
         if pid == 0:
             self._control.detach()  # its number will be another descriptor's; a finaliser must not close that
             setup = Setup(
-                service_socket, stdout, stderr, tuple(groups), limits, uid, parent, self._prepared, self._link
+                service_socket,
+                stdout,
+                stderr,
+                tuple(groups),
+                request["limits"],
+                request["uid"],
+                parent,
+                self._prepared,
+                self._link,
+                ahead=request["ahead"],
             )
             become_service(setup)
         return pid

@@ -18,7 +18,7 @@ from solo_trio.journal.erasing import masked
 from solo_trio.journal.library import damaged
 from solo_trio.journal.pruning import PRUNE_EVENTS_MAX
 from solo_trio.journal.reads import SCAN_BYTES_MAX, SCAN_ROWS_MAX
-from solo_trio.journal.store import check_artifact
+from solo_trio.journal.statements import check_artifact
 from solo_trio.model.record import (
     Archived,
     ArchiveState,

@@ -26,7 +26,7 @@ from solo_trio.journal import chain, checkpoints, erasing, schema, witness
 from solo_trio.journal.chain import SALT_BYTES
 from solo_trio.journal.library import driver
 from solo_trio.journal.lock import sync_directory
-from solo_trio.journal.store import statements_of
+from solo_trio.journal.statements import EVENT, statements_of
 from solo_trio.journal.witness import NO_EVENTS, WITNESS_FILE, Head
 from solo_trio.model.record import Attachment, Checkpoint, StoredEvent
 
@@ -35,7 +35,6 @@ MARK_FILE: Final = "kernel.repair"
 DAMAGED_DIRECTORY: Final = "damaged"
 JOURNAL_FILES: Final = (schema.DATABASE_FILE, schema.WAL_FILE, schema.SHARED_MEMORY_FILE, WITNESS_FILE)
 _NEW_MARK_FILE: Final = f"{MARK_FILE}.new"
-_INSERT: Final = f"INSERT INTO events ({', '.join(chain.COLUMNS)}) VALUES ({', '.join('?' * len(chain.COLUMNS))})"  # noqa: S608
 
 
 @frozen
@@ -69,7 +68,7 @@ class Rebuilding:
 
     def keep(self, rows: Sequence[tuple[Any, ...]], erased: erasing.Mask = erasing.NOTHING) -> None:
         """Rows as they were, which follow the head; without what was erased."""
-        self._connection.executemany(_INSERT, [erasing.blank(row, erased) for row in rows])
+        self._connection.executemany(EVENT, [erasing.blank(row, erased) for row in rows])
         self.head = (rows[-1][0], rows[-1][-1])
 
     def add(self, events: Iterable[StoredEvent]) -> None:

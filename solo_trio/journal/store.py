@@ -8,33 +8,26 @@ acknowledged. A full disk is not such an error: nothing was committed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from solo_trio.errors import JournalFailed, KernelBug, StorageFull
 from solo_trio.journal import checkpoints, erasing, pruning, reads
-from solo_trio.journal.chain import COLUMNS, SALT_BYTES, seal
+from solo_trio.journal.chain import SALT_BYTES, seal
 from solo_trio.journal.checkpoints import CHECKPOINTS_KEPT
 from solo_trio.journal.library import damaged, driver, means
+from solo_trio.journal.pruning import Statement
 from solo_trio.journal.reserve import PAGE_BYTES, Reserve
+from solo_trio.journal.statements import EVENT, SHREDDING, pages_of, statements_of
 from solo_trio.journal.witness import Head, Witness
 from solo_trio.model.record import (
-    Artifact,
     Attachment,
     Checkpoint,
-    DropArtifact,
-    DropIdempotency,
-    DropKey,
-    DropKeys,
-    DropSecrets,
     EraseEvents,
-    IdempotencyRow,
     KeyRow,
-    SecretRow,
     StoredEvent,
 )
 
@@ -49,36 +42,8 @@ SHRED_RETRY_S: Final = 1.0
 """After appends, before it is tried again."""
 TRANSACTION_PAGES: Final = 6
 """About how many pages one small transaction dirties: the ends of the table and its indexes."""
-
-DROPPED_PAGES: Final = 64
-"""About how many pages a dropped artifact dirties: each page of it is overwritten with zeros. Most are much smaller."""
-
-_EVENT: Final = f"INSERT INTO events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
-_ARTIFACT: Final = "INSERT OR IGNORE INTO artifacts (digest, content) VALUES (?, ?)"
-_DROP_ARTIFACT: Final = "DELETE FROM artifacts WHERE digest = ?"
-_KEY: Final = "INSERT OR REPLACE INTO keys (key_id, incarnation, purpose, wrapped) VALUES (?, ?, ?, ?)"
-_DROP_KEY: Final = "DELETE FROM keys WHERE key_id = ?"
-_DROP_KEYS: Final = "DELETE FROM keys WHERE incarnation = ?"
-_SECRET: Final = (
-    "INSERT INTO secrets (incarnation, name, version, version_id, key_id, sealed) VALUES (?, ?, ?, ?, ?, ?)"
-)
-_DROP_SECRETS: Final = (
-    "DELETE FROM secrets WHERE incarnation = ?1 AND (?2 IS NULL OR name = ?2) AND (?3 IS NULL OR version = ?3)"
-)
-_SHREDDING: Final = frozenset({_DROP_KEYS, _DROP_SECRETS})
-"""What these delete is to be in no file any more: the pages of the database are overwritten (`secure_delete`), and the WAL,
-which has them as they were before, is emptied before the append is acknowledged."""
 _DROP_CHECKPOINTS: Final = "DELETE FROM checkpoints"
-_IDEMPOTENCY: Final = (
-    "INSERT OR REPLACE INTO idempotency (scope, key, fingerprint, event_id, at_us) VALUES (?, ?, ?, ?, ?)"
-)
-_DROP_IDEMPOTENCY: Final = "DELETE FROM idempotency WHERE scope = ?"
-_ROW_PAGES: Final = dict.fromkeys((_DROP_ARTIFACT, _DROP_KEYS, _DROP_SECRETS, _DROP_IDEMPOTENCY), DROPPED_PAGES)
-"""Beside its own bytes, where it is more than a leaf."""
 
-_PAYLOAD: Final = COLUMNS.index("payload")
-
-Statement = tuple[str, list[tuple[Any, ...]]]
 T = TypeVar("T")
 
 
@@ -122,13 +87,13 @@ class Store:
             self._hold_reserve()
         self._write_with_room(statements, reserved)
         self.head = head
-        self._wal_pages += TRANSACTION_PAGES + _pages(statements)
+        self._wal_pages += TRANSACTION_PAGES + pages_of(statements)
         if events:
             try:
                 self._witness.write(head)
             except OSError as error:
                 raise self._fail(f"the witness cannot be written ({error})") from error
-        if any(statement in _SHREDDING for statement, _ in statements):
+        if any(statement in SHREDDING for statement, _ in statements):
             self._shred()
         asked = {item.incarnation: item.event_id for item in attachments if isinstance(item, EraseEvents)}
         self.erased = {**self.erased, **asked} if asked else self.erased
@@ -142,7 +107,7 @@ class Store:
         self._check_alive()
         self._hold_reserve()
         self._write_with_room(statements, reserved=False)
-        self._wal_pages += TRANSACTION_PAGES + pages + _pages(statements)
+        self._wal_pages += TRANSACTION_PAGES + pages + pages_of(statements)
         if shred:
             self._shred(SHRED_WAIT_MS)
         return not self.to_be_shredded
@@ -207,7 +172,7 @@ class Store:
             self._checkpoint("TRUNCATE")  # what was tried to be written takes space that events need
             raise
         # What is pruned is overwritten with zeros, and is about as large.
-        self._wal_pages += TRANSACTION_PAGES + 2 * _pages(statements)
+        self._wal_pages += TRANSACTION_PAGES + 2 * pages_of(statements)
 
     def rewrap(self, rewrap: Callable[[KeyRow], KeyRow], old_key: bytes, new_key: bytes) -> int:
         """Put what `rewrap` makes of it in the place of each key, and drop the checkpoints; how many keys there are.
@@ -306,7 +271,7 @@ class Store:
                 raise KernelBug(f"event {event.id} ({event.type!r}) cannot be stored: {error}") from error
             rows.append(row)
             hash_ = row[-1]
-        statements = [(_EVENT, rows)] if rows else []
+        statements = [(EVENT, rows)] if rows else []
         statements += statements_of(attachments)
         return statements, (id_, hash_)
 
@@ -396,54 +361,3 @@ class Store:
                 raise self._fail(f"the log cannot be moved into the database ({error})", error) from error
             return False
         return not busy
-
-
-def statements_of(attachments: Sequence[Attachment]) -> list[Statement]:
-    """In the order given, as an artifact may be dropped before or after it is written; runs of one kind together."""
-    found: list[Statement] = []
-    for item in attachments:
-        row: tuple[Any, ...]
-        match item:
-            case Artifact():
-                check_artifact(item)
-                statement, row = _ARTIFACT, (item.digest, item.content)
-            case DropArtifact():
-                statement, row = _DROP_ARTIFACT, (item.digest,)
-            case KeyRow():
-                statement, row = _KEY, (item.key_id, item.incarnation, item.purpose, item.wrapped)
-            case DropKey():
-                statement, row = _DROP_KEY, (item.key_id,)
-            case DropKeys():
-                statement, row = _DROP_KEYS, (item.incarnation,)
-            case SecretRow():
-                row = (item.incarnation, item.name, item.version, item.version_id, item.key_id, item.sealed)
-                statement = _SECRET
-            case DropSecrets():
-                statement, row = _DROP_SECRETS, (item.incarnation, item.name, item.version)
-            case IdempotencyRow():
-                statement, row = _IDEMPOTENCY, (item.scope, item.key, item.fingerprint, item.event_id, item.at_us)
-            case DropIdempotency():
-                statement, row = _DROP_IDEMPOTENCY, (item.scope,)
-            case EraseEvents():
-                statement, row = erasing.ASK, erasing.asked(item)
-        if not found or found[-1][0] != statement:
-            found.append((statement, []))
-        found[-1][1].append(row)
-    return found
-
-
-def check_artifact(artifact: Artifact) -> None:
-    if hashlib.sha256(artifact.content).hexdigest() != artifact.digest:
-        raise KernelBug(f"an artifact was to be stored under the digest {artifact.digest}, which is not its own")
-
-
-def _pages(statements: list[Statement]) -> int:
-    """About how many pages these rows dirty: their own bytes, and a leaf of an index each."""
-    pages = 0
-    for statement, rows in statements:
-        if statement is _EVENT:  # There are many of these, and only a payload can be long.
-            size = sum([len(row[_PAYLOAD] or b"") for row in rows])
-        else:
-            size = sum(len(cell) for row in rows for cell in row if isinstance(cell, bytes))
-        pages += size // PAGE_BYTES + len(rows) * _ROW_PAGES.get(statement, 1)
-    return pages

@@ -103,7 +103,7 @@ def witness_before_the_commit() -> None:
     real = store.Store._write
 
     def write(self: Any, statements: Any, dispensable: bool = False) -> None:
-        rows = [row for statement, rows in statements if statement is store._EVENT for row in rows]
+        rows = [row for statement, rows in statements if statement is store.EVENT for row in rows]
         if rows:
             self._witness.write((rows[-1][0], rows[-1][-1]))
         real(self, statements, dispensable)

@@ -22,11 +22,12 @@ from solo_trio.runtimes.cgroups import Cgroups, find
 from solo_trio.runtimes.control import Zygote
 from solo_trio.runtimes.egress import Egress
 from solo_trio.runtimes.environments import CONFIGURATION, Environments
-from solo_trio.runtimes.pool import Kind, Pool
+from solo_trio.runtimes.pool import Kind
 from solo_trio.runtimes.sandbox.layers import LEVEL_FILTERED, Layers
 from solo_trio.runtimes.sandbox.system import take_short_turns
 from solo_trio.runtimes.sandboxes import Sandbox, Uids, make, shape_of
 from solo_trio.runtimes.service_process import ServiceProcess, greet
+from solo_trio.runtimes.spares import Spares
 from solo_trio.runtimes.tenant_lock import take_over as take_over
 
 STARTING_MAX: Final = 64
@@ -35,10 +36,6 @@ FOUNDING_MAX: Final = 8
 """Zygotes that are being started at the same time."""
 FORCED_CLOSE_S_MAX: Final = 5.0
 """After the deadline of `close`, for the kernel to bury what was killed."""
-SPARES_LOOK_S: Final = 1.0
-"""Between looks whether one of those in advance has ended or waited for too long."""
-REFILL_DELAY_S: Final = 0.05
-"""After a start, before another sandbox is made in advance: whatever else is to start comes first."""
 ZYGOTE_IDLE_S_MAX: Final = 60.0
 """A zygote of which nobody had a service for so long ends."""
 ZYGOTE_END_LOOK_S: Final = 0.5
@@ -107,10 +104,7 @@ class ProcessRuntime:
         self._services: set[ServiceProcess] = set()
         self._forks: trio.CapacityLimiter | None = None
         self._founding = trio.CapacityLimiter(FOUNDING_MAX)
-        self._pool = Pool(self._sandboxing.spares)
-        self._refilling = False
-        self._wanted = trio.Event()
-        """Set at each start, for the task that makes sandboxes in advance."""
+        self._spares = Spares(self._sandboxing.spares, self._make_ahead, self._is_starting)
         self._retiring = False
         self._closed = False
         name = hashlib.sha256(os.fsencode(directory.absolute())).digest()
@@ -186,7 +180,7 @@ class ProcessRuntime:
 
     async def forget(self, incarnation: str) -> None:
         """See `ports.Runtime.forget`."""
-        self._pool.clear_tenant(incarnation)
+        self._spares.clear_tenant(incarnation)
         for key in [key for key in self._tenants if key[0] == incarnation]:
             tenant = self._tenants[key]
             async with tenant.starting:  # a start that was given up
@@ -200,7 +194,7 @@ class ProcessRuntime:
     async def close(self, deadline: float) -> None:
         """See `ports.Runtime.close`. Cancelling it goes over to force."""
         self._closed = True
-        self._pool.clear()
+        self._spares.close()
         for service in self._services:
             service.kill()
         try:
@@ -271,10 +265,10 @@ class ProcessRuntime:
         shape = shape_of(launch.limits)
         kind = Kind(launch.incarnation, environment, tuple(sorted(shape.items())))
         tenant = await self._tenant(kind.incarnation, kind.environment)
-        found = self._pool.take(kind, trio.current_time())
+        found = self._spares.take(kind)
         if found is None:
             found = await self._make(tenant, launch.incarnation, shape)
-        self._refill_soon()
+        self._spares.refill_soon()
         return found
 
     async def _make(
@@ -289,47 +283,17 @@ class ProcessRuntime:
                 zygote, incarnation, shape, self._cgroups, self._uids, own_uid=tenant.own_uid, ahead=ahead
             )
 
-    def _refill_soon(self) -> None:
-        self._wanted.set()
-        if self._sandboxing.spares and not self._refilling and not self._closed:
-            self._refilling = True
-            # A system task: the pool is nobody's service. It lets nothing out.
-            trio.lowlevel.spawn_system_task(self._refill, name="sandboxes in advance")
-
-    async def _refill(self) -> None:
-        """Make what is wanted in advance, and end what is not wanted any more; over when there is nothing left to do."""
-        assert self._forks is not None
-        try:
-            while not self._closed:
-                self._wanted = trio.Event()  # before the look: whoever comes after it is seen by the next one
-                await trio.sleep(REFILL_DELAY_S)
-                kind = self._pool.lacks(trio.current_time())
-                if kind is not None and not self._forks.borrowed_tokens:
-                    await self._add(kind)
-                    continue
-                look_again = self._pool.expire(trio.current_time())
-                if look_again is None and kind is None:
-                    return
-                if kind is None and look_again is not None:
-                    with trio.move_on_after(min(SPARES_LOOK_S, max(0.0, look_again - trio.current_time()))):
-                        await self._wanted.wait()
-        finally:
-            self._refilling = False
-
-    async def _add(self, kind: Kind) -> None:
+    async def _make_ahead(self, kind: Kind) -> Sandbox | None:
         tenant = self._tenants.get((kind.incarnation, kind.environment))
         if tenant is None or tenant.zygote is None or tenant.zygote.over:
-            self._pool.clear(kind)
-            return
+            return None
         try:
-            made = await self._make(tenant, kind.incarnation, dict(kind.shape), ahead=True)
+            return await self._make(tenant, kind.incarnation, dict(kind.shape), ahead=True)
         except Exception:  # noqa: BLE001 - whoever starts something hears it; a system task must let nothing out
-            self._pool.clear(kind)
-            return
-        if self._closed:
-            made.discard()
-        else:
-            self._pool.put(kind, made, trio.current_time())
+            return None
+
+    def _is_starting(self) -> bool:
+        return self._forks is not None and self._forks.borrowed_tokens > 0
 
     # -- zygotes that nobody needs
 
@@ -370,7 +334,7 @@ class ProcessRuntime:
                 if tenant.zygote is None or tenant.zygote.gone.is_set():
                     del self._tenants[key]
                     continue
-                self._pool.clear_tenant(*key)
+                self._spares.clear_tenant(*key)
                 tenant.zygote.close()
                 due = now + ZYGOTE_END_LOOK_S
             look_again = due if look_again is None else min(due, look_again)

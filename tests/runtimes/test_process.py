@@ -569,7 +569,16 @@ async def test_a_service_carries_nothing_of_the_kernel(tmp_path: Path) -> None:
         }
         rooms = {name.split(".")[1] for name in names if "." in name}
         assert rooms == {"service", "runtimes", "model"}
-        kernels_end = ("process", "ancestry", "control", "pool", "sandboxes", "service_process", "tenant_lock")
+        kernels_end = (
+            "process",
+            "ancestry",
+            "control",
+            "pool",
+            "sandboxes",
+            "spares",
+            "service_process",
+            "tenant_lock",
+        )
         assert not {f"solo_trio.runtimes.{name}" for name in kernels_end} & set(names)
 
 
@@ -1029,7 +1038,7 @@ async def _waiting(rig: Rig, many: int) -> list[int]:
     """The pids of the sandboxes that nobody uses, once there are so many."""
     assert isinstance(rig.runtime, ProcessRuntime)
     while True:
-        shelves = rig.runtime._pool._shelves.values()
+        shelves = rig.runtime._spares._pool._shelves.values()
         pids = [each.spawned.pid for shelf in shelves for each in shelf.waiting]
         if len(pids) == many and not rig.runtime._forks.borrowed_tokens:  # type: ignore[union-attr]
             return pids
@@ -1248,7 +1257,7 @@ async def main():
             running.append(await runtime.start(launch, nursery))
         for one in running:
             await one.ready.wait()
-        while not any(shelf.waiting for shelf in runtime._pool._shelves.values()):
+        while not any(shelf.waiting for shelf in runtime._spares._pool._shelves.values()):
             await trio.sleep(0.001)
         keeper = runtime._tenants["c0de", ""].zygote.pid
         places = [str(place / "c0de") for place in runtime._cgroups._hierarchies.places]

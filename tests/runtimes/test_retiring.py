@@ -105,11 +105,11 @@ async def test_what_waits_in_advance_ends_with_it(tmp_path: Path) -> None:
     async with rig_with(tmp_path, idle_s=LONG_S, spares=2) as rig:
         running = await rig.ready(IDLE)
         runtime, [zygote] = runtime_of(rig), zygotes(rig)
-        while not any(shelf.waiting for shelf in runtime._pool._shelves.values()):  # noqa: ASYNC110 - bounded by the rig
+        while not any(shelf.waiting for shelf in runtime._spares._pool._shelves.values()):  # noqa: ASYNC110 - bounded by the rig
             await trio.sleep(0.01)
         await ended(running)
         runtime._retire_idle(trio.current_time() + LONG_S)
-        assert zygote.over and not runtime._pool._shelves
+        assert zygote.over and not runtime._spares._pool._shelves
         await zygote.gone.wait()
 
 

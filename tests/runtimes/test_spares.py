@@ -8,7 +8,8 @@ import pytest
 import trio
 from runtime_rig import Rig, process_rig
 
-from solo_trio.runtimes import process
+from solo_trio.ports import Running
+from solo_trio.runtimes import spares
 from solo_trio.runtimes.process import ProcessRuntime, Sandboxing
 
 FAULTS = """
@@ -25,7 +26,7 @@ async def waiting(rig: Rig, many: int) -> list[int]:
     """The pids of the sandboxes that nobody uses, once there are so many."""
     assert isinstance(rig.runtime, ProcessRuntime)
     while True:
-        shelves = rig.runtime._pool._shelves.values()
+        shelves = rig.runtime._spares._pool._shelves.values()
         pids = [each.spawned.pid for shelf in shelves for each in shelf.waiting]
         if len(pids) == many:
             return pids
@@ -39,13 +40,13 @@ async def line_of(rig: Rig, number: int) -> str:
 
 
 async def test_each_start_has_another_one_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "SPARES_LOOK_S", NEVER_S)
+    monkeypatch.setattr(spares, "LOOK_S", NEVER_S)
     async with process_rig(tmp_path, Sandboxing(spares=3)) as rig:
         runtime = rig.runtime
         assert isinstance(runtime, ProcessRuntime)
         for number in range(3):
             before = await waiting(rig, number) if number else []
-            while number and not runtime._wanted.statistics().tasks_waiting:  # noqa: ASYNC110 - bounded by the rig
+            while number and not runtime._spares._asked.statistics().tasks_waiting:  # noqa: ASYNC110 - bounded by the rig
                 await trio.sleep(0.001)
             running = await rig.ready("")
             assert not before or running.pid in before
@@ -79,6 +80,6 @@ async def test_whatever_is_too_narrow_for_two_lives_has_one(tmp_path: Path, fds:
         assert kinds[0] == kinds[1]
 
 
-async def ended(running: process.ServiceProcess, scope: trio.CancelScope) -> None:
+async def ended(running: Running, scope: trio.CancelScope) -> None:
     await running.ended.wait()
     scope.cancel()

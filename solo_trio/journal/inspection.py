@@ -14,7 +14,7 @@ from typing import TypeVar
 import trio
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import checkpoints, pruning, reads, schema, witness
+from solo_trio.journal import checkpoints, pruning, reads, schema, shape, witness
 from solo_trio.journal.archive import Archive
 from solo_trio.journal.inventory import inventory
 from solo_trio.journal.library import READ_ERRORS, at_open, driver
@@ -55,6 +55,7 @@ def _open(directory: Path, key: bytes) -> Inspection:
         connection = schema.connect_onlooker(directory)
         try:
             version = schema.version(connection)
+            shape.check(connection)
             head = reads.head(connection) if version else witness.NO_EVENTS
             oldest_id = reads.oldest_id(connection) if version else 1
             check_witness(connection, known, head)

@@ -123,17 +123,18 @@ def _open(directory: Path, key: bytes) -> tuple[Store, Readers]:
         stack.callback(_close_all, readers)
         connection = schema.connect_writer(directory)
         stack.callback(connection.close)
-        version = schema.version(connection)
-        if version:
-            shape.check(connection)
+        used = schema.claimed(connection) != 0 or (directory / schema.DATABASE_FILE).stat().st_size > 0
+        if used:  # before anything may be refused
             readers.append(_reader(directory))
+        version = schema.version(connection)
+        shape.check(connection)
         head = reads.head(connection) if version else NO_EVENTS
         check_witness(connection, known, head)
         checkpoint_key = checkpoints.key_of(key)
         if version >= schema.CHECKPOINTS_SINCE:
             checkpoints.check_not_ahead(connection, head, checkpoint_key)
         schema.use_wal(connection)
-        if not version:
+        if not used:
             readers.append(_reader(directory))
         schema.migrate(connection)
         segments = pruning.check(connection, pruning.key_of(key))
@@ -161,7 +162,7 @@ def _reader(directory: Path) -> driver.Connection:
     """One that has read: it holds its lock, which what is above and `close_store` rely on."""
     connection = schema.connect_reader(directory)
     try:
-        schema.version(connection)
+        schema.claimed(connection)
     except BaseException:
         connection.close()
         raise

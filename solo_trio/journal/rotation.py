@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from solo_trio.errors import Faulted
-from solo_trio.journal import reads, schema, witness
+from solo_trio.journal import reads, schema, shape, witness
 from solo_trio.journal.library import READ_ERRORS, at_open
 from solo_trio.journal.opening import check_files, check_kinds, check_witness, close_store, open_store
 from solo_trio.journal.witness import NO_EVENTS, Head
@@ -40,10 +40,10 @@ def settle(directory: Path, old_key: bytes, new_key: bytes, is_new: Callable[[li
     """
     check_kinds(directory)
     known, under_new = _witness(directory, old_key, new_key)
-    check_files(directory, known)
-    if not (directory / schema.DATABASE_FILE).exists():
-        return under_new
     try:
+        check_files(directory, known)
+        if not (directory / schema.DATABASE_FILE).exists():
+            return under_new
         head, rows = _look(directory, known)
     except (*READ_ERRORS, OSError) as error:
         raise at_open(error, directory) from error
@@ -65,7 +65,9 @@ def _witness(directory: Path, old_key: bytes, new_key: bytes) -> tuple[Head | No
 def _look(directory: Path, known: Head | None) -> tuple[Head, list[KeyRow]]:
     connection = schema.connect_reader(directory)
     try:
-        if not schema.version(connection):
+        version = schema.version(connection)
+        shape.check(connection)
+        if not version:
             return NO_EVENTS, []
         head = reads.head(connection)
         check_witness(connection, known, head)

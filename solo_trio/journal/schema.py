@@ -11,7 +11,7 @@ from urllib.parse import quote
 from sqlite_utils import Database
 
 from solo_trio.errors import Faulted
-from solo_trio.journal.library import driver
+from solo_trio.journal.library import damaged, driver
 from solo_trio.journal.lock import sync_directory
 from solo_trio.journal.reserve import PAGE_BYTES
 
@@ -189,15 +189,25 @@ ARCHIVE_SINCE: Final = 4
 """The schema version that has the tables of the archive and of erasures."""
 
 
+def claimed(connection: driver.Connection) -> int:
+    """The schema version that the file says it has, whatever that is; reads no table, also not that of the tables."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
 def version(connection: driver.Connection) -> int:
-    """The schema version of the file, 0 for an empty one; raises `Faulted("data_newer")` for one that is not known yet."""
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    """The schema version of the file, 0 for an empty one.
+
+    Raises `Faulted`: `data_newer` for one that is not known yet, `data_damaged` for one that never will be.
+    """
+    found = claimed(connection)
+    if found < 0:
+        raise damaged(f"{DATABASE_FILE} has schema version {found}")
     if found > len(MIGRATIONS):
         raise Faulted(
             "data_newer",
             f"{DATABASE_FILE} has schema version {found}, this program knows {len(MIGRATIONS)}: install a newer version",
         )
-    return int(found)
+    return found
 
 
 def migrate(connection: driver.Connection, to: int = len(MIGRATIONS)) -> None:

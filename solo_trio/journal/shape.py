@@ -29,8 +29,11 @@ _INDEXED: Final = """
     FROM sqlite_schema object JOIN pragma_index_list(object.tbl_name) list ON list.name = object.name
     JOIN pragma_index_xinfo(object.name) x WHERE object.type = 'index'
 """
+_SHARED_ROOTS: Final = """
+    SELECT min(name), max(name) FROM sqlite_schema WHERE rootpage > 0 GROUP BY rootpage HAVING count(*) > 1
+"""
 _DISPENSABLE: Final = "checkpoints"
-"""A start goes on without this table, and a checkpoint that cannot be written is told."""
+"""Whether this can be opened is seen where it is read: that it cannot is told, and the whole log is replayed."""
 
 
 def check(connection: driver.Connection) -> None:
@@ -39,17 +42,26 @@ def check(connection: driver.Connection) -> None:
     Tables beside ours are nobody's business here: statistics, or what a foreign tool has copied.
     """
     made = _made(schema.version(connection))
-    for _, name, *_ in sorted(made.shape ^ _shape(connection, made.tables), key=repr):
-        raise damaged(f"{schema.DATABASE_FILE}: {name} is not as it was made")
+    found = _shape(connection, made.tables)
+    ours = {name for _, name, *_ in made.shape}
+    for table, name, *_ in sorted(made.shape ^ found, key=repr):
+        if name in ours:
+            raise damaged(f"{schema.DATABASE_FILE}: {name} is not as it was made")
+        raise damaged(f"{schema.DATABASE_FILE}: Solo did not make {name}, which is on {table}; if you did, drop it")
+    for table in sorted(_made(len(schema.MIGRATIONS)).tables - made.tables):
+        if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone():
+            raise damaged(f"{schema.DATABASE_FILE}: its schema version is not that of its tables ({table})")
+    for one, other in connection.execute(_SHARED_ROOTS):
+        raise damaged(f"{schema.DATABASE_FILE}: {one} and {other} are in the same place")
     for way in made.ways_in:
         connection.execute(way).fetchone()
 
 
 @frozen
 class _Made:
-    """What the migrations make. `ways_in`: a statement for each table and index, which opens it."""
+    """What the migrations make, up to a version. `ways_in`: a statement for each table and index, which opens it."""
 
-    tables: frozenset[object]
+    tables: frozenset[str]
     shape: Shape
     ways_in: tuple[str, ...]
 
@@ -70,7 +82,7 @@ def _ways_in(objects: Iterable[tuple[str, str, str]]) -> Iterator[str]:
             yield f'SELECT 1 FROM "{table}" {way} LIMIT 1'  # noqa: S608
 
 
-def _shape(connection: driver.Connection, tables: Container[object]) -> Shape:
+def _shape(connection: driver.Connection, tables: Container[str]) -> Shape:
     return frozenset(
         row for query in (_OBJECTS, _COLUMNS, _INDEXED) for row in connection.execute(query) if row[0] in tables
     )

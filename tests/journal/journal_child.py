@@ -15,6 +15,7 @@ import trio
 from journal_samples import KEY, checkpoint, events, replayed
 
 from solo_trio.errors import JournalFailed, StorageFull
+from solo_trio.journal.library import driver
 from solo_trio.journal.lock import DataLock
 from solo_trio.journal.sqlite import SqliteJournal, open_journal
 from solo_trio.model.record import Checkpoint
@@ -67,6 +68,13 @@ async def write_and_die(directory: Path, transactions: str, size: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def harm_and_die(directory: Path, statement: str) -> None:
+    """Run it as an intruder with a database tool would, then die: it is in the WAL only."""
+    connection = driver.connect(str(directory / "kernel.db"), isolation_level=None)
+    connection.execute(statement).fetchall()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 async def write_until_failure(directory: Path, transactions: str, file_bytes: str) -> None:
     """Append until the disk fails; then show that nothing is taken any more, close, and say so."""
     say("opening")
@@ -111,7 +119,7 @@ async def hold_lock(directory: Path) -> None:
 
 MODES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     function.__name__: function
-    for function in (write_for_ever, keep_for_ever, write_and_die, write_until_failure, hold_lock)
+    for function in (write_for_ever, keep_for_ever, write_and_die, harm_and_die, write_until_failure, hold_lock)
 }
 
 if __name__ == "__main__":

@@ -41,8 +41,7 @@ WAYS_ON = (
 )
 """One of these is in whatever is said: what to do."""
 FRAME_BYTES = FRAME_HEADER_BYTES + PAGE_BYTES
-PLACES = 3
-"""Looked at in each page."""
+FIRST_PAGE_PLACES = 60
 UNSEEN_MAX = 0.12
 """Of flips in a database, so many may hit what nobody relies on: free space, counters, what the log has a newer version of."""
 
@@ -124,7 +123,7 @@ class Judge:
 
 
 def flips(path: Path, seed: int) -> Iterator[tuple[int, int]]:
-    """At both ends and in the middle of what is used of each page, and a random bit somewhere in it."""
+    """At both ends of what is used of each page, and a random bit in it; more in the first, which says where what is."""
     chance = random.Random(seed)
     content = path.read_bytes()
     for page in range(0, len(content), PAGE_BYTES):
@@ -133,6 +132,8 @@ def flips(path: Path, seed: int) -> Iterator[tuple[int, int]]:
             yield used[0], 0x04
             yield chance.choice(used), 1 << chance.randrange(8)
             yield used[-1], 0x01
+        for _ in range(0 if page else FIRST_PAGE_PLACES):
+            yield chance.choice(used), 1 << chance.randrange(8)
 
 
 @pytest.mark.slow

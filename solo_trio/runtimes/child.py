@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn
 from attrs import define
 
 from solo_trio.runtimes.host import Link, host
-from solo_trio.runtimes.rehearsal import rehearse
+from solo_trio.runtimes.rehearsal import warm_up
 from solo_trio.runtimes.sandbox import landlock, root, seccomp, system
 from solo_trio.runtimes.sandbox.layers import LEVEL_LIMITED
 from solo_trio.runtimes.sandbox.plan import Prepared
@@ -64,13 +64,19 @@ def become_service(setup: Setup) -> NoReturn:
     try:
         for _number, step in STEPS:
             step(setup)
+        if setup.ahead:
+            _warm_up(setup)
     except BaseException:  # noqa: BLE001 - nothing may unwind into the zygote's stack
         os.write(2, traceback.format_exc().encode("utf-8", "replace")[-4096:])
         os._exit(STEP_FAILED)
-    if setup.ahead:
-        with contextlib.suppress(Exception):  # of limits that are too narrow for two lives
-            rehearse(1)
     host(setup.link, socket.socket(fileno=SERVICE_SOCKET))
+
+
+def _warm_up(setup: Setup) -> None:
+    """Where it is not taken off a share of the processor that the service will want."""
+    if "cpu_percent" not in setup.limits:
+        with contextlib.suppress(Exception):  # as of too few descriptors: the service does without
+            warm_up()
 
 
 def _session(setup: Setup) -> None:

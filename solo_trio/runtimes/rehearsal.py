@@ -4,7 +4,8 @@ Python makes much only when it is first used: specialised bytecode, caches of lo
 the fork is made once and shared; after it, each service would make it for itself, in memory that it shares until it writes.
 So the ancestor hosts a service of its own a few times. That takes 1.1 ms and 130 pages off the start of every service.
 
-A sandbox that waits does it once more: what it writes to it no longer shares, and its copies are made before they are needed.
+A sandbox that waits runs Trio once more: what that writes to is then copied already. It takes a fifth to a third off the start
+of whatever comes to live there, and leaves it 0.2 MiB larger; a whole life would take little more off, for three times as much.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import linecache
 import socket
 import sys
 from typing import Final
+
+import trio
+import trio.lowlevel
 
 from solo_trio.runtimes import wire
 from solo_trio.runtimes.host import MODULE_NAME, Link, live
@@ -34,9 +38,8 @@ async def main(ctx):
 """What most services do in their first milliseconds."""
 
 
-def rehearse(lives: int = LIVES) -> None:
-    """Raises RuntimeError, or what a socket raises that cannot be made."""
-    for _ in range(lives):
+def rehearse() -> None:
+    for _ in range(LIVES):
         ours, theirs = socket.socketpair()
         with ours, theirs:
             _prompt(ours)
@@ -46,6 +49,16 @@ def rehearse(lives: int = LIVES) -> None:
                 raise RuntimeError(f"the rehearsal failed: {ours.recv(wire.LAST_WORD_BYTES_MAX)!r}")
     del sys.modules[MODULE_NAME]
     linecache.clearcache()
+
+
+def warm_up() -> None:
+    """Raises OSError where there are too few descriptors for it."""
+    trio.run(_turn)
+
+
+async def _turn() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.lowlevel.checkpoint)
 
 
 def _prompt(kernel: socket.socket) -> None:

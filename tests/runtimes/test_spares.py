@@ -18,7 +18,7 @@ FAULTS = """
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
 PAGES_LEAST = 50
-"""Some 130 are copied by a first life."""
+"""Some 150 are copied when Trio runs for the first time."""
 NEVER_S = 1e6
 
 
@@ -59,12 +59,11 @@ async def test_one_that_waits_has_made_its_copies(tmp_path: Path) -> None:
         [pid] = await waiting(rig, 1)
         assert (await rig.ready(FAULTS)).pid == pid
         forked, made = int(await line_of(rig, 0)), int(await line_of(rig, 1))
-        assert made - forked >= PAGES_LEAST, "it has not lived before"
+        assert made - forked >= PAGES_LEAST, "it has not run Trio before"
 
 
 @pytest.mark.parametrize("fds", range(6, 16))
-async def test_whatever_is_too_narrow_for_two_lives_has_one(tmp_path: Path, fds: int) -> None:
-    """Which limits a service can live with does not depend on whether its sandbox has waited."""
+async def test_how_few_descriptors_do_is_the_same_where_it_has_waited(tmp_path: Path, fds: int) -> None:
     async with process_rig(tmp_path, Sandboxing(spares=1)) as rig:
         kinds = []
         for _ in range(2):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -275,14 +276,19 @@ def test_a_restore_that_is_killed(tmp_path: Path) -> None:
 
     backup = trio.run(made)
     arguments = [*COMMAND, "restore", str(backup), "--data", str(new), "--master-key", str(data / "master.key")]
-    interrupted, random = 0, Random(3)
-    for kill in range(KILLS):
+    interrupted, random, takes_s = 0, Random(3), 0.0
+    for kill in range(1 + KILLS):
         process = subprocess.Popen(arguments, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
         while process.poll() is None and not (new / "kernel.restoring").exists():
             pass
-        wait_s = random.random() * (0.3 if kill % 2 else 3)
+        if kill == 0:  # how long it takes here
+            began = time.monotonic()
+            assert process.wait() == 0
+            takes_s = time.monotonic() - began
+            shutil.rmtree(new)
+            continue
         try:
-            process.wait(wait_s)
+            process.wait(random.random() * takes_s * (0.1 if kill % 2 else 0.7))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -464,6 +470,7 @@ async def test_a_log_that_is_damaged_is_not_backed_up(tmp_path: Path) -> None:
 
 DAMAGE = """
 import sys
+import time
 from solo_trio.journal.library import driver
 connection = driver.connect(sys.argv[1], isolation_level=None)
 connection.execute("UPDATE events SET correlation_id = 'x' WHERE id = 2")
@@ -473,6 +480,7 @@ connection.close()
 
 FAILING = """
 import sys
+import time
 from pathlib import Path
 import trio
 from solo_trio.embedding import Kernel

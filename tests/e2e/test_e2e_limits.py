@@ -67,7 +67,10 @@ async def seen(tenant: httpx.AsyncClient, type_: str, count: int = 1) -> list[di
 
 async def check_reason(tenant: httpx.AsyncClient, resource: str) -> None:
     """In the event, the crash, the status and the log."""
-    [violation] = [each for each in await seen(tenant, "resource_violation") if each["payload"]["action"] == "kill"]
+    kills: list[dict[str, Any]] = []
+    while not kills:  # it is warned before it is killed, and perhaps that is all that there is yet
+        kills = [each for each in await seen(tenant, "resource_violation") if each["payload"]["action"] == "kill"]
+    [violation] = kills
     assert violation["payload"]["resource"] == resource
     assert violation["payload"]["value"] >= violation["payload"]["limit"]
     [crash, *_] = await seen(tenant, "service_crashed")

@@ -42,9 +42,9 @@ from solo_trio.ports import Journal, Telemetry, TenantFiles
 
 LOOKS: Final = 5
 LOOK_EVERY_S: Final = 0.3
-ENDING_MARGIN_S: Final = 5.0
-"""What is being ended may take so much longer than its patience, to be killed and collected; then it counts as a
-difference."""
+ENDING_MARGIN_S: Final = 10.0
+"""What is being ended may take so much longer than its patience, to be killed and collected, which is how long a runtime waits
+for a death; then it counts as a difference."""
 INCONSISTENCIES_MAX: Final = 1_000
 """So many are reported one by one; beyond it they are counted only."""
 

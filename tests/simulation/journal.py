@@ -233,6 +233,10 @@ class SimJournal(MemoryJournal):
             if event.type == "service_started":
                 self.newest_start[event.incarnation or "", event.subject or ""] = (event.id, len(self._events))
 
+    def age_us(self, event_id: int) -> int:
+        """How long ago it was by the time that the kernel believes: that of its newest event."""
+        return self._events[-1].at_us - self._events[event_id - 1].at_us
+
     async def close(self) -> None:
         """In order: everything is in the database and forced out."""
         await self._alive(self._close)

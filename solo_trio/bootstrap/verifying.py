@@ -16,7 +16,7 @@ from attrs import evolve
 
 from solo_trio.bootstrap.audit import audit_check_offline
 from solo_trio.bootstrap.closing import close_journal
-from solo_trio.bootstrap.directory import DATABASE_FILE, tenant_files
+from solo_trio.bootstrap.directory import DATABASE_FILE, RESTORING_FILE, tenant_files
 from solo_trio.bootstrap.master_key import master_key_of
 from solo_trio.errors import Faulted, SoloError
 from solo_trio.journal.inspection import open_inspection
@@ -54,7 +54,8 @@ async def verify_data(
     nothing in the directory changes. Raises `Faulted`: data_in_use, data_unwritable; whatever is wrong with the data is in
     the report.
     """
-    if not (data / DATABASE_FILE).exists() and not interrupted(data):
+    known = any((data / name).exists() for name in (DATABASE_FILE, RESTORING_FILE))
+    if not known and not interrupted(data):
         raise Faulted("data_unwritable", f"{data} is no data directory: name the one that the kernel used")
     with DataLock(data):
         report, looked, state = await _verified(data, progress, key_command)

@@ -262,6 +262,12 @@ async def test_a_stop_does_not_wait_for_it(tmp_path: Path) -> None:
     assert report.status == "ok", report.checks
 
 
+def test_a_restore_that_was_killed_before_it_wrote_anything(tmp_path: Path) -> None:
+    (tmp_path / "kernel.restoring").touch(mode=0o600)
+    report = trio.run(verify_data, tmp_path, nobody)
+    assert report.status == "failed" and "do the same solo restore once more" in str(report.checks)
+
+
 def test_a_restore_that_is_killed(tmp_path: Path) -> None:
     """The directory is refused, with what to do; doing that makes it whole."""
     data, new = tmp_path / "data", tmp_path / "new"

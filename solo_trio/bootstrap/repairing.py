@@ -15,7 +15,7 @@ from typing import Final
 import trio
 from attrs import evolve, frozen
 
-from solo_trio.bootstrap.directory import DATABASE_FILE
+from solo_trio.bootstrap.directory import DATABASE_FILE, RESTORING_FILE
 from solo_trio.bootstrap.master_key import master_key_of
 from solo_trio.bootstrap.rebuilding import Saved, erased_by, written
 from solo_trio.bootstrap.verifying import opens, verified
@@ -80,7 +80,9 @@ async def repair_data(
     Raises `SoloError`: data_in_use; data_damaged where nothing can be saved, or nothing proven; data_newer.
     """
     data = data.absolute()  # noqa: ASYNC240 - reads no file
-    if not data.is_dir() or not any((data / name).exists() for name in (*JOURNAL_FILES, repair.MARK_FILE)):
+    if not data.is_dir() or not any(
+        (data / name).exists() for name in (*JOURNAL_FILES, repair.MARK_FILE, RESTORING_FILE)
+    ):
         raise Faulted("data_unwritable", f"{data} is no data directory: name the one that the kernel used")
     with DataLock(data):
         if repair.interrupted(data):

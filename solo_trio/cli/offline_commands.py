@@ -22,6 +22,7 @@ SOUND: Final = 0
 WRONG: Final = 1
 DATABASE_FILE: Final = "kernel.db"
 REPAIR_MARK_FILE: Final = "kernel.repair"
+RESTORE_MARK_FILE: Final = "kernel.restoring"
 KEEP_EVENTS_MAX: Final = 1_000_000_000
 COUNTS_SHOWN: Final = ("events", "tenants", "total", "wanted", "running", "given_up")
 WHY_HELD: Final = {"asked": "it was asked for", "boot_loop": "the kernel ended again and again after its start"}
@@ -55,7 +56,7 @@ def _verified(place: Place, *, fix: bool, accept_loss: bool) -> tuple[dict[str, 
         if error.code != "not_reachable" or place.url or (place.data is None and os.environ.get("SOLO_URL")):
             raise
         data = place.directory()
-        if not any((data / name).exists() for name in (DATABASE_FILE, REPAIR_MARK_FILE)):
+        if not any((data / name).exists() for name in (DATABASE_FILE, REPAIR_MARK_FILE, RESTORE_MARK_FILE)):
             raise
     return _verified_offline(data, quiet=place.json, fix=fix, accept_loss=accept_loss), None
 

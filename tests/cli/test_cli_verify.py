@@ -94,3 +94,10 @@ def test_where_there_is_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "not_reachable" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("command", ["verify", "repair", "serve"])
+def test_a_restore_that_was_killed_before_it_wrote_anything(tmp_path: Path, command: str) -> None:
+    (tmp_path / "kernel.restoring").touch(mode=0o600)
+    done = solo(command, "--data", tmp_path)
+    assert done.returncode == 1 and "do the same solo restore once more" in done.stdout + done.stderr
